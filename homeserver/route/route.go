@@ -1,0 +1,127 @@
+// Package route turns HTTP requests into calls of the homeserver's functions:
+// it authenticates, limits, decodes, encodes, and maps errors to answers.
+//
+// Invariants: an operation is declared once, as a Route; errors.go alone maps
+// codes to HTTP statuses; every answer, errors too, carries the CORS headers;
+// an unknown path answers 404 and a wrong method 405, both M_UNRECOGNIZED;
+// bodies are bounded and neither they nor tokens are logged.
+package route
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// Auth says who may call an operation.
+type Auth int
+
+// The kinds of authentication.
+const (
+	None     Auth = iota // anybody; a token is not looked at
+	Optional             // anybody; a valid token is honoured, a wrong one refused (MSC4026)
+	User                 // an access token of a user's device, or of an application service
+	Admin                // a user who administers the appliance
+	Federation
+)
+
+// Limit names a bucket of the rate limiter.
+type Limit int
+
+// The buckets. Their rates stand in limit.go.
+const (
+	Unlimited  Limit = iota
+	Reads            // cheap requests of a signed-in user
+	Messages         // sending events
+	Membership       // joins, invites, room creation
+	Logins           // password and token checks, by address
+	Uploads          // media
+)
+
+// Principal is who makes a request.
+type Principal struct {
+	UserID     string // "@alice:example.org"; empty: nobody
+	DeviceID   string // empty for an application service without a device
+	Admin      bool
+	Appservice string // ID of the application service whose token was used, or empty
+	Suspended  bool
+	Guest      bool
+}
+
+// Authenticator resolves access tokens. It is the identity provider's.
+type Authenticator interface {
+	// Authenticate returns whose token it is. Errors are *mx.Error with codes
+	// UnknownToken (Fields soft_logout where it applies) or UserLocked; any other
+	// error means that it could not be found out.
+	Authenticate(ctx context.Context, token string) (Principal, error)
+}
+
+// Request is a request whose sender is known.
+type Request struct {
+	*http.Request
+	Principal
+	Route *Route
+
+	query url.Values
+	body  []byte
+}
+
+// Param is a path parameter by its name in the pattern, decoded.
+func (r *Request) Param(name string) string { return r.PathValue(name) }
+
+// Query is the first value of a query parameter, or "".
+func (r *Request) Query(name string) string { return r.QueryValues().Get(name) }
+
+// QueryValues are all query parameters.
+func (r *Request) QueryValues() url.Values {
+	if r.query == nil {
+		r.query = r.URL.Query()
+	}
+	return r.query
+}
+
+// Handler answers a request. A nil result answers {}; a result that is an
+// http.HandlerFunc writes the answer itself; mx.Raw is written as it is;
+// anything else is encoded as JSON.
+type Handler func(ctx context.Context, r *Request) (any, error)
+
+// Route is one operation of an API.
+type Route struct {
+	Op      string   // operationId of the specification, or our own name for it
+	Pattern string   // pattern of net/http.ServeMux, with its method
+	Aliases []string // further paths of the same operation (without method): unstable prefixes, r0
+	Auth    Auth
+	Limit   Limit
+	MaxBody int64 // bytes; 0: 1 MiB; below 0: no body is read, the handler streams it
+	Handle  Handler
+}
+
+// JSON makes a handler of a function that takes the decoded body. The body must
+// be a JSON object; an empty one counts as {}.
+func JSON[In, Out any](f func(context.Context, *Request, In) (Out, error)) Handler {
+	return func(ctx context.Context, r *Request) (any, error) {
+		var in In
+		if err := r.decode(&in); err != nil {
+			return nil, err
+		}
+		out, err := f(ctx, r, in)
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+}
+
+// Get makes a handler of a function that takes no body.
+func Get[Out any](f func(context.Context, *Request) (Out, error)) Handler {
+	return func(ctx context.Context, r *Request) (any, error) {
+		out, err := f(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+}
+
+// Empty is the answer {}.
+type Empty struct{}

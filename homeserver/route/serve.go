@@ -1,0 +1,195 @@
+package route
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"holdfast/homeserver/mx"
+)
+
+const defaultMaxBody = 1 << 20
+
+// Server answers the routes it was given.
+type Server struct {
+	mux   *http.ServeMux
+	auth  Authenticator
+	log   *slog.Logger
+	limit *limiter // nil: no limits
+}
+
+// NewServer registers routes. Two routes for the same path are a mistake of ours
+// and panic at start.
+func NewServer(auth Authenticator, log *slog.Logger, limits bool, routes []Route) *Server {
+	s := &Server{mux: http.NewServeMux(), auth: auth, log: log}
+	if limits {
+		s.limit = newLimiter()
+	}
+	for i := range routes {
+		rt := &routes[i]
+		method, _, _ := strings.Cut(rt.Pattern, " ")
+		for _, p := range append([]string{rt.Pattern}, rt.Aliases...) {
+			if !strings.Contains(p, " ") {
+				p = method + " " + p
+			}
+			s.mux.Handle(p, s.serve(rt))
+		}
+	}
+	return s
+}
+
+// ServeHTTP answers a request, or 404/405 M_UNRECOGNIZED.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match")
+	h.Set("Access-Control-Expose-Headers", "ETag, Retry-After")
+	h.Set("Access-Control-Max-Age", "86400")
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	next, pattern := s.mux.Handler(r)
+	if pattern == "" {
+		e := mx.Errorf(mx.Unrecognized, "This server has no %s %s.", r.Method, r.URL.Path)
+		probe := httptestRecorder{h: http.Header{}}
+		next.ServeHTTP(&probe, r)
+		if probe.code == http.StatusMethodNotAllowed {
+			e.Status = http.StatusMethodNotAllowed
+		}
+		WriteError(w, r, s.log, e)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// httptestRecorder keeps only the status that the mux would have answered.
+type httptestRecorder struct {
+	h    http.Header
+	code int
+}
+
+func (p *httptestRecorder) Header() http.Header         { return p.h }
+func (p *httptestRecorder) Write(b []byte) (int, error) { return len(b), nil }
+func (p *httptestRecorder) WriteHeader(code int)        { p.code = code }
+
+func (s *Server) serve(rt *Route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		r := &Request{Request: hr, Route: rt}
+		out, err := s.call(w, r)
+		if err != nil {
+			WriteError(w, hr, s.log, err)
+			return
+		}
+		switch v := out.(type) {
+		case http.HandlerFunc:
+			v(w, hr)
+		case mx.Raw:
+			w.Header().Set("Content-Type", "application/json")
+			w.Write(v)
+		case nil:
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, "{}")
+		default:
+			var buf bytes.Buffer
+			enc := json.NewEncoder(&buf)
+			enc.SetEscapeHTML(false)
+			if err := enc.Encode(v); err != nil {
+				WriteError(w, hr, s.log, fmt.Errorf("encode the answer of %s: %w", rt.Op, err))
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.Write(buf.Bytes())
+		}
+	})
+}
+
+func (s *Server) call(w http.ResponseWriter, r *Request) (out any, err error) {
+	if err := s.authenticate(r); err != nil {
+		return nil, err
+	}
+	if err := s.limit.allow(r); err != nil {
+		return nil, err
+	}
+	if max := r.Route.MaxBody; max >= 0 && r.ContentLength != 0 {
+		if max == 0 {
+			max = defaultMaxBody
+		}
+		r.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, max))
+		var big *http.MaxBytesError
+		if errors.As(err, &big) {
+			return nil, mx.Errorf(mx.TooLarge, "The request is larger than %d bytes.", max)
+		}
+		if err != nil {
+			return nil, mx.Errorf(mx.NotJSON, "The request ended early.")
+		}
+	}
+	return r.Route.Handle(r.Context(), r)
+}
+
+func (s *Server) authenticate(r *Request) error {
+	if r.Route.Auth == None || r.Route.Auth == Federation {
+		return nil
+	}
+	token := Token(r.Request)
+	if token == "" {
+		if r.Route.Auth == Optional {
+			return nil
+		}
+		return mx.Errorf(mx.MissingToken, "Send an access token in the Authorization header.")
+	}
+	p, err := s.auth.Authenticate(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	if r.Route.Auth == Admin && !p.Admin {
+		return mx.Errorf(mx.Forbidden, "Only an administrator may do this.")
+	}
+	r.Principal = p
+	return nil
+}
+
+// Token is the request's access token, or "".
+func Token(r *http.Request) string {
+	if scheme, t, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(t)
+	}
+	return r.URL.Query().Get("access_token")
+}
+
+func (r *Request) decode(into any) error {
+	b := bytes.TrimSpace(r.body)
+	if len(b) == 0 {
+		return nil
+	}
+	if b[0] != '{' && json.Valid(b) {
+		return mx.Errorf(mx.BadJSON, "The request must be a JSON object.")
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return mx.Errorf(mx.BadJSON, "The field %q must be %s.", wrong.Field, wrong.Type)
+		}
+		var own *mx.Error
+		if errors.As(err, &own) {
+			return own
+		}
+		return mx.Errorf(mx.NotJSON, "The request is not valid JSON.")
+	}
+	return nil
+}
+
+// RawBody is the request's body as it came. It is empty for a route that streams.
+func (r *Request) RawBody() []byte { return r.body }
+
+// WithPrincipal is a request as a principal makes it, for calls inside the server.
+func WithPrincipal(ctx context.Context, hr *http.Request, p Principal) *Request {
+	return &Request{Request: hr.WithContext(ctx), Principal: p}
+}

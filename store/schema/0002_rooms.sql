@@ -1,0 +1,1 @@
+-- 0002_rooms: tables are added here by the package that owns them

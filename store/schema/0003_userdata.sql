@@ -1,0 +1,1 @@
+-- 0003_userdata: tables are added here by the package that owns them

@@ -1,0 +1,1 @@
+-- 0004_devices: tables are added here by the package that owns them

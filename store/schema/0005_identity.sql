@@ -1,0 +1,1 @@
+-- 0005_identity: tables are added here by the package that owns them

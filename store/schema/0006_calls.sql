@@ -1,0 +1,1 @@
+-- 0006_calls: tables are added here by the package that owns them

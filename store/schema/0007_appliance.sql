@@ -1,0 +1,1 @@
+-- 0007_appliance: tables are added here by the package that owns them
