@@ -49,7 +49,12 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return nil, err
 	}
-	return &Store{dir}, nil
+	for i := range 256 { // made ahead, so that Put has one folder entry to sync
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	return &Store{dir}, syncDir(dir)
 }
 
 // Put stores what r gives, at most max bytes. Errors: ErrTooLarge, the reader's,
@@ -81,18 +86,10 @@ func (s *Store) Put(ctx context.Context, r io.Reader, max int64) (Ref, error) {
 	if err != nil {
 		return Ref{}, err
 	}
-	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := syncDir(s.dir); err != nil {
-			return Ref{}, err
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return Ref{}, err
-	}
 	if err := os.Rename(name, path); err != nil {
 		return Ref{}, err
 	}
-	return ref, syncDir(dir)
+	return ref, syncDir(filepath.Dir(path))
 }
 
 // Open opens a blob for reading. Errors: ErrNotFound, ErrBadHash.
