@@ -1,0 +1,194 @@
+package web
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Error is a mistake that the person in front of the browser can do something
+// about. Implementations of the interfaces below return it; any other error
+// answers 500 and is only logged.
+type Error struct {
+	Status  int    // HTTP status; 0: 400
+	Code    string // for programs, e.g. "wrong_code"
+	Message string // for people: what happened and what to do
+	Field   string // the input it is about, as in the request's JSON ("admin.password"), or empty
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Setup is the first start: what is known, who may decide, what was decided.
+type Setup interface {
+	// State is what the wizard shows. It is asked without any proof of who asks.
+	State(ctx context.Context) (State, error)
+	// Claim checks the one-time claim code. Errors: *Error 403 "wrong_code",
+	// 410 "claimed" when somebody has finished the setup. It does not use the
+	// code up; Finish does.
+	Claim(ctx context.Context, code string) error
+	// Finish applies the choices and creates the first administrator, once.
+	// Errors: *Error with Field for what must be corrected, 410 "claimed".
+	Finish(ctx context.Context, c Choices) (Finished, error)
+}
+
+// NameChecker is implemented by a Setup that can judge a server name before
+// Finish; CheckName returns the name in its canonical form.
+type NameChecker interface {
+	CheckName(ctx context.Context, name string) (string, error)
+}
+
+// State is what is known before and after the claim.
+type State struct {
+	State           string `json:"state"` // "unclaimed" or "claimed"
+	Organisation    string `json:"organisation"`
+	ServerName      string `json:"server_name"`
+	ServerNameFixed bool   `json:"server_name_fixed"` // set by the configuration, or accounts exist
+	PublicURL       string `json:"public_url"`
+	TLS             TLS    `json:"tls"`
+	Version         string `json:"version"`
+}
+
+// Claimed says that the setup was finished.
+func (s State) Claimed() bool { return s.State == "claimed" }
+
+// TLS is how the appliance proves who it is.
+type TLS struct {
+	Mode          string `json:"mode"`  // "own-ca", "files", "acme" or "off"
+	Fixed         bool   `json:"fixed"` // set by the configuration: the wizard must not ask
+	CAFingerprint string `json:"ca_fingerprint,omitempty"`
+	CAURL         string `json:"ca_url,omitempty"` // where a browser downloads the CA certificate
+}
+
+// Choices are the answers of the wizard.
+type Choices struct {
+	Organisation string     `json:"organisation"`
+	ServerName   string     `json:"server_name"`
+	TLS          TLSChoice  `json:"tls"`
+	Admin        FirstAdmin `json:"admin"`
+}
+
+// TLSChoice is how TLS shall be done. Cert and Key are PEM and only used with
+// mode "files", Email only with "acme".
+type TLSChoice struct {
+	Mode  string `json:"mode"`
+	Cert  string `json:"cert,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Email string `json:"email,omitempty"`
+}
+
+// FirstAdmin is the first account.
+type FirstAdmin struct {
+	Localpart   string `json:"localpart"`
+	DisplayName string `json:"display_name"`
+	Password    string `json:"password"`
+}
+
+// Finished is where the appliance is reached from now on.
+type Finished struct {
+	Restart bool   `json:"restart"` // the appliance must be started again for a choice to apply
+	URL     string `json:"url"`
+	UserID  string `json:"user_id"` // "@alice:example.org"
+}
+
+// Visitor is the browser session of somebody who is signed in.
+type Visitor struct {
+	UserID string // "@alice:example.org"; empty: nobody is signed in
+	Admin  bool
+}
+
+// Admins knows the browser sessions of the identity provider.
+type Admins interface {
+	Visitor(r *http.Request) (Visitor, error)
+}
+
+// Invites are the links by which people make their accounts.
+type Invites interface {
+	CreateInvite(ctx context.Context, n NewInvite) (Invite, error)
+	Invites(ctx context.Context) ([]Invite, error)
+	// RevokeInvite ends an invite. Errors: *Error 404.
+	RevokeInvite(ctx context.Context, id string) error
+}
+
+// NewInvite asks for an invite.
+type NewInvite struct {
+	By        string        // user ID of the administrator; empty: the setup wizard
+	Origin    string        // origin to build the link with
+	Uses      int           // how many accounts it may make
+	ExpiresIn time.Duration // from now
+	Localpart string        // the user name it is bound to, or empty
+}
+
+// Invite is a link that makes accounts.
+type Invite struct {
+	ID        string    `json:"id"`
+	URL       string    `json:"url,omitempty"` // only known when it is made: the appliance keeps a hash
+	Localpart string    `json:"localpart,omitempty"`
+	Uses      int       `json:"uses"`
+	Used      int       `json:"used"`
+	By        string    `json:"by,omitempty"`
+	Created   time.Time `json:"created"`
+	Expires   time.Time `json:"expires"`
+	Revoked   bool      `json:"revoked"`
+}
+
+// People are the accounts.
+type People interface {
+	Users(ctx context.Context) ([]User, error)
+	// SetDisabled locks an account out or lets it in again. Errors: *Error 404.
+	SetDisabled(ctx context.Context, userID string, disabled bool) error
+}
+
+// User is one account.
+type User struct {
+	UserID      string    `json:"user_id"`
+	DisplayName string    `json:"display_name"`
+	Admin       bool      `json:"admin"`
+	Disabled    bool      `json:"disabled"`
+	Devices     int       `json:"devices"`
+	Created     time.Time `json:"created"`
+	LastSeen    time.Time `json:"last_seen,omitzero"`
+}
+
+// Status is how the appliance is.
+type Status interface {
+	Status(ctx context.Context) (Report, error)
+}
+
+// Report is a snapshot of the running appliance.
+type Report struct {
+	Version       string    `json:"version"`
+	ServerName    string    `json:"server_name"`
+	PublicURL     string    `json:"public_url"`
+	TLS           TLS       `json:"tls"`
+	Started       time.Time `json:"started"`
+	Now           time.Time `json:"now"`
+	Users         int       `json:"users"`
+	Rooms         int       `json:"rooms"`
+	Events        int64     `json:"events"`
+	DatabaseBytes int64     `json:"database_bytes"`
+	MediaBytes    int64     `json:"media_bytes"`
+	DiskFreeBytes int64     `json:"disk_free_bytes"`
+	MemoryBytes   int64     `json:"memory_bytes"` // resident set of the process
+	Calls         Calls     `json:"calls"`
+}
+
+// Calls is what the SFU carries at this moment.
+type Calls struct {
+	Rooms        int `json:"rooms"`
+	Participants int `json:"participants"`
+	Tracks       int `json:"tracks"`
+}
+
+// SelfTest runs the appliance through what people will do, as a client would:
+// a login, a message, a media upload and a relayed call.
+type SelfTest interface {
+	SelfTest(ctx context.Context) ([]Check, error)
+}
+
+// Check is one line of the self-test.
+type Check struct {
+	Name   string `json:"name"` // "login", "message", "media" or "call"
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"` // what was seen; on failure also what to do
+	MS     int64  `json:"ms"`     // how long it took, in milliseconds
+}

@@ -1,0 +1,114 @@
+package web
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+func (s *Server) consoleRoutes(mux *http.ServeMux) {
+	handle := func(pattern string, f func(r *http.Request, admin string) (any, error)) {
+		mux.HandleFunc(pattern, s.endpoint(func(_ http.ResponseWriter, r *http.Request) (any, error) {
+			v, err := s.Admins.Visitor(r)
+			if err != nil {
+				return nil, err
+			}
+			if v.UserID == "" {
+				return nil, &Error{Status: http.StatusUnauthorized, Code: "signed_out", Message: "Sign in first."}
+			}
+			if !v.Admin {
+				return nil, &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
+			}
+			return f(r, v.UserID)
+		}))
+	}
+	handle("GET /api/console/me", func(_ *http.Request, admin string) (any, error) {
+		return map[string]string{"user_id": admin}, nil
+	})
+	handle("GET /api/console/status", func(r *http.Request, _ string) (any, error) { return s.Status.Status(r.Context()) })
+	handle("POST /api/console/selftest", func(r *http.Request, _ string) (any, error) { return s.selfTest(r) })
+	handle("GET /api/console/users", func(r *http.Request, _ string) (any, error) {
+		users, err := s.People.Users(r.Context())
+		if users == nil {
+			users = []User{}
+		}
+		return users, err
+	})
+	handle("POST /api/console/users/{userID}/disabled", s.setDisabled)
+	handle("GET /api/console/invites", func(r *http.Request, _ string) (any, error) {
+		invites, err := s.Invites.Invites(r.Context())
+		if invites == nil {
+			invites = []Invite{}
+		}
+		return invites, err
+	})
+	handle("POST /api/console/invites", func(r *http.Request, admin string) (any, error) {
+		var in inviteRequest
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return s.invite(r, in, admin)
+	})
+	handle("DELETE /api/console/invites/{id}", func(r *http.Request, _ string) (any, error) {
+		return struct{}{}, s.Invites.RevokeInvite(r.Context(), r.PathValue("id"))
+	})
+}
+
+func (s *Server) setDisabled(r *http.Request, admin string) (any, error) {
+	var in struct {
+		Disabled bool `json:"disabled"`
+	}
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	user := r.PathValue("userID")
+	if user == admin && in.Disabled {
+		return nil, &Error{Status: http.StatusConflict, Code: "yourself", Message: "You cannot lock yourself out. Ask another administrator."}
+	}
+	return struct{}{}, s.People.SetDisabled(r.Context(), user, in.Disabled)
+}
+
+// inviteRequest asks for an invite; ExpiresIn is in seconds.
+type inviteRequest struct {
+	Uses      int    `json:"uses"`
+	ExpiresIn int64  `json:"expires_in"`
+	Localpart string `json:"localpart"`
+}
+
+const (
+	defaultInvite  = 7 * 24 * time.Hour
+	longestInvite  = 365 * 24 * time.Hour
+	mostInviteUses = 10_000
+)
+
+func (s *Server) invite(r *http.Request, in inviteRequest, by string) (any, error) {
+	n := NewInvite{By: by, Origin: s.origin(r), Uses: in.Uses, ExpiresIn: time.Duration(in.ExpiresIn) * time.Second, Localpart: strings.ToLower(strings.TrimPrefix(strings.TrimSpace(in.Localpart), "@"))}
+	if n.Uses == 0 {
+		n.Uses = 1
+	}
+	if in.ExpiresIn == 0 {
+		n.ExpiresIn = defaultInvite
+	}
+	switch {
+	case n.Uses < 0 || n.Uses > mostInviteUses:
+		return nil, &Error{Code: "bad_uses", Field: "uses", Message: "An invite can be used 1 to 10,000 times."}
+	case in.ExpiresIn < 0 || in.ExpiresIn > int64(longestInvite/time.Second):
+		return nil, &Error{Code: "bad_expiry", Field: "expires_in", Message: "An invite can be valid for one second to one year."}
+	case n.Localpart != "" && n.Uses != 1:
+		return nil, &Error{Code: "bad_uses", Field: "uses", Message: "An invite for one user name can be used once."}
+	case len(n.Localpart) > 200:
+		return nil, &Error{Code: "too_long", Field: "localpart", Message: "Shorten the user name."}
+	}
+	inv, err := s.Invites.CreateInvite(r.Context(), n)
+	if err != nil {
+		return nil, err
+	}
+	svg, err := qrSVG(inv.URL)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Invite
+		QR string `json:"qr_svg"`
+	}{inv, svg}, nil
+}
