@@ -1,0 +1,4 @@
+// The administrators' console at /console.
+export default function Console() {
+    return null;
+}

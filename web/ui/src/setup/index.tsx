@@ -1,0 +1,4 @@
+// The setup wizard at /setup.
+export default function Setup() {
+    return null;
+}
