@@ -392,24 +392,46 @@ func (db *DB) Read(ctx context.Context, fn func(q Querier) error) error {
 // A cancelled ctx only prevents a write that has not been queued: afterwards the
 // answer is awaited, so that the caller knows what happened.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
-	if err := ctx.Err(); err != nil {
+	p, err := db.Queue(ctx, fn)
+	if err != nil {
 		return err
+	}
+	return p.Wait()
+}
+
+// Pending is a write that was queued.
+type Pending struct {
+	db *DB
+	w  *write
+}
+
+// Queue is Write without the wait: writes that one goroutine queues run in the
+// order it queued them. Wait must be called on what it returns.
+func (db *DB) Queue(ctx context.Context, fn func(tx *Tx) error) (*Pending, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	db.closeMu.RLock()
 	if db.closed {
 		db.closeMu.RUnlock()
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	db.clients.Add(1)
 	db.closeMu.RUnlock()
-	defer db.clients.Done()
 	w := &write{fn: fn, done: make(chan error, 1)}
 	select {
 	case db.queue <- w:
+		return &Pending{db, w}, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		db.clients.Done()
+		return nil, ctx.Err()
 	}
-	return <-w.done
+}
+
+// Wait returns once the write is on disk or was undone. Call it once.
+func (p *Pending) Wait() error {
+	defer p.db.clients.Done()
+	return <-p.w.done
 }
 
 // Limits of one group commit: a batch ends when nobody waits, when it is this
