@@ -9,6 +9,9 @@ import (
 // Spec: appendices#identifier-grammar
 const MaxIDBytes = 255
 
+// maxServerNameBytes leaves room for a localpart in every identifier.
+const maxServerNameBytes = 230
+
 // UserID joins a localpart and a server name. It does not check them.
 func UserID(localpart, server string) string { return "@" + localpart + ":" + server }
 
@@ -94,7 +97,10 @@ func split(sigil byte, s string) (localpart, server string, ok bool) {
 		return "", "", false
 	}
 	localpart, server, ok = strings.Cut(s[1:], ":")
-	if !ok || strings.IndexByte(localpart, 0) >= 0 || !utf8.ValidString(localpart) || ValidServerName(server) != nil {
+	if !ok || strings.IndexByte(localpart, 0) >= 0 || !utf8.ValidString(localpart) {
+		return "", "", false
+	}
+	if _, _, ok := SplitServerName(server); !ok {
 		return "", "", false
 	}
 	return localpart, server, true
@@ -149,7 +155,7 @@ func ValidNewUserID(localpart, server string) error {
 // IPv4 address or an IPv6 address in brackets, with an optional port.
 // Errors: InvalidParam. Spec: appendices#server-name
 func ValidServerName(s string) error {
-	if _, _, ok := SplitServerName(s); !ok {
+	if _, _, ok := SplitServerName(s); !ok || len(s) > maxServerNameBytes {
 		return Errorf(InvalidParam, "%.60q is not a server name: use a DNS name or an IP address, with a port if need be.", s)
 	}
 	return nil
@@ -158,8 +164,7 @@ func ValidServerName(s string) error {
 // SplitServerName splits a server name in its host (an IPv6 address keeps its
 // brackets) and its port, which is empty where there is none.
 func SplitServerName(s string) (host, port string, ok bool) {
-	// The name must leave room for a sigil, a character and the colon.
-	if s == "" || len(s) > 230 {
+	if s == "" || len(s) > MaxIDBytes {
 		return "", "", false
 	}
 	if s[0] == '[' {
