@@ -21,8 +21,21 @@ type Server struct {
 	mux   *http.ServeMux
 	auth  Authenticator
 	log   *slog.Logger
-	limit *limiter // nil: no limits
+	limit *limiter    // nil: no limits
+	apps  Appservices // nil: none
 }
+
+// Appservices authenticates application services, which may act as any user of
+// their namespaces.
+type Appservices interface {
+	// Authenticate returns false when the token is no application service's. The
+	// user and the device that it asks to act as may be empty. Errors: Forbidden
+	// and Exclusive when it may not act as that user.
+	Authenticate(token, asUserID, asDeviceID string) (Principal, bool, error)
+}
+
+// UseAppservices is called before the first request.
+func (s *Server) UseAppservices(a Appservices) { s.apps = a }
 
 // NewServer registers routes. Two routes for the same path are a mistake of ours
 // and panic at start.
@@ -144,6 +157,20 @@ func (s *Server) authenticate(r *Request) error {
 			return nil
 		}
 		return mx.Errorf(mx.MissingToken, "Send an access token in the Authorization header.")
+	}
+	if s.apps != nil {
+		device := r.Query("device_id")
+		if device == "" {
+			device = r.Query("org.matrix.msc3202.device_id")
+		}
+		p, ok, err := s.apps.Authenticate(token, r.Query("user_id"), device)
+		if err != nil {
+			return err
+		}
+		if ok {
+			r.Principal = p
+			return nil
+		}
 	}
 	p, err := s.auth.Authenticate(r.Context(), token)
 	if err != nil {
