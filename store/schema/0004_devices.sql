@@ -1,1 +1,166 @@
--- 0004_devices: tables are added here by the package that owns them
+-- owner: homeserver/devices
+CREATE TABLE devices (
+	user_id      TEXT NOT NULL,
+	device_id    TEXT NOT NULL,
+	display_name TEXT NOT NULL DEFAULT '',
+	created_ts   INTEGER NOT NULL,           -- ms
+	seen_ts      INTEGER NOT NULL DEFAULT 0, -- ms; written at most every few minutes
+	seen_ip      TEXT NOT NULL DEFAULT '',
+	seen_agent   TEXT NOT NULL DEFAULT '',
+	PRIMARY KEY (user_id, device_id)
+) WITHOUT ROWID;
+
+-- Messages that a device has not acknowledged yet. pos orders the stream.
+-- owner: homeserver/todevice
+CREATE TABLE device_messages (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	pos       INTEGER NOT NULL,
+	message   TEXT NOT NULL, -- JSON object as sync gives it: sender, type, content
+	PRIMARY KEY (user_id, device_id, pos)
+) WITHOUT ROWID;
+
+-- owner: homeserver/todevice
+CREATE TABLE device_message_txns (
+	user_id    TEXT NOT NULL,
+	device_id  TEXT NOT NULL,
+	txn_id     TEXT NOT NULL, -- event type and the client's transaction ID
+	created_ts INTEGER NOT NULL, -- ms
+	PRIMARY KEY (user_id, device_id, txn_id)
+) WITHOUT ROWID;
+CREATE INDEX device_message_txns_age ON device_message_txns (created_ts);
+
+-- Identity keys of devices, as uploaded, with the device's own signature only.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_device_keys (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	keys      TEXT NOT NULL, -- JSON object
+	PRIMARY KEY (user_id, device_id)
+) WITHOUT ROWID;
+
+-- seq keeps the order of upload, in which keys are claimed (MSC4225).
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_one_time_keys (
+	seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	algorithm TEXT NOT NULL,
+	key_id    TEXT NOT NULL,
+	key       TEXT NOT NULL, -- JSON
+	UNIQUE (user_id, device_id, algorithm, key_id)
+);
+CREATE INDEX e2ee_one_time_keys_order ON e2ee_one_time_keys (user_id, device_id, algorithm, seq);
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_fallback_keys (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	algorithm TEXT NOT NULL,
+	key_id    TEXT NOT NULL,
+	key       TEXT NOT NULL, -- JSON
+	used      INTEGER NOT NULL DEFAULT 0,
+	PRIMARY KEY (user_id, device_id, algorithm)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_cross_signing_keys (
+	user_id    TEXT NOT NULL,
+	usage      TEXT NOT NULL, -- master, self_signing or user_signing
+	public_key TEXT NOT NULL, -- unpadded base64
+	key        TEXT NOT NULL, -- JSON object as uploaded
+	PRIMARY KEY (user_id, usage)
+) WITHOUT ROWID;
+
+-- Signatures uploaded for keys of e2ee_device_keys and e2ee_cross_signing_keys.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_signatures (
+	user_id   TEXT NOT NULL, -- whose key is signed
+	target    TEXT NOT NULL, -- device ID or public key
+	signer    TEXT NOT NULL, -- user ID
+	key_id    TEXT NOT NULL, -- "ed25519:..."
+	signature TEXT NOT NULL,
+	PRIMARY KEY (user_id, target, signer, key_id)
+) WITHOUT ROWID;
+
+-- Position of the newest change to each user's device list.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_list_changes (
+	user_id TEXT PRIMARY KEY,
+	pos     INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX e2ee_list_changes_pos ON e2ee_list_changes (pos);
+
+-- Who began or ended to share a room: one row for each join and leave.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_sharing (
+	room_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	user_id TEXT NOT NULL,
+	joined  INTEGER NOT NULL, -- 1: joined, 0: left
+	PRIMARY KEY (room_id, pos, user_id)
+) WITHOUT ROWID;
+CREATE INDEX e2ee_sharing_user ON e2ee_sharing (user_id, pos);
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_backups (
+	user_id   TEXT NOT NULL,
+	version   INTEGER NOT NULL,
+	algorithm TEXT NOT NULL,
+	auth_data TEXT NOT NULL, -- JSON object
+	etag      INTEGER NOT NULL DEFAULT 0, -- grows with each change
+	count     INTEGER NOT NULL DEFAULT 0, -- sessions stored
+	deleted   INTEGER NOT NULL DEFAULT 0, -- 1: gone, kept so that its number is not used again
+	PRIMARY KEY (user_id, version)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_backup_keys (
+	user_id             TEXT NOT NULL,
+	version             INTEGER NOT NULL,
+	room_id             TEXT NOT NULL,
+	session_id          TEXT NOT NULL,
+	first_message_index INTEGER NOT NULL,
+	forwarded_count     INTEGER NOT NULL,
+	is_verified         INTEGER NOT NULL,
+	session_data        TEXT NOT NULL, -- JSON object, encrypted by the client
+	PRIMARY KEY (user_id, version, room_id, session_id)
+) WITHOUT ROWID;
+
+-- MSC3814: one dehydrated device for each user.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_dehydrated (
+	user_id     TEXT PRIMARY KEY,
+	device_id   TEXT NOT NULL,
+	device_data TEXT NOT NULL -- JSON object
+) WITHOUT ROWID;
+
+-- owner: homeserver/media
+CREATE TABLE media (
+	media_id     TEXT PRIMARY KEY,
+	user_id      TEXT NOT NULL,
+	content_type TEXT NOT NULL DEFAULT '',
+	file_name    TEXT NOT NULL DEFAULT '',
+	hash         TEXT NOT NULL DEFAULT '', -- of the blob; '': not uploaded yet
+	size         INTEGER NOT NULL DEFAULT 0, -- bytes
+	created_ts   INTEGER NOT NULL, -- ms
+	expires_ts   INTEGER NOT NULL DEFAULT 0, -- ms; until when a reserved ID may be filled
+	frozen       INTEGER NOT NULL DEFAULT 1, -- 1: only for signed-in users
+	quarantined  INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX media_user ON media (user_id, created_ts);
+CREATE INDEX media_hash ON media (hash);
+CREATE INDEX media_reserved ON media (expires_ts) WHERE hash = '';
+
+-- Thumbnails made of a blob, by the size asked for after rounding.
+-- owner: homeserver/media
+CREATE TABLE media_thumbnails (
+	source       TEXT NOT NULL, -- hash of the original
+	width        INTEGER NOT NULL,
+	height       INTEGER NOT NULL,
+	method       TEXT NOT NULL, -- crop or scale
+	content_type TEXT NOT NULL,
+	hash         TEXT NOT NULL,
+	size         INTEGER NOT NULL,
+	PRIMARY KEY (source, width, height, method)
+) WITHOUT ROWID;
