@@ -1,6 +1,12 @@
 package web
 
-import "net/http"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"regexp"
+	"strings"
+)
 
 // appCSP lets the application load from its own origin only. WebAssembly is the
 // Matrix cryptography; blob: are decrypted images, media and the crypto worker;
@@ -19,11 +25,16 @@ const appCSP = "default-src 'none'; " +
 
 // elementCallCSP is what the Element Call bundle needs, which is served as its
 // makers built it. It still reaches no other host. What is wider than appCSP:
-// inline styles (its style sheets are partly set from scripts), data: and blob:
-// for its sounds, fonts, emoji, audio worklets and the background blur; only our
-// own pages may frame it.
-const elementCallCSP = "default-src 'none'; " +
-	"script-src 'self' 'wasm-unsafe-eval' blob:; " +
+// inline styles (its style sheets are partly set from scripts), the inline
+// scripts of its index.html (each by its hash), data: and blob: for its sounds,
+// fonts, emoji, audio worklets and the background blur; only our own pages may
+// frame it.
+func elementCallCSP(scriptHashes []string) string {
+	return strings.Replace(elementCallPolicy, "HASHES", strings.Join(scriptHashes, " "), 1)
+}
+
+const elementCallPolicy = "default-src 'none'; " +
+	"script-src 'self' 'wasm-unsafe-eval' blob: HASHES; " +
 	"style-src 'self' 'unsafe-inline'; " +
 	"img-src 'self' blob: data:; " +
 	"media-src 'self' blob: data:; " +
@@ -38,4 +49,16 @@ func commonHeaders(h http.Header) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(self), microphone=(self), display-capture=(self), fullscreen=(self), autoplay=(self), speaker-selection=(self), clipboard-write=(self), screen-wake-lock=(self), geolocation=(), payment=(), usb=(), serial=(), bluetooth=(), hid=(), midi=(), browsing-topics=()")
+}
+
+var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)
+
+// scriptHashes are the CSP sources of a page's inline scripts.
+func scriptHashes(html []byte) []string {
+	var out []string
+	for _, m := range inlineScript.FindAllSubmatch(html, -1) {
+		sum := sha256.Sum256(m[1])
+		out = append(out, "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	}
+	return out
 }

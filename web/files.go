@@ -37,8 +37,9 @@ type file struct {
 }
 
 type files struct {
-	fs    fs.FS
-	index map[string]file
+	fs      fs.FS
+	index   map[string]file
+	callCSP string // policy of /element-call/
 }
 
 func openFiles(root fs.FS) (*files, error) {
@@ -65,6 +66,13 @@ func openFiles(root fs.FS) (*files, error) {
 	}
 	if _, ok := f.index["index.html"]; !ok {
 		return nil, errors.New("the embedded user interface has no index.html: build again")
+	}
+	if e, ok := f.index["element-call/index.html"]; ok {
+		html, _, err := f.open("element-call/index.html", e, "")
+		if err != nil {
+			return nil, err
+		}
+		f.callCSP = elementCallCSP(scriptHashes(html))
 	}
 	return f, nil
 }
@@ -186,7 +194,7 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	commonHeaders(h)
 	if strings.HasPrefix(name, "element-call/") {
-		h.Set("Content-Security-Policy", elementCallCSP)
+		h.Set("Content-Security-Policy", s.files.callCSP)
 	} else {
 		h.Set("Content-Security-Policy", appCSP)
 	}

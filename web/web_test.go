@@ -1,0 +1,401 @@
+package web
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// fake is an appliance that remembers what it was asked for.
+type fake struct {
+	claimed  bool
+	choices  Choices
+	visitor  Visitor
+	invites  []NewInvite
+	disabled map[string]bool
+}
+
+func (f *fake) State(context.Context) (State, error) {
+	st := State{State: "unclaimed", TLS: TLS{Mode: "own-ca", CAFingerprint: "AB:CD"}}
+	if f.claimed {
+		st.State, st.ServerName = "claimed", f.choices.ServerName
+	}
+	return st, nil
+}
+
+func (f *fake) Claim(_ context.Context, code string) error {
+	if f.claimed {
+		return &Error{Status: 410, Code: "claimed", Message: "Somebody has finished the setup. Sign in."}
+	}
+	if code != "RIGHT-CODE" {
+		return &Error{Status: 403, Code: "wrong_code", Field: "code", Message: "This is not the claim code."}
+	}
+	return nil
+}
+
+func (f *fake) Finish(_ context.Context, c Choices) (Finished, error) {
+	if f.claimed {
+		return Finished{}, &Error{Status: 410, Code: "claimed", Message: "Somebody has finished the setup."}
+	}
+	f.claimed, f.choices = true, c
+	return Finished{URL: "https://x.test", UserID: "@" + c.Admin.Localpart + ":" + c.ServerName}, nil
+}
+func (f *fake) Visitor(*http.Request) (Visitor, error) { return f.visitor, nil }
+func (f *fake) CreateInvite(_ context.Context, n NewInvite) (Invite, error) {
+	f.invites = append(f.invites, n)
+	return Invite{ID: "1", URL: n.Origin + "/e/abcdef", Uses: n.Uses, Expires: time.Now().Add(n.ExpiresIn)}, nil
+}
+func (f *fake) Invites(context.Context) ([]Invite, error)  { return nil, nil }
+func (f *fake) RevokeInvite(context.Context, string) error { return nil }
+func (f *fake) Users(context.Context) ([]User, error) {
+	return []User{{UserID: "@a:x.test", Admin: true}}, nil
+}
+func (f *fake) SetDisabled(_ context.Context, id string, d bool) error {
+	f.disabled[id] = d
+	return nil
+}
+func (f *fake) Status(context.Context) (Report, error) { return Report{Version: "v"}, nil }
+func (f *fake) SelfTest(context.Context) ([]Check, error) {
+	return []Check{{Name: "login", OK: true}}, nil
+}
+
+func newServer(t testing.TB) (*Server, *fake) {
+	f := &fake{disabled: map[string]bool{}}
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, f
+}
+
+// ask sends one request and decodes the answer.
+func ask(t testing.TB, s *Server, cookies []*http.Cookie, method, path, body string) (*http.Response, map[string]any) {
+	t.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "x.test"
+	r.Header.Set("Origin", "https://x.test")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for _, c := range cookies {
+		r.AddCookie(c)
+	}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	res := w.Result()
+	var out map[string]any
+	json.Unmarshal(w.Body.Bytes(), &out)
+	return res, out
+}
+
+func errCode(out map[string]any) string {
+	e, _ := out["error"].(map[string]any)
+	c, _ := e["code"].(string)
+	return c
+}
+
+func TestSetupFromClaimToInvite(t *testing.T) {
+	s, f := newServer(t)
+	good := `{"organisation":"Stadt Demo","server_name":" Demo.Example ","tls":{"mode":"own-ca"},"admin":{"localpart":"ada","display_name":"Ada","password":"a long enough password"}}`
+
+	if res, out := ask(t, s, nil, "POST", "/api/setup/finish", good); res.StatusCode != 401 || errCode(out) != "not_proved" || f.claimed {
+		t.Fatalf("finish without the claim code: %d %v", res.StatusCode, out)
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"wrong"}`); res.StatusCode != 403 || len(res.Cookies()) != 0 {
+		t.Fatalf("wrong code: %d %v", res.StatusCode, out)
+	}
+	res, out := ask(t, s, nil, "POST", "/api/setup/claim", `{"code":" RIGHT-CODE "}`)
+	if res.StatusCode != 200 || len(res.Cookies()) != 1 {
+		t.Fatalf("right code: %d %v", res.StatusCode, out)
+	}
+	c := res.Cookies()
+	if c[0].Name != "__Host-hf_setup" || !c[0].HttpOnly || !c[0].Secure || c[0].SameSite != http.SameSiteStrictMode {
+		t.Errorf("the setup cookie is too open: %v", c[0])
+	}
+	if _, out := ask(t, s, c, "GET", "/api/setup", ""); out["proved"] != true || out["state"] != "unclaimed" {
+		t.Errorf("state after the claim: %v", out)
+	}
+	if res, _ := ask(t, s, c, "POST", "/api/setup/invite", ""); res.StatusCode != 409 {
+		t.Errorf("an invite before there is an account: %d", res.StatusCode)
+	}
+	for body, field := range map[string]string{
+		strings.Replace(good, "Stadt Demo", " ", 1):                                        "organisation",
+		strings.Replace(good, " Demo.Example ", "https://demo", 1):                         "server_name",
+		strings.Replace(good, "own-ca", "none", 1):                                         "tls.mode",
+		strings.Replace(good, `"mode":"own-ca"`, `"mode":"files","cert":"x","key":"y"`, 1): "tls.cert",
+		strings.Replace(good, "a long enough password", strings.Repeat("x", 1001), 1):      "admin.password",
+	} {
+		res, out := ask(t, s, c, "POST", "/api/setup/finish", body)
+		if e, _ := out["error"].(map[string]any); res.StatusCode != 400 || e["field"] != field || e["message"] == "" {
+			t.Errorf("%s: %d %v, want an error about %s", body, res.StatusCode, out, field)
+		}
+	}
+	if res, out = ask(t, s, c, "POST", "/api/setup/finish", good); res.StatusCode != 200 || out["user_id"] != "@ada:demo.example" {
+		t.Fatalf("finish: %d %v", res.StatusCode, out)
+	}
+	if f.choices.ServerName != "demo.example" {
+		t.Errorf("the server name was not brought into its canonical form: %q", f.choices.ServerName)
+	}
+	res, out = ask(t, s, c, "POST", "/api/setup/invite", "")
+	if res.StatusCode != 200 || out["url"] != "https://x.test/e/abcdef" || f.invites[0].By != "@ada:demo.example" || f.invites[0].Uses != 1 {
+		t.Errorf("invite: %d %v %+v", res.StatusCode, out, f.invites)
+	}
+	if err := xml.Unmarshal([]byte(out["qr_svg"].(string)), new(struct{})); err != nil {
+		t.Errorf("the QR code is no SVG: %v", err)
+	}
+	if res, _ = ask(t, s, c, "POST", "/api/setup/selftest", ""); res.StatusCode != 200 {
+		t.Errorf("self-test: %d", res.StatusCode)
+	}
+	if res, out = ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"RIGHT-CODE"}`); res.StatusCode != 410 || errCode(out) != "claimed" {
+		t.Errorf("a second claim: %d %v", res.StatusCode, out)
+	}
+	s.now = func() time.Time { return time.Now().Add(setupLifetime + time.Minute) }
+	if res, _ = ask(t, s, c, "POST", "/api/setup/invite", ""); res.StatusCode != 401 {
+		t.Errorf("the setup cookie outlives its time: %d", res.StatusCode)
+	}
+}
+
+func TestClaimAttemptsAreSlowed(t *testing.T) {
+	s, _ := newServer(t)
+	for range triesPerAddress {
+		if res, _ := ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"no"}`); res.StatusCode != 403 {
+			t.Fatal(res.StatusCode)
+		}
+	}
+	res, out := ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"RIGHT-CODE"}`)
+	if res.StatusCode != 429 || errCode(out) != "slow_down" || res.Header.Get("Retry-After") == "" {
+		t.Fatalf("the guess after %d wrong ones: %d %v", triesPerAddress, res.StatusCode, out)
+	}
+	s.now = func() time.Time { return time.Now().Add(throttleWindow + time.Second) }
+	if res, out = ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"RIGHT-CODE"}`); res.StatusCode != 200 {
+		t.Fatalf("after the wait: %d %v", res.StatusCode, out)
+	}
+}
+
+func TestConsoleIsForAdministrators(t *testing.T) {
+	s, f := newServer(t)
+	for path, method := range map[string]string{"/api/console/me": "GET", "/api/console/status": "GET", "/api/console/users": "GET", "/api/console/invites": "POST", "/api/console/invites/1": "DELETE", "/api/console/selftest": "POST", "/api/console/users/@a:x.test/disabled": "POST"} {
+		f.visitor = Visitor{}
+		if res, out := ask(t, s, nil, method, path, "{}"); res.StatusCode != 401 || errCode(out) != "signed_out" {
+			t.Errorf("%s %s signed out: %d %v", method, path, res.StatusCode, out)
+		}
+		f.visitor = Visitor{UserID: "@bob:x.test"}
+		if res, out := ask(t, s, nil, method, path, "{}"); res.StatusCode != 403 || errCode(out) != "not_admin" {
+			t.Errorf("%s %s as a user: %d %v", method, path, res.StatusCode, out)
+		}
+	}
+	if len(f.invites) != 0 || len(f.disabled) != 0 {
+		t.Fatal("something was done for somebody without the right")
+	}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	if res, out := ask(t, s, nil, "POST", "/api/console/invites", `{"uses":3,"expires_in":3600}`); res.StatusCode != 200 || f.invites[0].ExpiresIn != time.Hour || f.invites[0].Uses != 3 {
+		t.Errorf("invite: %d %v", res.StatusCode, out)
+	}
+	for _, body := range []string{`{"uses":-1}`, `{"uses":10001}`, `{"expires_in":-5}`, `{"expires_in":99999999999}`, `{"expires_in":9223372036854775807}`, `{"uses":2,"localpart":"bob"}`, `{"other":1}`, `[]`, `{"uses":1} {}`} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/invites", body); res.StatusCode != 400 || errCode(out) == "" {
+			t.Errorf("%s: %d %v", body, res.StatusCode, out)
+		}
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/users/@ada:x.test/disabled", `{"disabled":true}`); res.StatusCode != 409 {
+		t.Errorf("locking oneself out: %d %v", res.StatusCode, out)
+	}
+	if res, _ := ask(t, s, nil, "POST", "/api/console/users/@bob:x.test/disabled", `{"disabled":true}`); res.StatusCode != 200 || !f.disabled["@bob:x.test"] {
+		t.Errorf("locking somebody out: %d", res.StatusCode)
+	}
+}
+
+func TestRefusesOtherSites(t *testing.T) {
+	s, f := newServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	for _, h := range []map[string]string{{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.test"}} {
+		r := httptest.NewRequest("POST", "/api/console/invites", strings.NewReader("{}"))
+		r.Host = "x.test"
+		r.Header.Set("Content-Type", "application/json")
+		for k, v := range h {
+			r.Header.Set(k, v)
+		}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if w.Code != 403 || len(f.invites) != 0 {
+			t.Errorf("%v: %d", h, w.Code)
+		}
+	}
+}
+
+func TestBodiesAreBounded(t *testing.T) {
+	s, _ := newServer(t)
+	if res, out := ask(t, s, nil, "POST", "/api/setup/claim", `{"code":"`+strings.Repeat("x", maxBody)+`"}`); res.StatusCode != 413 || errCode(out) != "too_large" {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+}
+
+// site is a small build: one compressed asset, one plain, Element Call.
+func site(t testing.TB) *Server {
+	t.Helper()
+	s, f := newServer(t)
+	f.claimed = true
+	zip := func(b string) []byte {
+		var buf bytes.Buffer
+		w := gzip.NewWriter(&buf)
+		w.Write([]byte(b))
+		w.Close()
+		return buf.Bytes()
+	}
+	sum := func(b string) string { h := sha256.Sum256([]byte(b)); return hex.EncodeToString(h[:]) }
+	index := map[string]file{
+		"index.html":               {Type: "text/html; charset=utf-8", SHA256: sum("<app>")},
+		"assets/a-12345678.js":     {Type: "text/javascript; charset=utf-8", SHA256: sum("script"), Encodings: []string{"br", "gz"}, Immutable: true},
+		"element-call/index.html":  {Type: "text/html; charset=utf-8", SHA256: sum("<script>1</script>")},
+		"element-call/LICENSE.txt": {Type: "text/plain; charset=utf-8", SHA256: sum("AGPL")},
+	}
+	raw, _ := json.Marshal(index)
+	var err error
+	s.files, err = openFiles(fstest.MapFS{
+		"dist/files.json":               {Data: raw},
+		"dist/index.html":               {Data: []byte("<app>")},
+		"dist/assets/a-12345678.js.br":  {Data: []byte("BROTLI")},
+		"dist/assets/a-12345678.js.gz":  {Data: zip("script")},
+		"dist/element-call/index.html":  {Data: []byte("<script>1</script>")},
+		"dist/element-call/LICENSE.txt": {Data: []byte("AGPL")},
+		"dist-missing/index.html":       {Data: []byte("missing")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestServesFiles(t *testing.T) {
+	s := site(t)
+	get := func(path string, header ...string) *http.Response {
+		r := httptest.NewRequest("GET", path, nil)
+		for i := 0; i+1 < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		return w.Result()
+	}
+	body := func(res *http.Response) string { b, _ := io.ReadAll(res.Body); return string(b) }
+
+	for _, c := range []struct{ accept, encoding, body string }{
+		{"gzip, deflate, br, zstd", "br", "BROTLI"},
+		{"gzip", "gzip", ""},
+		{"br;q=0, gzip;q=0.5", "gzip", ""},
+		{"*;q=0", "", "script"},
+		{"", "", "script"},
+	} {
+		res := get("/assets/a-12345678.js", "Accept-Encoding", c.accept)
+		b := body(res)
+		if res.StatusCode != 200 || res.Header.Get("Content-Encoding") != c.encoding || c.body != "" && b != c.body {
+			t.Errorf("accept %q: %d %q %q", c.accept, res.StatusCode, res.Header.Get("Content-Encoding"), b)
+		}
+		if res.Header.Get("Vary") != "Accept-Encoding" || !strings.Contains(res.Header.Get("Cache-Control"), "immutable") || res.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("accept %q: headers %v", c.accept, res.Header)
+		}
+		again := get("/assets/a-12345678.js", "Accept-Encoding", c.accept, "If-None-Match", res.Header.Get("ETag"))
+		if again.StatusCode != 304 {
+			t.Errorf("accept %q: revalidation answers %d", c.accept, again.StatusCode)
+		}
+	}
+	for _, p := range []string{"/", "/chat/!room.id:x.test", "/settings/profile", "/console", "/..%2f..%2fetc/passwd"} {
+		if res := get(p); res.StatusCode != 200 || res.Header.Get("Cache-Control") != "no-cache" || body(res) != "<app>" {
+			t.Errorf("%s: %d %v", p, res.StatusCode, res.Header)
+		}
+	}
+	for _, p := range []string{"/assets/gone.js", "/favicon.ico", "/element-call/gone", "/files.json", "/assets/a-12345678.js.br"} {
+		if res := get(p); res.StatusCode != 404 {
+			t.Errorf("%s: %d", p, res.StatusCode)
+		}
+	}
+	app, call := get("/").Header.Get("Content-Security-Policy"), get("/element-call/").Header.Get("Content-Security-Policy")
+	if !strings.Contains(app, "frame-ancestors 'none'") || strings.Contains(app, "unsafe-inline") || strings.Contains(app, "http") {
+		t.Errorf("the application's policy: %s", app)
+	}
+	if !strings.Contains(call, "frame-ancestors 'self'") || !strings.Contains(call, "'sha256-a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s='") || strings.Contains(call, "http") {
+		t.Errorf("the policy of Element Call: %s", call)
+	}
+	if res := get("/element-call/LICENSE.txt"); res.StatusCode != 200 || body(res) != "AGPL" {
+		t.Error("the licence of Element Call is not served")
+	}
+	r := httptest.NewRequest("POST", "/anything", nil)
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != 405 {
+		t.Errorf("POST to a page: %d", w.Code)
+	}
+}
+
+func TestFirstVisitorIsSentToTheWizard(t *testing.T) {
+	s, f := newServer(t)
+	r := httptest.NewRequest("GET", "/", nil)
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != 303 || w.Header().Get("Location") != "/setup" {
+		t.Errorf("unclaimed: %d %v", w.Code, w.Header())
+	}
+	f.claimed = true
+	w = httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != 200 {
+		t.Errorf("claimed: %d", w.Code)
+	}
+}
+
+// TestEmbeddedBuild looks at the real build, when there is one.
+func TestEmbeddedBuild(t *testing.T) {
+	f, err := openFiles(embedded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := f.index["element-call/index.html"]; !ok {
+		t.Skip("the UI is not built: run make build")
+	}
+	for name, e := range f.index {
+		plain, _, err := f.open(name, e, "")
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if sum := sha256.Sum256(plain); hex.EncodeToString(sum[:]) != e.SHA256 {
+			t.Errorf("%s is not what was built", name)
+		}
+		if bytes.HasPrefix([]byte(name), []byte("element-call/")) && strings.HasSuffix(name, ".map") {
+			t.Errorf("%s: source maps are not part of the program", name)
+		}
+	}
+	for _, want := range []string{"element-call/LICENSE.txt", "element-call/NOTICE.txt", "assets/holdfast.css"} {
+		if _, ok := f.index[want]; !ok {
+			t.Errorf("%s is missing in the build", want)
+		}
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	f.Add(`{"code":"x"}`)
+	f.Add(`{"organisation":"a","server_name":"b","tls":{"mode":"files","cert":"","key":""},"admin":{}}`)
+	f.Add(`{"uses":1,"expires_in":1e3,"localpart":"@x"}`)
+	s, fk := newServer(f)
+	fk.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	s.claims.now = func() time.Time { return time.Time{} }
+	token := s.session.start(s.now())
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, path := range []string{"/api/setup/claim", "/api/setup/check-name", "/api/setup/finish", "/api/console/invites"} {
+			res, out := ask(t, s, []*http.Cookie{{Name: "__Host-hf_setup", Value: token}}, "POST", path, body)
+			if res.StatusCode >= 500 || res.StatusCode >= 400 && errCode(out) == "" {
+				t.Fatalf("%s %q: %d %v", path, body, res.StatusCode, out)
+			}
+		}
+	})
+}
