@@ -201,12 +201,21 @@ func UserLevel(v pdu.Version, create, pl *pdu.Event, userID string) int64 {
 	return levels{v, create, pl}.user(userID)
 }
 
-// MayRedact reports whether a redaction by sender may be applied to an event of
-// target's sender. Spec: rooms/v11#handling-redactions
+// MayRedact reports whether a redaction by sender is applied to an event of
+// targetSender. It trusts each server with its own users' events; what our own
+// users may send is MaySendRedaction. Spec: rooms/v11#handling-redactions
 func MayRedact(v pdu.Version, state StateLookup, sender, targetSender string) bool {
 	if mx.Domain(sender) == mx.Domain(targetSender) {
 		return true
 	}
 	l := levels{v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, "")}
 	return l.user(sender) >= l.action("redact")
+}
+
+// MaySendRedaction reports whether one of our users may redact an event of
+// targetSender: their own, or with the redact level anybody's.
+// Spec: cs#redactions
+func MaySendRedaction(v pdu.Version, state StateLookup, sender, targetSender string) bool {
+	l := levels{v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, "")}
+	return sender == targetSender || l.user(sender) >= l.action("redact")
 }
