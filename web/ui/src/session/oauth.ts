@@ -1,0 +1,102 @@
+// Signing in by OAuth 2.0: authorization code with PKCE, at this server's own identity service. The client is
+// static and trusted by the server, so there is no registration and no consent page.
+import { OAuth2, isValidAuthMetadata, type ValidatedAuthMetadata } from "matrix-js-sdk/lib/oauth";
+import { dropSession, loadSession, saveSession, wipeDatabases, type Session } from "./store";
+
+export const clientId = "holdfast-web";
+/** The homeserver is always the one that served this page: the security policy allows no other. */
+export const homeserver = location.origin;
+const redirectUri = `${location.origin}/`;
+const pendingKey = "hf.login.";
+
+interface Pending {
+    deviceId: string;
+    codeVerifier: string;
+    returnTo: string;
+}
+
+export class LoginError extends Error {
+    constructor(
+        readonly kind: "offline" | "server" | "denied" | "expired",
+        cause?: unknown,
+    ) {
+        super(kind, { cause });
+    }
+}
+
+async function metadata(): Promise<ValidatedAuthMetadata> {
+    let res: Response;
+    try {
+        res = await fetch(`${homeserver}/_matrix/client/v1/auth_metadata`);
+    } catch (e) {
+        throw new LoginError("offline", e);
+    }
+    const body: unknown = await res.json().catch(() => undefined);
+    if (!res.ok || !isValidAuthMetadata(body)) throw new LoginError("server", body);
+    return body;
+}
+
+const random = (): string => Array.from(crypto.getRandomValues(new Uint8Array(24)), (b) => b.toString(16).padStart(2, "0")).join("");
+
+/** startLogin leaves for the sign-in page. A device whose keys are still here signs in as itself again. */
+export async function startLogin(returnTo: string, prompt?: "create"): Promise<void> {
+    const known = loadSession();
+    const oauth = new OAuth2(await metadata(), { clientId, ...(known ? { deviceId: known.deviceId } : {}) });
+    const state = random();
+    const pending: Pending = { deviceId: oauth.context.deviceId, codeVerifier: oauth.context.codeVerifier, returnTo };
+    sessionStorage.setItem(pendingKey + state, JSON.stringify(pending));
+    location.assign(await oauth.generateAuthorizationCodeGrantUrl(state, redirectUri, "fragment", prompt));
+}
+
+/** returning says whether this page load comes back from the sign-in page. */
+export function returning(): boolean {
+    return answer().has("state");
+}
+
+function answer(): URLSearchParams {
+    const fragment = new URLSearchParams(location.hash.slice(1));
+    return fragment.has("state") ? fragment : new URLSearchParams(location.search);
+}
+
+/** finishLogin takes the code of the sign-in page to the server and keeps the session. Gives the place to go to. */
+export async function finishLogin(): Promise<string> {
+    const got = answer();
+    const state = got.get("state") ?? "";
+    const stored = sessionStorage.getItem(pendingKey + state);
+    history.replaceState(null, "", "/");
+    if (got.get("error")) throw new LoginError("denied", got.get("error_description") ?? got.get("error"));
+    if (!stored) throw new LoginError("expired");
+    sessionStorage.removeItem(pendingKey + state);
+    const pending = JSON.parse(stored) as Pending;
+    const oauth = new OAuth2(await metadata(), { clientId, deviceId: pending.deviceId, codeVerifier: pending.codeVerifier });
+    let tokens;
+    try {
+        tokens = await oauth.completeAuthorizationCodeGrant(got.get("code") ?? "", redirectUri);
+    } catch (e) {
+        throw new LoginError("expired", e);
+    }
+    const who = await whoami(tokens.access_token);
+    const session: Session = { userId: who.user_id, deviceId: who.device_id, accessToken: tokens.access_token, refreshToken: tokens.refresh_token ?? "" };
+    const before = loadSession();
+    if (before && (before.userId !== session.userId || before.deviceId !== session.deviceId)) {
+        // Someone else, or a new device: what the old one kept here must not be shown to them.
+        dropSession();
+        await wipeDatabases();
+    }
+    saveSession(session);
+    return pending.returnTo;
+}
+
+async function whoami(token: string): Promise<{ user_id: string; device_id: string }> {
+    const res = await fetch(`${homeserver}/_matrix/client/v3/account/whoami`, { headers: { authorization: `Bearer ${token}` } });
+    const body = (await res.json()) as { user_id?: string; device_id?: string };
+    if (!res.ok || !body.user_id || !body.device_id) throw new LoginError("server", body);
+    return { user_id: body.user_id, device_id: body.device_id };
+}
+
+/** revoke ends a session at the server without loading the chat. */
+export async function revoke(session: Session): Promise<void> {
+    const oauth = new OAuth2(await metadata(), { clientId, deviceId: session.deviceId });
+    if (session.refreshToken) await oauth.revokeToken(session.refreshToken, "refresh_token");
+    if (session.accessToken) await oauth.revokeToken(session.accessToken, "access_token");
+}
