@@ -58,8 +58,8 @@ export class CallChannel {
     constructor(
         iframe: HTMLIFrameElement,
         readonly widgetId: string,
-        private readonly options: CallOptions & { sticky: boolean },
-        private readonly on: { joined: () => void; left: () => void; closed: () => void; failed: (e: Error) => void },
+        options: CallOptions & { sticky: boolean },
+        on: { joined: () => void; left: () => void; closed: () => void; failed: (e: Error) => void },
     ) {
         const { client, room } = options;
         const widget = new Widget({
