@@ -3,82 +3,310 @@
 //
 // Invariants: the package opens no HTTP listener (signalling comes in through
 // Handler); media uses one UDP port, one TCP port as fall-back, and one TURN port;
-// clients are never told of a STUN or TURN server other than this one; rooms exist
-// only after EnsureRoom; keys are random for each start and stay in memory.
+// clients are never told of a STUN or TURN server other than this one; TURN relays
+// to this relay's media port and nowhere else; rooms exist only after EnsureRoom;
+// keys are random for each start and stay in memory.
 package sfu
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 )
 
-// Options of New.
+// The ports that are used unless others are configured.
+const (
+	DefaultUDPPort  = 7882
+	DefaultTCPPort  = 7881
+	DefaultTURNPort = 3478
+)
+
+// AnyPort as a port means: whichever is free.
+const AnyPort = -1
+
+// Options of New. A port of 0 is the default one, or a free one where that is
+// taken; AnyPort is a free one; any other must be free.
 type Options struct {
 	Log *slog.Logger // nil: discarded
 
-	UDPPort  int // media, one port for everybody. 0: a free one
-	TCPPort  int // media when UDP is blocked. 0: a free one
-	TURNPort int // embedded TURN, UDP. 0: a free one
+	UDPPort  int // media, one port for everybody
+	TCPPort  int // media where UDP is blocked
+	TURNPort int // embedded TURN, UDP
 
-	// NodeIP is the address that clients send media to. Empty: chosen from the
-	// machine's interfaces.
+	// NodeIP is the address that clients send media to ("203.0.113.7", or an IPv4
+	// and an IPv6 address with a comma). Empty: those of the machine's interfaces.
+	// Set it where the machine's own addresses cannot be reached, as behind NAT.
 	NodeIP string
-}
 
-// Event says that a participant came or went.
-type Event struct {
-	Room, Identity string
-	Joined         bool // false: left
+	tcpOnly bool // for tests: as if UDP were blocked
 }
 
 // Stats are the relay's present figures.
 type Stats struct {
-	Rooms, Participants, Tracks int
+	Rooms        int `json:"rooms"`
+	Participants int `json:"participants"`
 }
 
-// ErrNotRunning means that Start was not called, or Close was.
-var ErrNotRunning = errors.New("sfu: the call relay is not running")
+// Ports are the ports in use.
+type Ports struct {
+	UDP, TCP, TURN int
+}
+
+var (
+	// ErrNotRunning means that Start was not called, or Close was.
+	ErrNotRunning = errors.New("sfu: the call relay is not running")
+	// ErrTooManyRooms means that no further call can be held now.
+	ErrTooManyRooms = errors.New("sfu: too many calls at once")
+)
+
+// Rooms end when nobody came, or when everybody has left, for this long.
+const (
+	emptyTimeout     = 5 * time.Minute
+	departureTimeout = 60 * time.Second
+	maxRooms         = 10_000
+)
 
 // SFU is the call relay. Its methods are safe for concurrent use.
-type SFU struct{ o Options }
+type SFU struct {
+	o           Options
+	log         *slog.Logger
+	key, secret string
+	presence    *presence
 
-// New prepares a relay.
-func New(o Options) (*SFU, error) { return &SFU{o: o}, nil }
+	mu      sync.RWMutex
+	engine  *engine // nil: not running
+	closing bool
+}
 
-// Start opens the media ports. It returns when calls can be made.
-func (s *SFU) Start(ctx context.Context) error { return ErrNotRunning }
+// New prepares a relay. Start opens its ports.
+func New(o Options) (*SFU, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, p := range []int{o.UDPPort, o.TCPPort, o.TURNPort} {
+		if p < AnyPort || p > 65535 {
+			return nil, fmt.Errorf("sfu: %d is not a port", p)
+		}
+	}
+	if _, err := parseNodeIP(o.NodeIP); err != nil {
+		return nil, err
+	}
+	return &SFU{
+		o: o, log: o.Log,
+		key: "HF" + rand.Text()[:12], secret: rand.Text() + rand.Text(),
+		presence: newPresence(),
+	}, nil
+}
 
-// Close ends all calls and closes the media ports. ctx bounds how long
-// participants are given to leave.
-func (s *SFU) Close(ctx context.Context) error { return nil }
+// Start opens the media ports. It returns when calls can be made. A relay is
+// started once: LiveKit leaves goroutines behind when it stops.
+func (s *SFU) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine != nil || s.closing {
+		return errors.New("sfu: the call relay was started before")
+	}
+	begun := time.Now()
+	e, err := start(s)
+	if err != nil {
+		return fmt.Errorf("sfu: %w", err)
+	}
+	s.engine = e
+	s.log.Info("the call relay is ready", "udp", e.ports.UDP, "tcp", e.ports.TCP, "turn", e.ports.TURN,
+		"address", strings.Join(e.conf.RTC.NodeIP.ToStringSlice(), ","), "took", time.Since(begun).Round(time.Millisecond))
+	return nil
+}
+
+// Close ends the calls and closes the media ports. New calls are refused at once;
+// people in calls are given until ctx ends to leave by themselves.
+func (s *SFU) Close(ctx context.Context) error {
+	s.mu.Lock()
+	e := s.engine
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	s.mu.Unlock()
+	if e == nil {
+		s.presence.close()
+		return nil
+	}
+	e.router.Drain()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+drain:
+	for e.rooms.HasParticipants() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			break drain
+		}
+	}
+	s.mu.Lock()
+	s.engine = nil
+	s.mu.Unlock()
+	e.stop()
+	s.presence.close()
+	return nil
+}
+
+func (s *SFU) running() (*engine, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.engine == nil || s.closing {
+		return nil, ErrNotRunning
+	}
+	return s.engine, nil
+}
+
+// Ports are the ports in use; zero while the relay is not running.
+func (s *SFU) Ports() Ports {
+	e, err := s.running()
+	if err != nil {
+		return Ports{}
+	}
+	return e.ports
+}
+
+// Addresses are where clients send media to; none while the relay is not running.
+func (s *SFU) Addresses() []string {
+	e, err := s.running()
+	if err != nil {
+		return nil
+	}
+	return e.conf.RTC.NodeIP.ToStringSlice()
+}
 
 // Handler answers signalling: mount it with http.StripPrefix("/livekit/sfu", ...).
-func (s *SFU) Handler() http.Handler { return http.NotFoundHandler() }
+// The ResponseWriter it is given must allow hijacking.
+func (s *SFU) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
-// Mint returns a token that lets identity join room, and only room, for ttl.
-func (s *SFU) Mint(ctx context.Context, room, identity, name string, ttl time.Duration) (string, error) {
-	return "", ErrNotRunning
+// spoofable are headers from which LiveKit would take the client's address.
+var spoofable = []string{"CF-Connecting-IP", "X-Forwarded-For", "X-Real-IP"}
+
+const maxSignalURL = 64 << 10 // bytes; the join request is in the query
+
+func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			s.log.Error("signalling failed", "panic", p, "stack", string(debug.Stack()))
+			// Harmless where the connection was taken over already.
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}()
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	switch r.Method {
+	case http.MethodOptions:
+		h.Set("Access-Control-Allow-Methods", "GET, OPTIONS")
+		h.Set("Access-Control-Allow-Headers", "*, Authorization")
+		h.Set("Access-Control-Max-Age", "86400")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	case http.MethodGet:
+	default:
+		http.Error(w, "Method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	if len(r.RequestURI) > maxSignalURL {
+		http.Error(w, "The request is too long", http.StatusRequestURITooLong)
+		return
+	}
+	e, err := s.running()
+	if err != nil {
+		http.Error(w, "The call relay is not running", http.StatusServiceUnavailable)
+		return
+	}
+	if r.URL.Path == "/" || r.URL.Path == "" {
+		fmt.Fprintln(w, "OK")
+		return
+	}
+	// LiveKit writes a token that it refuses into its log and its answer.
+	if !s.valid(bearer(r)) {
+		http.Error(w, "The token is missing, wrong or expired", http.StatusUnauthorized)
+		return
+	}
+	r = r.Clone(r.Context())
+	for _, name := range spoofable {
+		r.Header.Del(name)
+	}
+	e.auth.ServeHTTP(w, r, e.mux.ServeHTTP)
 }
 
-// EnsureRoom creates the room unless it exists.
-func (s *SFU) EnsureRoom(ctx context.Context, room string) error { return ErrNotRunning }
+func bearer(r *http.Request) string {
+	if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return t
+	}
+	return r.URL.Query().Get("access_token")
+}
+
+func (s *SFU) valid(token string) bool {
+	v, err := auth.ParseAPIToken(token)
+	if err != nil || v.APIKey() != s.key {
+		return false
+	}
+	_, _, err = v.Verify(s.secret)
+	return err == nil
+}
+
+// Mint returns a token that lets identity join room, and only room, within ttl.
+func (s *SFU) Mint(_ context.Context, room, identity, name string, ttl time.Duration) (string, error) {
+	if _, err := s.running(); err != nil {
+		return "", err
+	}
+	yes := true
+	return auth.NewAccessToken(s.key, s.secret).
+		SetVideoGrant(&auth.VideoGrant{
+			RoomJoin: true, Room: room,
+			CanPublish: &yes, CanSubscribe: &yes, CanUpdateOwnMetadata: &yes,
+		}).
+		SetIdentity(identity).SetName(name).SetValidFor(ttl).ToJWT()
+}
+
+// EnsureRoom creates the room unless it exists. An existing room that is empty is
+// kept for another while. Errors: ErrNotRunning, ErrTooManyRooms.
+func (s *SFU) EnsureRoom(ctx context.Context, room string) error {
+	e, err := s.running()
+	if err != nil {
+		return err
+	}
+	if s.presence.stats().Rooms >= maxRooms {
+		return ErrTooManyRooms
+	}
+	// The room outlives the request: LiveKit keeps the context.
+	ctx = context.WithoutCancel(ctx)
+	if _, err := e.rooms.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: room}); err != nil {
+		return fmt.Errorf("sfu: create a room: %w", err)
+	}
+	if r := e.rooms.GetRoom(ctx, livekit.RoomName(room)); r != nil && r.Hold() {
+		time.AfterFunc(departureTimeout, r.Release)
+	}
+	return nil
+}
 
 // Participants lists the identities in a room.
-func (s *SFU) Participants(room string) []string { return nil }
+func (s *SFU) Participants(room string) []string { return s.presence.in(room) }
 
 // Stats returns the present figures.
-func (s *SFU) Stats() Stats { return Stats{} }
+func (s *SFU) Stats() Stats { return s.presence.stats() }
 
-// Subscribe has f called whenever a participant comes (media connected) or goes.
-// f must be quick. The returned function ends it.
+// Subscribe has f called, one event after the other, when a participant came into
+// a room or left it. A participant who reconnects counts as having stayed. The
+// returned function ends it.
 func (s *SFU) Subscribe(f func(room, identity string, joined bool)) (cancel func()) {
-	return func() {}
+	return s.presence.subscribe(f)
 }
-
-// SelfTest makes two clients join a room of their own through the relay's ports
-// and passes media between them. base is the URL under which Handler is mounted,
-// as a client reaches it, or empty to stay inside the process.
-func (s *SFU) SelfTest(ctx context.Context) (time.Duration, error) { return 0, ErrNotRunning }

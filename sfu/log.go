@@ -1,0 +1,75 @@
+package sfu
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/livekit/protocol/logger"
+	"github.com/livekit/protocol/logger/zaputil"
+	"google.golang.org/protobuf/proto"
+)
+
+// lkLogger lets LiveKit write to our log. LiveKit tells the life of every
+// participant at its level info: that is debug to an administrator. Of pion's
+// messages only errors are of use.
+type lkLogger struct {
+	h    slog.Handler
+	with []any
+	pion bool
+}
+
+func newLogger(l *slog.Logger) logger.Logger { return lkLogger{h: l.Handler()} }
+
+func (l lkLogger) log(level slog.Level, msg string, err error, kv []any) {
+	if (l.pion && level < slog.LevelError) || !l.h.Enabled(context.Background(), level) {
+		return
+	}
+	args := make([]any, 0, len(l.with)+len(kv)+2)
+	args = append(append(args, l.with...), kv...)
+	if err != nil {
+		args = append(args, "err", err)
+	}
+	for i := 1; i < len(args); i += 2 { // protocol messages may hold secrets
+		switch v := args[i].(type) {
+		case proto.Message:
+			args[i] = fmt.Sprintf("%T", v)
+		}
+	}
+	slog.New(l.h).Log(context.Background(), level, msg, args...)
+}
+
+func (l lkLogger) Debugw(string, ...any)                   {} // as much as one line for each packet
+func (l lkLogger) Infow(msg string, kv ...any)             { l.log(slog.LevelDebug, msg, nil, kv) }
+func (l lkLogger) Warnw(msg string, err error, kv ...any)  { l.log(slog.LevelWarn, msg, err, kv) }
+func (l lkLogger) Errorw(msg string, err error, kv ...any) { l.log(slog.LevelError, msg, err, kv) }
+func (l lkLogger) WithName(string) logger.Logger           { return l }
+func (l lkLogger) WithCallDepth(int) logger.Logger         { return l }
+func (l lkLogger) WithItemSampler() logger.Logger          { return l }
+func (l lkLogger) WithoutSampler() logger.Logger           { return l }
+func (l lkLogger) WithUnlikelyValues(kv ...any) logger.UnlikelyLogger {
+	return logger.NewUnlikelyLogger(l, kv...)
+}
+
+func (l lkLogger) WithValues(kv ...any) logger.Logger {
+	l.with = append(l.with[:len(l.with):len(l.with)], kv...)
+	return l
+}
+
+func (l lkLogger) WithComponent(name string) logger.Logger {
+	l.pion = l.pion || strings.Contains(name, "pion")
+	return l
+}
+
+func (l lkLogger) WithDeferredValues() (logger.Logger, logger.DeferredFieldResolver) {
+	return l, noResolver{}
+}
+
+// noResolver drops values that become known later: they are in other lines too.
+type noResolver struct{}
+
+var _ zaputil.DeferredFieldResolver = noResolver{}
+
+func (noResolver) Resolve(...any) {}
+func (noResolver) Reset()         {}

@@ -1,0 +1,183 @@
+package sfu
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/livekit/livekit-server/pkg/telemetry"
+	"github.com/livekit/protocol/livekit"
+)
+
+// presence knows who is in which room. It listens to what LiveKit reports.
+type presence struct {
+	mu    sync.Mutex
+	rooms map[string]map[string]string // room → identity → ID of its latest session
+	next  int
+	subs  map[int]func(room, identity string, joined bool)
+
+	// Events are handed out by one goroutine, so that they keep their order.
+	queue  []event
+	wake   chan struct{}
+	closed bool
+}
+
+type event struct {
+	room, identity string
+	joined         bool
+}
+
+func newPresence() *presence {
+	p := &presence{rooms: map[string]map[string]string{}, subs: map[int]func(string, string, bool){}, wake: make(chan struct{}, 1)}
+	go p.run()
+	return p
+}
+
+func (p *presence) run() {
+	for range p.wake {
+		p.mu.Lock()
+		queue := p.queue
+		p.queue = nil
+		subs := make([]func(string, string, bool), 0, len(p.subs))
+		for _, f := range p.subs {
+			subs = append(subs, f)
+		}
+		p.mu.Unlock()
+		for _, e := range queue {
+			for _, f := range subs {
+				f(e.room, e.identity, e.joined)
+			}
+		}
+	}
+}
+
+func (p *presence) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.closed = true
+		close(p.wake) // what is queued and was announced is still handed out
+	}
+}
+
+// put queues an event. p.mu is held.
+func (p *presence) put(e event) {
+	if p.closed {
+		return
+	}
+	p.queue = append(p.queue, e)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *presence) subscribe(f func(room, identity string, joined bool)) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id := p.next
+	p.next++
+	p.subs[id] = f
+	return func() {
+		p.mu.Lock()
+		delete(p.subs, id)
+		p.mu.Unlock()
+	}
+}
+
+func (p *presence) joined(room, identity, session string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.rooms[room]
+	if r == nil {
+		r = map[string]string{}
+		p.rooms[room] = r
+	}
+	_, was := r[identity]
+	r[identity] = session
+	if !was {
+		p.put(event{room, identity, true})
+	}
+}
+
+func (p *presence) left(room, identity, session string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// The end of an old session may be reported after the start of its successor.
+	if p.rooms[room][identity] == session {
+		delete(p.rooms[room], identity)
+		p.put(event{room, identity, false})
+	}
+}
+
+func (p *presence) began(room string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rooms[room] == nil {
+		p.rooms[room] = map[string]string{}
+	}
+}
+
+func (p *presence) ended(room string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for identity := range p.rooms[room] {
+		p.put(event{room, identity, false})
+	}
+	delete(p.rooms, room)
+}
+
+func (p *presence) in(room string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]string, 0, len(p.rooms[room]))
+	for identity := range p.rooms[room] {
+		out = append(out, identity)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (p *presence) stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Stats{Rooms: len(p.rooms)}
+	for _, r := range p.rooms {
+		s.Participants += len(r)
+	}
+	return s
+}
+
+func (p *presence) wrap(t telemetry.TelemetryService) telemetry.TelemetryService {
+	return &reports{t, p}
+}
+
+// reports is LiveKit's telemetry with presence listening in.
+type reports struct {
+	telemetry.TelemetryService
+	p *presence
+}
+
+func (r *reports) RoomStarted(ctx context.Context, room *livekit.Room) {
+	r.p.began(room.GetName())
+	r.TelemetryService.RoomStarted(ctx, room)
+}
+
+func (r *reports) RoomEnded(ctx context.Context, room *livekit.Room) {
+	r.p.ended(room.GetName())
+	r.TelemetryService.RoomEnded(ctx, room)
+}
+
+func (r *reports) ParticipantJoined(ctx context.Context, room *livekit.Room, who *livekit.ParticipantInfo, ci *livekit.ClientInfo, cm *livekit.AnalyticsClientMeta, send bool, g *telemetry.ReferenceGuard) {
+	if send { // otherwise it is a report about an earlier join
+		r.p.joined(room.GetName(), who.GetIdentity(), who.GetSid())
+	}
+	r.TelemetryService.ParticipantJoined(ctx, room, who, ci, cm, send, g)
+}
+
+func (r *reports) ParticipantLeft(ctx context.Context, room *livekit.Room, who *livekit.ParticipantInfo, send bool, g *telemetry.ReferenceGuard) {
+	if send {
+		r.p.left(room.GetName(), who.GetIdentity(), who.GetSid())
+	}
+	r.TelemetryService.ParticipantLeft(ctx, room, who, send, g)
+}

@@ -1,0 +1,95 @@
+package sfu
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/livekit/livekit-server/pkg/config"
+	"github.com/livekit/livekit-server/pkg/service"
+	"github.com/livekit/protocol/logger"
+	"github.com/livekit/protocol/logger/pionlogger"
+	"github.com/pion/turn/v5"
+)
+
+// startTURN serves TURN over UDP. Clients use it as their STUN server too.
+// Credentials are those that LiveKit gives to each participant: they last five
+// minutes for new allocations. What comes in is relayed to this relay's own media
+// port only, so that nobody can reach the network behind it.
+func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error) {
+	own := ownAddresses(conf)
+	sc := turn.ServerConfig{
+		Realm:         service.LivekitRealm,
+		AuthHandler:   check,
+		LoggerFactory: pionlogger.NewLoggerFactory(logger.GetLogger()),
+	}
+	for _, ip := range conf.RTC.NodeIP.ToStringSlice() {
+		network, bind := "udp4", ip
+		if net.ParseIP(ip).To4() == nil {
+			network = "udp6"
+		}
+		if !isLocal(ip) { // behind NAT
+			bind = map[string]string{"udp4": "0.0.0.0", "udp6": "::"}[network]
+		}
+		pc, err := net.ListenPacket(network, net.JoinHostPort(bind, strconv.Itoa(conf.TURN.UDPPort)))
+		if err != nil {
+			for _, p := range sc.PacketConnConfigs {
+				p.PacketConn.Close()
+			}
+			return nil, fmt.Errorf("open the TURN port (UDP %d): %w", conf.TURN.UDPPort, err)
+		}
+		sc.PacketConnConfigs = append(sc.PacketConnConfigs, turn.PacketConnConfig{
+			PacketConn:            pc,
+			RelayAddressGenerator: &relaySockets{ip: net.ParseIP(ip), bind: bind, port: conf.RTC.UDPPort.Start},
+			PermissionHandler:     func(_ net.Addr, peer net.IP) bool { return own[peer.String()] },
+		})
+	}
+	return turn.NewServer(sc)
+}
+
+// relaySockets opens the sockets that TURN relays from. They talk to this machine
+// only, so their ports need not be reachable from outside.
+type relaySockets struct {
+	ip   net.IP
+	bind string
+	port int // the only port that may be sent to
+}
+
+var errOnlyUDP = errors.New("sfu: TURN relays UDP only")
+
+func (g *relaySockets) Validate() error { return nil }
+
+func (g *relaySockets) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	pc, err := net.ListenPacket(c.Network, net.JoinHostPort(g.bind, "0"))
+	if err != nil {
+		return nil, nil, err
+	}
+	local, ok := pc.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		pc.Close()
+		return nil, nil, errOnlyUDP
+	}
+	return &relaySocket{pc, g.port}, &net.UDPAddr{IP: g.ip, Port: local.Port}, nil
+}
+
+func (g *relaySockets) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errOnlyUDP
+}
+
+func (g *relaySockets) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) {
+	return nil, errOnlyUDP
+}
+
+type relaySocket struct {
+	net.PacketConn
+	port int
+}
+
+// WriteTo drops what is not for the media port: permissions name addresses only.
+func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	if u, ok := to.(*net.UDPAddr); !ok || u.Port != s.port {
+		return len(b), nil
+	}
+	return s.PacketConn.WriteTo(b, to)
+}
