@@ -1,0 +1,180 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/identity"
+	"holdfast/web"
+)
+
+func parsePair(cert, key string) (tls.Certificate, error) {
+	return tls.X509KeyPair([]byte(cert), []byte(key))
+}
+
+func (a *Appliance) openWeb() error {
+	w, err := web.New(web.Options{
+		Log:      a.logs.component("web"),
+		Origin:   a.origin,
+		Setup:    setup{a},
+		Admins:   console{a},
+		Invites:  console{a},
+		People:   console{a},
+		Status:   console{a},
+		SelfTest: selfTest{a},
+	})
+	a.web = w
+	return err
+}
+
+// console is what web asks the appliance about people and its state. It goes to
+// the core of the moment, which the wizard may have replaced.
+type console struct{ *Appliance }
+
+func (a console) id() *identity.Service { return a.core.Load().identity }
+
+func (a console) Visitor(r *http.Request) (web.Visitor, error) {
+	b, ok := a.id().BrowserSession(r)
+	if !ok {
+		return web.Visitor{}, nil
+	}
+	return web.Visitor{UserID: b.User.UserID, Admin: b.User.Admin}, nil
+}
+
+func (a console) CreateInvite(ctx context.Context, n web.NewInvite) (web.Invite, error) {
+	inv, err := a.id().CreateInvite(ctx, identity.NewInvite{Uses: n.Uses, ExpiresIn: n.ExpiresIn, Localpart: n.Localpart, CreatedBy: n.By})
+	switch {
+	case errors.Is(err, identity.ErrBadName):
+		return web.Invite{}, &web.Error{Code: "bad_name", Field: "localpart", Message: "A user name has small letters, digits and . _ = - / + only, such as anna.meyer."}
+	case errors.Is(err, identity.ErrUserExists):
+		return web.Invite{}, &web.Error{Code: "taken", Field: "localpart", Message: "This user name is taken. Choose another."}
+	case err != nil:
+		return web.Invite{}, err
+	}
+	out := toInvite(inv)
+	out.Uses, out.URL = n.Uses, a.inviteURL(inv.Token, n.Origin)
+	return out, nil
+}
+
+// inviteURL is the link of an invite. It is handed to other people, so it is not
+// on localhost if there is an address that others reach.
+func (a *Appliance) inviteURL(token, origin string) string {
+	if origin == "" || strings.HasPrefix(origin, "http://localhost") || strings.HasPrefix(origin, "https://localhost") {
+		origin = a.sharedURL()
+	}
+	return origin + "/e/" + token
+}
+
+func toInvite(i identity.Invite) web.Invite {
+	return web.Invite{ID: i.ID, Localpart: i.Localpart, Uses: i.UsesLeft, By: i.CreatedBy, Created: i.Created, Expires: i.Expires, Revoked: i.Revoked}
+}
+
+func (a console) Invites(ctx context.Context) ([]web.Invite, error) {
+	list, err := a.id().Invites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]web.Invite, 0, len(list))
+	for _, i := range list {
+		out = append(out, toInvite(i))
+	}
+	return out, nil
+}
+
+func (a console) RevokeInvite(ctx context.Context, id string) error {
+	err := a.id().RevokeInvite(ctx, id)
+	if errors.Is(err, identity.ErrInvite) {
+		return &web.Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is no such invite any more."}
+	}
+	return err
+}
+
+func (a console) Users(ctx context.Context) ([]web.User, error) {
+	list, err := a.id().Users(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]web.User, 0, len(list))
+	for _, u := range list {
+		out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Disabled: u.State != "active", Created: u.Created, LastSeen: u.LastSeen})
+	}
+	return out, nil
+}
+
+func (a console) SetDisabled(ctx context.Context, userID string, disabled bool) error {
+	err := a.id().SetDisabled(ctx, userID, disabled)
+	if errors.Is(err, identity.ErrNoUser) {
+		return &web.Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is no such user."}
+	}
+	return err
+}
+
+func (a console) Status(ctx context.Context) (web.Report, error) {
+	users, err := a.id().Users(ctx)
+	if err != nil {
+		return web.Report{}, err
+	}
+	r := web.Report{
+		Version: Version, ServerName: a.ServerName(), PublicURL: a.sharedURL(), TLS: a.tlsState(),
+		Started: a.started, Now: time.Now(), Users: len(users),
+		DatabaseBytes: fileSize(a.db.Path()) + fileSize(a.db.Path()+"-wal"),
+		MediaBytes:    treeSize(filepath.Join(a.cfg.Data, "media")),
+		DiskFreeBytes: diskFree(a.cfg.Data),
+		MemoryBytes:   residentBytes(),
+	}
+	if a.sfu != nil {
+		s := a.sfu.Stats()
+		r.Calls = web.Calls{Rooms: s.Rooms, Participants: s.Participants}
+	}
+	return r, nil
+}
+
+func fileSize(path string) int64 {
+	if fi, err := os.Stat(path); err == nil {
+		return fi.Size()
+	}
+	return 0
+}
+
+func treeSize(dir string) (n int64) {
+	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if fi, err := d.Info(); err == nil {
+				n += fi.Size()
+			}
+		}
+		return nil
+	})
+	return n
+}
+
+func diskFree(dir string) int64 {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return 0
+	}
+	return int64(s.Bavail) * s.Bsize
+}
+
+// residentBytes is the process's memory as the kernel counts it; 0 if unknown.
+func residentBytes() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(f[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}

@@ -1,0 +1,330 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/identity"
+)
+
+// The local socket: how the command line reaches the running appliance. It lies
+// in the data folder with mode 0600, and only root and the user that the
+// appliance runs as are answered.
+
+const socketName = "holdfast.sock"
+
+type control struct{ srv *http.Server }
+
+// controlError is what the socket answers instead of a result.
+type controlError struct {
+	Message string `json:"error"`
+}
+
+func (e *controlError) Error() string { return e.Message }
+
+// socketAddr is the socket's path by way of an open folder, since a path in a
+// socket address has at most 107 bytes. The folder must stay open while it is used.
+func socketAddr(dir string) (addr string, hold *os.File, err error) {
+	hold, err = os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", hold.Fd(), socketName), hold, nil
+}
+
+func (a *Appliance) openControl() error {
+	addr, hold, err := socketAddr(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	path := filepath.Join(a.cfg.Data, socketName)
+	// The lock of the database shows that nobody else serves this folder.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	mask := syscall.Umask(0o177)
+	ln, err := net.Listen("unix", addr)
+	syscall.Umask(mask)
+	if err != nil {
+		return fmt.Errorf("the local socket for the command line cannot be made: %w", err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // hold is closed by then
+	c := &control{srv: &http.Server{Handler: a.controlHandler(), ReadHeaderTimeout: headerTime}}
+	a.control = c
+	go c.srv.Serve(onlyPeers{ln})
+	a.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+		defer cancel()
+		c.srv.Shutdown(ctx)
+		os.Remove(path)
+	})
+	return nil
+}
+
+// onlyPeers drops connections of other users.
+type onlyPeers struct{ net.Listener }
+
+func (l onlyPeers) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(c.(*net.UnixConn)); err == nil && (uid == 0 || uid == uint32(os.Geteuid())) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+func peerUID(c *net.UnixConn) (uint32, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *syscall.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, credErr
+	}
+	return cred.Uid, nil
+}
+
+// userInfo is a user as the command line prints it.
+type userInfo struct {
+	UserID      string    `json:"user_id"`
+	DisplayName string    `json:"display_name"`
+	Admin       bool      `json:"admin"`
+	State       string    `json:"state"`
+	Created     time.Time `json:"created"`
+	LastSeen    time.Time `json:"last_seen,omitzero"`
+}
+
+type newUserRequest struct {
+	Localpart   string `json:"localpart"`
+	DisplayName string `json:"display_name"`
+	Password    string `json:"password"`
+	Admin       bool   `json:"admin"`
+}
+
+type inviteRequest struct {
+	Uses      int    `json:"uses"`
+	Seconds   int64  `json:"seconds"`
+	Localpart string `json:"localpart"`
+	Admin     bool   `json:"admin"`
+}
+
+// inviteInfo is an invite as the command line prints it.
+type inviteInfo struct {
+	ID      string    `json:"id"`
+	URL     string    `json:"url"`
+	Expires time.Time `json:"expires"`
+}
+
+// health is what doctor asks the running appliance.
+type health struct {
+	Version    string   `json:"version"`
+	ServerName string   `json:"server_name"`
+	URL        string   `json:"url"`
+	Claimed    bool     `json:"claimed"`
+	Problems   []string `json:"problems"`
+	Users      int      `json:"users"`
+	MemoryMiB  int64    `json:"memory_mib"`
+	DiskMiB    int64    `json:"disk_free_mib"`
+	TLS        string   `json:"tls"`
+}
+
+func (a *Appliance) controlHandler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			out, err := f(r)
+			w.Header().Set("Content-Type", "application/json")
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				out = controlError{a.controlMessage(err)}
+			}
+			json.NewEncoder(w).Encode(out)
+		})
+	}
+	handle("GET /v1/health", func(r *http.Request) (any, error) { return a.health(r.Context()) })
+	handle("POST /v1/claim-code", func(r *http.Request) (any, error) {
+		code, err := a.openClaim(r.Context())
+		if err == nil && code == "" {
+			err = errClaimed
+		}
+		return map[string]string{"code": code, "url": a.sharedURL() + "/setup"}, err
+	})
+	handle("GET /v1/users", func(r *http.Request) (any, error) {
+		list, err := a.core.Load().identity.Users(r.Context())
+		out := make([]userInfo, 0, len(list))
+		for _, u := range list {
+			out = append(out, toUserInfo(u))
+		}
+		return out, err
+	})
+	handle("POST /v1/users", func(r *http.Request) (any, error) {
+		var in newUserRequest
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		u, err := a.core.Load().identity.CreateUser(r.Context(), identity.NewUser{
+			Localpart: localpart(in.Localpart), DisplayName: in.DisplayName, Password: in.Password, Admin: in.Admin, Source: "cli"})
+		return toUserInfo(u), err
+	})
+	handle("POST /v1/users/{user}/password", func(r *http.Request) (any, error) {
+		var in struct {
+			Password string `json:"password"`
+			Keep     bool   `json:"keep_sessions"`
+		}
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, a.core.Load().identity.SetPassword(r.Context(), a.userID(r.PathValue("user")), in.Password, "", in.Keep)
+	})
+	handle("POST /v1/users/{user}/disabled", func(r *http.Request) (any, error) {
+		var in struct {
+			Disabled bool `json:"disabled"`
+		}
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, a.core.Load().identity.SetDisabled(r.Context(), a.userID(r.PathValue("user")), in.Disabled)
+	})
+	handle("POST /v1/invites", func(r *http.Request) (any, error) {
+		var in inviteRequest
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		i, err := a.core.Load().identity.CreateInvite(r.Context(), identity.NewInvite{
+			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: localpart(in.Localpart), Admin: in.Admin})
+		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
+	})
+	return mux
+}
+
+func readJSON(r *http.Request, into any) error {
+	return json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(into)
+}
+
+// localpart takes "@anna:example.org" and "anna" for the same.
+func localpart(s string) string {
+	s = strings.TrimPrefix(s, "@")
+	s, _, _ = strings.Cut(s, ":")
+	return s
+}
+
+func (a *Appliance) userID(s string) string {
+	if strings.HasPrefix(s, "@") && strings.Contains(s, ":") {
+		return s
+	}
+	return "@" + localpart(s) + ":" + a.ServerName()
+}
+
+func toUserInfo(u identity.User) userInfo {
+	return userInfo{u.UserID, u.DisplayName, u.Admin, u.State, u.Created, u.LastSeen}
+}
+
+// controlMessage says what a failed command means and what to do.
+func (a *Appliance) controlMessage(err error) string {
+	switch {
+	case errors.Is(err, identity.ErrUserExists):
+		return "this user name is taken; choose another, or set a new password with: holdfast user password NAME"
+	case errors.Is(err, identity.ErrBadName):
+		return "this user name is not allowed; it has small letters, digits and . _ = - / + only, such as anna.meyer"
+	case errors.Is(err, identity.ErrWeakPassword):
+		return "this password is too easy to guess; take at least ten characters, or leave --password away to get one made"
+	case errors.Is(err, identity.ErrNoUser):
+		return "there is no such user; holdfast user list shows all"
+	case errors.Is(err, errClaimed):
+		return "this appliance was set up already; log in, or make an administrator with: holdfast user add NAME --admin"
+	}
+	return err.Error()
+}
+
+func (a *Appliance) health(ctx context.Context) (health, error) {
+	users, err := a.core.Load().identity.Users(ctx)
+	if err != nil {
+		return health{}, err
+	}
+	st, err := setup{a}.State(ctx)
+	return health{
+		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
+		Problems: a.problems(ctx), Users: len(users), MemoryMiB: residentBytes() >> 20,
+		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
+	}, err
+}
+
+// controlClient talks to the appliance that serves a data folder.
+type controlClient struct {
+	dir  string
+	http *http.Client
+}
+
+var errNotRunning = errors.New("no running appliance")
+
+func newControlClient(dir string) *controlClient {
+	return &controlClient{dir, &http.Client{
+		Timeout: time.Minute,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			addr, hold, err := socketAddr(dir)
+			if err != nil {
+				return nil, err
+			}
+			defer hold.Close()
+			return new(net.Dialer).DialContext(ctx, "unix", addr)
+		}},
+	}}
+}
+
+func (c *controlClient) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = strings.NewReader(string(b))
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		switch {
+		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+			return fmt.Errorf("%w in %s: start it with holdfast serve --data %s, or name the right folder with --data", errNotRunning, c.dir, c.dir)
+		case errors.Is(err, syscall.EACCES), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+			return fmt.Errorf("the appliance in %s belongs to another user; use that user, or root (sudo)", c.dir)
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		var e controlError
+		if dec.Decode(&e) != nil || e.Message == "" {
+			return errors.New("the appliance answered with status " + strconv.Itoa(resp.StatusCode) + "; is it of the same version?")
+		}
+		return &e
+	}
+	return dec.Decode(out)
+}

@@ -1,0 +1,272 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"holdfast/appliance/config"
+)
+
+// Exit codes of the command line.
+const (
+	exitOK     = 0
+	exitFailed = 1 // it was tried and did not work
+	exitUsage  = 2 // the command or the configuration is wrong
+	exitNoServ = 3 // there is no running appliance to ask
+)
+
+// command is one command of the CLI.
+type command struct {
+	name  string // "user add"
+	args  string // "NAME"
+	short string
+	long  string
+	nargs [2]int // fewest and most arguments; most -1: any
+	flags func(*flag.FlagSet, *cli)
+	run   func(context.Context, *cli, []string) error
+}
+
+// cli is one call of the command line.
+type cli struct {
+	out, err io.Writer
+	in       config.Input
+	json     bool
+
+	// Flags of single commands.
+	admin, undo, keep    bool
+	displayName          string
+	password             string
+	passwordStdin        bool
+	uses                 int
+	expires              string
+	inviteName           string
+	template, allAnswers bool
+}
+
+type setFlag struct{ list *[]string }
+
+func (s setFlag) String() string { return "" }
+func (s setFlag) Set(v string) error {
+	if !strings.Contains(v, "=") {
+		return errors.New("write key=value")
+	}
+	*s.list = append(*s.list, v)
+	return nil
+}
+
+// usageError is a mistake in how a command was called.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+func commands() []command {
+	return []command{
+		{name: "serve", short: "run the appliance", run: runServe,
+			long: "Runs the appliance on a data folder, which is made if it is missing. No question is\nasked; a new appliance prints the address and a claim code for its setup.\nSIGTERM and SIGINT stop it after the requests that run."},
+		{name: "version", short: "print the version", run: runVersion},
+		{name: "doctor", short: "check the configuration, the machine and the running appliance", run: runDoctor,
+			long: "Checks what goes wrong most often and says what to do. Exit code 1 if something is\nwrong; it changes nothing."},
+		{name: "claim", short: "print a new claim code for the setup", run: runClaim,
+			long: "Makes a new claim code for an appliance that nobody has set up yet; the one before\nbecomes useless."},
+		{name: "user add", args: "NAME", nargs: [2]int{1, 1}, short: "make an account", run: runUserAdd,
+			long: "Makes an account. Without a password one is made and printed once.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.admin, "admin", false, "the person administers the appliance")
+				f.StringVar(&c.displayName, "name", "", "display `name`, such as \"Anna Meyer\"")
+				passwordFlags(f, c)
+			}},
+		{name: "user list", short: "list the accounts", run: runUserList},
+		{name: "user password", args: "NAME", nargs: [2]int{1, 1}, short: "set a new password", run: runUserPassword,
+			long: "Sets a new password and ends the person's sessions. Without a password one is made and\nprinted once.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.keep, "keep-sessions", false, "leave the person's devices logged in")
+				passwordFlags(f, c)
+			}},
+		{name: "user disable", args: "NAME", nargs: [2]int{1, 1}, short: "lock an account, or unlock it", run: runUserDisable,
+			long: "Locks an account and ends its sessions. Nothing is deleted; --undo unlocks it.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.undo, "undo", false, "unlock the account")
+			}},
+		{name: "invite", short: "make a link by which people make their accounts", run: runInvite,
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.IntVar(&c.uses, "uses", 1, "how many accounts it may make")
+				f.StringVar(&c.expires, "expires", "168h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
+				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
+				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
+			}},
+		{name: "config print", short: "print the configuration in effect", run: runConfigPrint,
+			long: "Prints every key with its value and where it came from: the file, the environment\n(HOLDFAST_...) or --set. Secrets are left out.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.template, "template", false, "print an appliance.toml with all keys, explained")
+			}},
+	}
+}
+
+func passwordFlags(f *flag.FlagSet, c *cli) {
+	f.StringVar(&c.password, "password", "", "the `password`; others on this machine may see it, so prefer --password-stdin")
+	f.BoolVar(&c.passwordStdin, "password-stdin", false, "read the password from standard input")
+}
+
+// Main runs the command line and returns the exit code.
+func Main(ctx context.Context, args []string, out, errOut io.Writer) int {
+	all := commands()
+	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+		usage(out, all)
+		if len(args) == 0 {
+			return exitUsage
+		}
+		return exitOK
+	}
+	if args[0] == "--version" {
+		args[0] = "version"
+	}
+	cmd, rest := match(all, args)
+	if cmd == nil {
+		fmt.Fprintf(errOut, "holdfast: there is no command %q. %s\n", strings.Join(args[:min(2, len(args))], " "), "`holdfast help` lists all.")
+		return exitUsage
+	}
+	c := &cli{out: out, err: errOut}
+	err := c.runCommand(ctx, cmd, rest)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	}
+	var ue *usageError
+	var ce *config.Error
+	switch {
+	case errors.As(err, &ue):
+		fmt.Fprintf(errOut, "holdfast %s: %s\nMore: holdfast %s --help\n", cmd.name, ue.msg, cmd.name)
+		return exitUsage
+	case errors.As(err, &ce):
+		fmt.Fprintf(errOut, "The configuration cannot be used:\n")
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintf(errOut, "  %s\n", line)
+		}
+		return exitUsage
+	case errors.Is(err, errNotRunning):
+		fmt.Fprintf(errOut, "holdfast %s: %v\n", cmd.name, err)
+		return exitNoServ
+	}
+	fmt.Fprintf(errOut, "holdfast %s: %v\n", cmd.name, err)
+	return exitFailed
+}
+
+// match finds the command that the first words name.
+func match(all []command, args []string) (*command, []string) {
+	for i := range all {
+		words := strings.Fields(all[i].name)
+		if len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
+			return &all[i], args[len(words):]
+		}
+	}
+	return nil, nil
+}
+
+func usage(w io.Writer, all []command) {
+	fmt.Fprintf(w, "Holdfast: chat, calls and single sign-on from one program.\n\nusage: holdfast COMMAND [options]\n\n")
+	for _, c := range all {
+		fmt.Fprintf(w, "  %-22s %s\n", strings.TrimSpace(c.name+" "+c.args), c.short)
+	}
+	fmt.Fprintf(w, "\nholdfast COMMAND --help explains a command. Configuration: holdfast config print.\n")
+}
+
+func (c *cli) runCommand(ctx context.Context, cmd *command, args []string) error {
+	f := flag.NewFlagSet("holdfast "+cmd.name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.in.Data, "data", "", "the data `folder` (short for --set data=FOLDER)")
+	f.StringVar(&c.in.File, "config", "", "the configuration `file`; else appliance.toml in the data folder or in /etc/holdfast")
+	f.Var(setFlag{&c.in.Set}, "set", "`key=value` of the configuration; may be repeated")
+	f.BoolVar(&c.json, "json", false, "print JSON")
+	if cmd.flags != nil {
+		cmd.flags(f, c)
+	}
+	var pos []string
+	for {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				help(c.out, cmd, f)
+				return err
+			}
+			return &usageError{err.Error()}
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		pos = append(pos, f.Arg(0)) // options may follow arguments
+		args = f.Args()[1:]
+	}
+	if len(pos) < cmd.nargs[0] {
+		return &usageError{"say which " + cmd.args}
+	}
+	if cmd.nargs[1] >= 0 && len(pos) > cmd.nargs[1] {
+		return &usageError{fmt.Sprintf("%q is too much", pos[cmd.nargs[1]])}
+	}
+	c.in.Env = os.Environ()
+	return cmd.run(ctx, c, pos)
+}
+
+func help(w io.Writer, cmd *command, f *flag.FlagSet) {
+	fmt.Fprintf(w, "usage: holdfast %s [options]\n\n", strings.TrimSpace(cmd.name+" "+cmd.args))
+	if cmd.long != "" {
+		fmt.Fprintln(w, cmd.long)
+	} else {
+		fmt.Fprintln(w, strings.ToUpper(cmd.short[:1])+cmd.short[1:]+".")
+	}
+	fmt.Fprintln(w, "\nOptions:")
+	f.VisitAll(func(fl *flag.Flag) {
+		name, text := flag.UnquoteUsage(fl)
+		if name != "" {
+			name = " " + name
+		}
+		if fl.DefValue != "" && fl.DefValue != "false" && fl.DefValue != "0" {
+			text += " (default " + fl.DefValue + ")"
+		}
+		fmt.Fprintf(w, "  %-24s %s\n", "--"+fl.Name+name, text)
+	})
+}
+
+func runServe(ctx context.Context, c *cli, _ []string) error {
+	cfg, err := config.Load(c.in)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	tuneMemory()
+	a, err := Start(ctx, cfg, c.out, c.err)
+	if err != nil {
+		return err
+	}
+	err = a.Wait(ctx)
+	stop() // a second signal ends the program at once
+	a.Close()
+	return err
+}
+
+// tuneMemory makes the collector run often while the heap is small: the appliance
+// is meant for small machines. GOGC overrides it.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(75)
+	}
+}
+
+func runVersion(_ context.Context, c *cli, _ []string) error {
+	if c.json {
+		return c.printJSON(map[string]string{"version": Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+	}
+	fmt.Fprintf(c.out, "holdfast %s (%s, %s/%s)\n", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return nil
+}

@@ -1,0 +1,113 @@
+// Package settings keeps what an administrator decided in the database.
+//
+// Invariants: keys are constants of this package; a value is read from memory and
+// is there only once it is on disk.
+package settings
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"holdfast/store"
+)
+
+// The keys.
+const (
+	Organisation = "organisation"
+	ServerName   = "server_name" // fixed: accounts carry it
+	Claimed      = "claimed"     // "yes" once the setup was finished
+	ClaimHash    = "claim.hash"  // SHA-256 of the claim code, hex
+	TLSMode      = "tls.mode"
+	TLSEmail     = "tls.acme_email"
+)
+
+const (
+	listSettings  = `SELECT key, value FROM appliance_settings`
+	putSetting    = `INSERT INTO appliance_settings (key, value, since) VALUES ($1, $2, $3) ON CONFLICT (key) DO UPDATE SET value = excluded.value, since = excluded.since`
+	claimSetting  = `INSERT INTO appliance_settings (key, value, since) VALUES ($1, $2, $3) ON CONFLICT (key) DO NOTHING`
+	deleteSetting = `DELETE FROM appliance_settings WHERE key = $1`
+)
+
+// Settings is the table in memory.
+type Settings struct {
+	db     *store.DB
+	mu     sync.RWMutex
+	values map[string]string
+}
+
+// Load reads the settings.
+func Load(ctx context.Context, db *store.DB) (*Settings, error) {
+	s := &Settings{db: db, values: map[string]string{}}
+	err := db.Read(ctx, func(q store.Querier) error {
+		rows, err := q.Query(listSettings)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var k, v string
+			if err := rows.Scan(&k, &v); err != nil {
+				return err
+			}
+			s.values[k] = v
+		}
+		return rows.Err()
+	})
+	return s, err
+}
+
+// Get is a setting's value, or "".
+func (s *Settings) Get(key string) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.values[key]
+}
+
+// Put changes settings, all or none. An empty value removes the setting.
+func (s *Settings) Put(ctx context.Context, values map[string]string) error {
+	return s.db.Write(ctx, func(tx *store.Tx) error { return s.PutTx(tx, values) })
+}
+
+// PutTx is Put as part of a write.
+func (s *Settings) PutTx(tx *store.Tx, values map[string]string) error {
+	now := time.Now().UnixMilli()
+	for k, v := range values {
+		var err error
+		if v == "" {
+			_, err = tx.Exec(deleteSetting, k)
+		} else {
+			_, err = tx.Exec(putSetting, k, v, now)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for k, v := range values {
+			if v == "" {
+				delete(s.values, k)
+			} else {
+				s.values[k] = v
+			}
+		}
+	})
+	return nil
+}
+
+// ClaimTx sets a setting that has no value yet, as part of a write. It reports
+// whether it did.
+func (s *Settings) ClaimTx(tx *store.Tx, key, value string) (bool, error) {
+	n, err := tx.Exec(claimSetting, key, value, time.Now().UnixMilli())
+	if err != nil || n == 0 {
+		return false, err
+	}
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.values[key] = value
+	})
+	return true, nil
+}
