@@ -219,3 +219,14 @@ func MaySendRedaction(v pdu.Version, state StateLookup, sender, targetSender str
 	l := levels{v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, "")}
 	return sender == targetSender || l.user(sender) >= l.action("redact")
 }
+
+// MayNotify reports whether a user's power level allows notifications of a key,
+// such as "room". pl may be nil. Spec: cs#mroompower_levels (notifications)
+func MayNotify(v pdu.Version, create, pl *pdu.Event, userID, key string) bool {
+	l := levels{v, create, pl}
+	need, ok := l.in("notifications", key)
+	if !ok {
+		need = 50
+	}
+	return l.user(userID) >= need
+}

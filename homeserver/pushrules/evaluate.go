@@ -95,8 +95,10 @@ func plain(raw []byte) property {
 
 // RoomView is what conditions ask about the room, for one user.
 type RoomView struct {
-	Members     int    // joined
-	DisplayName string // of the user in the room; for contains_display_name only
+	Members int // joined
+	// DisplayName is the user's name in the room; contains_display_name asks for it.
+	// nil: none.
+	DisplayName func() string
 	// MayNotify reports whether the sender's power level allows notifications of
 	// this key ("room"). nil: no.
 	MayNotify func(sender, key string) bool
@@ -212,10 +214,11 @@ func compileCondition(c Condition) condition {
 		}
 	case "contains_display_name":
 		return func(v *View, r *RoomView) bool {
-			if r.DisplayName == "" || v.body == "" {
+			if r.DisplayName == nil || v.body == "" {
 				return false
 			}
-			return literal(r.DisplayName).matchWords(v.body)
+			name := r.DisplayName()
+			return name != "" && literal(name).matchWords(v.body)
 		}
 	case "room_member_count":
 		return memberCount(c.Is)

@@ -52,3 +52,14 @@ CREATE TABLE room_receipts (
 ) WITHOUT ROWID;
 CREATE INDEX room_receipts_pos ON room_receipts (room_id, pos);
 CREATE INDEX room_receipts_private ON room_receipts (user_id, pos) WHERE type = 'm.read.private';
+
+-- How far a user's unread notifications of a room were counted, and what was found:
+-- a shortcut, from which counting goes on after a restart.
+-- owner: homeserver/push
+CREATE TABLE push_counts (
+	user_id TEXT NOT NULL,
+	room_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	data    TEXT NOT NULL, -- JSON
+	PRIMARY KEY (user_id, room_id)
+) WITHOUT ROWID;
