@@ -47,6 +47,7 @@ CREATE INDEX events_relation ON events (relates_to, rel_type, pos) WHERE relates
 CREATE TABLE state_groups (
 	id        INTEGER PRIMARY KEY,
 	prev      INTEGER,
+	chain     INTEGER NOT NULL, -- groups back to the snapshot; 0: it is one
 	type      TEXT NOT NULL,
 	state_key TEXT NOT NULL
 );

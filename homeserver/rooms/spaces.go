@@ -1,0 +1,168 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"sort"
+	"strconv"
+
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/pdu"
+	"holdfast/homeserver/route"
+	"holdfast/store"
+)
+
+type hierarchyRoom struct {
+	Summary
+	Children []json.RawMessage `json:"children_state"`
+}
+
+const (
+	maxHierarchy      = 50 // rooms in one answer
+	maxHierarchyRooms = 1000
+)
+
+// getHierarchy walks down a space, depth first, in the order that space children
+// ask for. Its token is the number of rooms given so far.
+// Spec: cs#get_matrixclientv1roomsroomidhierarchy
+func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error) {
+	limit, err := strconv.Atoi(q.Query("limit"))
+	if err != nil || limit <= 0 || limit > maxHierarchy {
+		limit = maxHierarchy
+	}
+	depth := -1
+	if s := q.Query("max_depth"); s != "" {
+		if depth, err = strconv.Atoi(s); err != nil || depth < 0 {
+			return nil, mx.Errorf(mx.InvalidParam, "max_depth must be a number of 0 or more.")
+		}
+	}
+	from := 0
+	if s := q.Query("from"); s != "" {
+		if from, err = strconv.Atoi(s); err != nil || from < 0 {
+			return nil, mx.Errorf(mx.InvalidParam, "The from token is none that this server gave.")
+		}
+	}
+	suggested := q.Query("suggested_only") == "true"
+	out := []hierarchyRoom{}
+	next := ""
+	err = r.db.Read(ctx, func(s store.Querier) error {
+		seen, n := map[string]bool{}, 0
+		type item struct {
+			id    string
+			depth int
+		}
+		stack := []item{{q.Param("roomID"), 0}}
+		for len(stack) > 0 && n < maxHierarchyRooms {
+			at := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if seen[at.id] {
+				continue
+			}
+			seen[at.id] = true
+			sum, err := r.SummaryOf(s, at.id)
+			if err == store.ErrNotFound {
+				if n == 0 {
+					return mx.Errorf(mx.Forbidden, "You may not see this room.")
+				}
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			ok, err := r.mayPreview(s, sum, q.UserID)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				if n == 0 {
+					return mx.Errorf(mx.Forbidden, "You may not see this room.")
+				}
+				continue
+			}
+			room := hierarchyRoom{Summary: sum, Children: []json.RawMessage{}}
+			if sum.RoomType == "m.space" {
+				children, err := r.children(s, at.id, suggested)
+				if err != nil {
+					return err
+				}
+				for _, c := range children {
+					b := c.AppendStripped(nil)
+					b = append(b[:len(b)-1], `,"origin_server_ts":`...)
+					b = strconv.AppendInt(b, c.OriginServerTS, 10)
+					room.Children = append(room.Children, append(b, '}'))
+				}
+				if depth < 0 || at.depth < depth {
+					for i := len(children) - 1; i >= 0; i-- {
+						stack = append(stack, item{*children[i].StateKey, at.depth + 1})
+					}
+				}
+			}
+			if n++; n <= from {
+				continue
+			}
+			if len(out) == limit {
+				next = strconv.Itoa(n - 1)
+				return nil
+			}
+			out = append(out, room)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]any{"rooms": out}
+	if next != "" {
+		answer["next_batch"] = next
+	}
+	return answer, nil
+}
+
+// children are a space's valid child events in their order.
+// Spec: cs#ordering-of-children-within-a-space
+func (r *Rooms) children(q store.Querier, roomID string, suggested bool) ([]*Event, error) {
+	nid, err := r.nid(q, roomID)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.eventsOf(q, `SELECT event FROM room_state WHERE room = $1 AND type = 'm.space.child'`, nid)
+	if err != nil {
+		return nil, err
+	}
+	list := all[:0:0]
+	for _, e := range all {
+		if via, ok := pdu.Strings(pdu.Field(e.Content, "via")); !ok || len(via) == 0 || !mx.ValidRoomID(*e.StateKey) {
+			continue
+		}
+		if suggested && string(pdu.Field(e.Content, "suggested")) != "true" {
+			continue
+		}
+		list = append(list, e)
+	}
+	order := func(e *Event) string {
+		o := e.ContentString("order")
+		if len(o) > 50 {
+			return ""
+		}
+		for i := range len(o) {
+			if o[i] < 0x20 || o[i] > 0x7e {
+				return ""
+			}
+		}
+		return o
+	}
+	sort.SliceStable(list, func(i, j int) bool {
+		a, b := order(list[i]), order(list[j])
+		if (a == "") != (b == "") {
+			return a != ""
+		}
+		if a != b {
+			return a < b
+		}
+		if list[i].OriginServerTS != list[j].OriginServerTS {
+			return list[i].OriginServerTS < list[j].OriginServerTS
+		}
+		return *list[i].StateKey < *list[j].StateKey
+	})
+	return list, nil
+}
