@@ -172,7 +172,7 @@ func (c *Config) apply(name string, b []byte) (errs []error) {
 			case isTable && len(sub) > 0:
 				// Name each key inside, since the misspelling may be in the table's name.
 				for _, inner := range sortedKeys(sub) {
-					errs = append(errs, &Error{src, key + "." + inner, "there is no such key; " + suggest(key+"."+inner, keysOf(byKey))})
+					errs = append(errs, &Error{Source{name, max(1, lines.of(key+"."+inner))}, key + "." + inner, "there is no such key; " + suggest(key+"."+inner, keysOf(byKey))})
 				}
 			default:
 				errs = append(errs, &Error{src, key, "there is no such key; " + suggest(key, keysOf(byKey))})
