@@ -1,4 +1,410 @@
-// The administrators' console at /console.
+// The administrators' console at /console: how the appliance is, its people, its invites. Who may look is decided by
+// the browser session of the sign-in pages, not by the chat's token.
+import { useCallback, useEffect, useState, type ReactNode } from "react";
+import { Avatar, Banner, Brand, Button, Confirm, Dialog, Empty, ErrorNote, Spinner, TextField, Toasts, toast } from "../design";
+import { locale, t } from "../i18n";
+import { navigate, usePath } from "../router";
+import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
+import { InviteCard, SelfTest } from "../setup/done";
+import "../setup/setup.css";
+import "./console.css";
+
+interface User {
+    user_id: string;
+    display_name: string;
+    admin: boolean;
+    disabled: boolean;
+    devices: number;
+    created: string;
+    last_seen?: string;
+}
+
+interface Report {
+    version: string;
+    server_name: string;
+    public_url: string;
+    tls: Tls;
+    started: string;
+    now: string;
+    users: number;
+    rooms: number;
+    events: number;
+    database_bytes: number;
+    media_bytes: number;
+    disk_free_bytes: number;
+    memory_bytes: number;
+    calls: { rooms: number; participants: number; tracks: number };
+}
+
+const pages = ["status", "people", "invites"] as const;
+type Page = (typeof pages)[number];
+
 export default function Console() {
-    return null;
+    const path = usePath();
+    const [me, setMe] = useState<string>();
+    const [trouble, setTrouble] = useState<ApiError>();
+    const page: Page = pages.find((p) => path === `/console/${p}`) ?? "status";
+    useEffect(() => {
+        document.title = t("console.title");
+        api<{ user_id: string }>("GET", "/api/console/me").then(
+            (r) => setMe(r.user_id),
+            (e) => setTrouble(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e))),
+        );
+    }, []);
+    if (trouble) return <Outside trouble={trouble} />;
+    if (!me)
+        return (
+            <p className="hf-loading" role="status">
+                <Spinner />
+                {t("app.loading")}
+            </p>
+        );
+    return (
+        <div className="console">
+            <header className="console-head">
+                <a href="/" className="hf-brand" aria-label={t("console.toChat")}>
+                    <Brand />
+                </a>
+                <nav className="console-nav" aria-label={t("console.title")}>
+                    {pages.map((p) => (
+                        <a
+                            key={p}
+                            href={`/console/${p}`}
+                            aria-current={p === page ? "page" : undefined}
+                            onClick={(e) => {
+                                if (e.metaKey || e.ctrlKey || e.shiftKey || e.button !== 0) return;
+                                e.preventDefault();
+                                navigate(`/console/${p}`);
+                            }}
+                        >
+                            {t(`console.${p}.title`)}
+                        </a>
+                    ))}
+                </nav>
+                <span className="console-me hf-hint">{me}</span>
+            </header>
+            <main className="console-main">
+                {page === "status" && <StatusPage />}
+                {page === "people" && <PeoplePage me={me} />}
+                {page === "invites" && <InvitesPage />}
+            </main>
+            <Toasts />
+        </div>
+    );
+}
+
+function Outside({ trouble }: { trouble: ApiError }) {
+    const out = trouble.code === "signed_out";
+    return (
+        <main className="hf-page">
+            <Brand />
+            <div className="hf-card">
+                <h1 className="hf-title">{out ? t("console.signedOut") : t("console.closed")}</h1>
+                <p>{out ? t("console.signedOutText") : trouble.message}</p>
+                <div className="hf-actions">
+                    <a className="hf-button hf-button--plain" href="/">
+                        {t("console.toChat")}
+                    </a>
+                    {out && (
+                        <a className="hf-button" href={`/login?next=${encodeURIComponent(location.pathname)}`}>
+                            {t("setup.signIn")}
+                        </a>
+                    )}
+                </div>
+            </div>
+        </main>
+    );
+}
+
+/** useList loads something now and on demand, and keeps the old while the new is on its way. */
+function useLoaded<T>(path: string, everySeconds?: number): { value: T | undefined; error: string | undefined; reload: () => Promise<void> } {
+    const [value, setValue] = useState<T>();
+    const [error, setError] = useState<string>();
+    const reload = useCallback(async () => {
+        try {
+            setValue(await api<T>("GET", path));
+            setError(undefined);
+        } catch (e) {
+            if (e instanceof ApiError && e.status === 401) location.reload();
+            setError(messageOf(e));
+        }
+    }, [path]);
+    useEffect(() => {
+        void reload();
+        if (!everySeconds) return;
+        const timer = setInterval(() => document.visibilityState === "visible" && void reload(), everySeconds * 1000);
+        return () => clearInterval(timer);
+    }, [reload, everySeconds]);
+    return { value, error, reload };
+}
+
+const number = (n: number): string => new Intl.NumberFormat(locale).format(n);
+const date = (iso: string | undefined): string => (!iso || iso.startsWith("0001") ? t("console.never") : new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso)));
+function bytes(n: number): string {
+    const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
+    let i = 0;
+    for (; n >= 1000 && i < units.length - 1; i++) n /= 1000;
+    return new Intl.NumberFormat(locale, { style: "unit", unit: units[i]!, maximumFractionDigits: n < 10 && i > 0 ? 1 : 0 }).format(n);
+}
+function duration(ms: number): string {
+    const minutes = Math.max(0, Math.floor(ms / 60_000));
+    if (minutes < 60) return t("console.minutes", { count: minutes });
+    if (minutes < 48 * 60) return t("console.hours", { count: Math.floor(minutes / 60) });
+    return t("console.days", { count: Math.floor(minutes / 1440) });
+}
+
+function StatusPage() {
+    const { value: r, error } = useLoaded<Report>("/api/console/status", 5);
+    const facts: [string, ReactNode][] = r
+        ? [
+              [t("console.status.server"), <span className="setup-mono">{r.server_name}</span>],
+              [t("console.status.address"), <a href={r.public_url}>{r.public_url}</a>],
+              [t("console.status.version"), r.version],
+              [t("console.status.running"), duration(Date.parse(r.now) - Date.parse(r.started))],
+              [t("console.status.tls"), t(`console.tls.${r.tls.mode}`)],
+              [t("console.status.memory"), bytes(r.memory_bytes)],
+              [t("console.status.database"), bytes(r.database_bytes)],
+              [t("console.status.media"), bytes(r.media_bytes)],
+              [t("console.status.free"), bytes(r.disk_free_bytes)],
+          ]
+        : [];
+    const skew = r ? Math.abs(Date.parse(r.now) - Date.now()) : 0;
+    return (
+        <>
+            <h1>{t("console.status.title")}</h1>
+            <ErrorNote>{error}</ErrorNote>
+            {r && skew > 120_000 && (
+                <Banner icon="alert" kind="warn" role="alert">
+                    {t("console.status.clock", { by: duration(skew) })}
+                </Banner>
+            )}
+            {r && (
+                <>
+                    <dl className="console-numbers">
+                        <Number label={t("console.status.users")} value={number(r.users)} />
+                        <Number label={t("console.status.rooms")} value={number(r.rooms)} />
+                        <Number label={t("console.status.events")} value={number(r.events)} />
+                        <Number label={t("console.status.calls")} value={number(r.calls.rooms)} note={t("console.status.participants", { count: r.calls.participants })} testId="calls" />
+                    </dl>
+                    <dl className="console-facts">
+                        {facts.map(([k, v]) => (
+                            <div key={k}>
+                                <dt>{k}</dt>
+                                <dd>{v}</dd>
+                            </div>
+                        ))}
+                        {r.tls.ca_fingerprint && (
+                            <div className="console-wide">
+                                <dt>{t("setup.tls.fingerprint")}</dt>
+                                <dd>
+                                    <code>{r.tls.ca_fingerprint}</code>
+                                    {r.tls.ca_url && (
+                                        <a href={r.tls.ca_url} download>
+                                            {t("setup.tls.download")}
+                                        </a>
+                                    )}
+                                </dd>
+                            </div>
+                        )}
+                    </dl>
+                </>
+            )}
+            <SelfTest path="/api/console/selftest" />
+        </>
+    );
+}
+
+function Number({ label, value, note, testId }: { label: string; value: string; note?: string; testId?: string }) {
+    return (
+        <div className="console-number" data-testid={testId}>
+            <dt>{label}</dt>
+            <dd>
+                {value}
+                {note && <span className="hf-hint">{note}</span>}
+            </dd>
+        </div>
+    );
+}
+
+function PeoplePage({ me }: { me: string }) {
+    const { value: users, error, reload } = useLoaded<User[]>("/api/console/users");
+    const [search, setSearch] = useState("");
+    const [asked, setAsked] = useState<User>();
+    const shown = (users ?? []).filter((u) => (u.user_id + " " + u.display_name).toLowerCase().includes(search.trim().toLowerCase()));
+    const lock = async (u: User, disabled: boolean): Promise<void> => {
+        await api("POST", `/api/console/users/${encodeURIComponent(u.user_id)}/disabled`, { disabled });
+        toast(disabled ? t("console.people.locked", { name: u.user_id }) : t("console.people.unlocked", { name: u.user_id }));
+        await reload();
+    };
+    return (
+        <>
+            <div className="console-title">
+                <h1>{t("console.people.title")}</h1>
+                <Button icon="userAdd" onPress={() => navigate("/console/invites")}>
+                    {t("console.invites.new")}
+                </Button>
+            </div>
+            <ErrorNote>{error}</ErrorNote>
+            <TextField label={t("console.people.search")} type="search" value={search} onChange={setSearch} />
+            {users && shown.length === 0 && <Empty icon="people" title={t("console.people.nobody")} />}
+            <ul className="console-list" data-testid="people">
+                {shown.map((u) => (
+                    <li key={u.user_id}>
+                        <Avatar name={u.display_name || u.user_id} seed={u.user_id} />
+                        <span className="console-who">
+                            <b>{u.display_name || u.user_id}</b>
+                            <span className="hf-hint">{u.user_id}</span>
+                        </span>
+                        <span className="console-tags">
+                            {u.admin && <span className="hf-tag hf-tag--ok">{t("console.people.admin")}</span>}
+                            {u.disabled && <span className="hf-tag hf-tag--warn">{t("console.people.isLocked")}</span>}
+                        </span>
+                        <span className="hf-hint console-when">
+                            {t("console.people.devices", { count: u.devices })}
+                            <br />
+                            {t("console.people.seen", { when: date(u.last_seen) })}
+                        </span>
+                        {u.user_id !== me && (
+                            <Button look="plain" icon={u.disabled ? "unlock" : "lock"} onPress={() => (u.disabled ? void lock(u, false).catch((e) => toast(messageOf(e))) : setAsked(u))}>
+                                {u.disabled ? t("console.people.unlock") : t("console.people.lock")}
+                            </Button>
+                        )}
+                    </li>
+                ))}
+            </ul>
+            {asked && (
+                <Confirm title={t("console.people.lockTitle", { name: asked.display_name || asked.user_id })} yes={t("console.people.lock")} danger isOpen onYes={() => lock(asked, true)} onClose={() => setAsked(undefined)}>
+                    {t("console.people.lockText")}
+                </Confirm>
+            )}
+        </>
+    );
+}
+
+const lifetimes = { hour: 3600, day: 86_400, week: 604_800, month: 2_592_000 } as const;
+
+function InvitesPage() {
+    const { value: invites, error, reload } = useLoaded<Invite[]>("/api/console/invites");
+    const [making, setMaking] = useState(false);
+    const [made, setMade] = useState<Invite>();
+    const [asked, setAsked] = useState<Invite>();
+    return (
+        <>
+            <div className="console-title">
+                <h1>{t("console.invites.title")}</h1>
+                <Button icon="add" onPress={() => setMaking(true)} data-testid="invite-new">
+                    {t("console.invites.new")}
+                </Button>
+            </div>
+            <ErrorNote>{error}</ErrorNote>
+            {made && (
+                <section className="hf-card hf-card--wide" aria-label={t("console.invites.made")}>
+                    <InviteCard invite={made} />
+                    <p className="hf-hint">{t("console.invites.once")}</p>
+                </section>
+            )}
+            {invites?.length === 0 && <Empty icon="link" title={t("console.invites.none")} />}
+            <ul className="console-list" data-testid="invites">
+                {(invites ?? []).map((i) => {
+                    const over = i.revoked ? t("console.invites.revoked") : i.used >= i.uses ? t("console.invites.usedUp") : Date.parse(i.expires) < Date.now() ? t("console.invites.expired") : undefined;
+                    return (
+                        <li key={i.id}>
+                            <span className="console-who">
+                                <b>{i.localpart ? t("console.invites.for", { name: i.localpart }) : t("console.invites.forAnyone")}</b>
+                                <span className="hf-hint">{t("console.invites.from", { by: i.by || t("console.invites.setup"), when: date(i.created) })}</span>
+                            </span>
+                            <span className="console-tags">{over ? <span className="hf-tag">{over}</span> : <span className="hf-tag hf-tag--ok">{t("console.invites.open")}</span>}</span>
+                            <span className="hf-hint console-when">
+                                {t("console.invites.used", { used: i.used, uses: i.uses })}
+                                <br />
+                                {t("setup.invite.until", { until: date(i.expires) })}
+                            </span>
+                            {!over && (
+                                <Button look="plain" icon="trash" onPress={() => setAsked(i)}>
+                                    {t("console.invites.revoke")}
+                                </Button>
+                            )}
+                        </li>
+                    );
+                })}
+            </ul>
+            {making && (
+                <NewInvite
+                    onClose={() => setMaking(false)}
+                    onMade={(i) => {
+                        setMade(i);
+                        setMaking(false);
+                        void reload();
+                    }}
+                />
+            )}
+            {asked && (
+                <Confirm
+                    title={t("console.invites.revokeTitle")}
+                    yes={t("console.invites.revoke")}
+                    danger
+                    isOpen
+                    onYes={async () => {
+                        await api("DELETE", `/api/console/invites/${encodeURIComponent(asked.id)}`);
+                        if (made?.id === asked.id) setMade(undefined);
+                        await reload();
+                    }}
+                    onClose={() => setAsked(undefined)}
+                >
+                    {t("console.invites.revokeText")}
+                </Confirm>
+            )}
+        </>
+    );
+}
+
+function NewInvite({ onClose, onMade }: { onClose: () => void; onMade: (i: Invite) => void }) {
+    const [uses, setUses] = useState("1");
+    const [life, setLife] = useState<keyof typeof lifetimes>("week");
+    const [localpart, setLocalpart] = useState("");
+    const [busy, setBusy] = useState(false);
+    const [error, setError] = useState<ApiError>();
+    const make = async (): Promise<void> => {
+        setBusy(true);
+        setError(undefined);
+        try {
+            onMade(await api<Invite>("POST", "/api/console/invites", { uses: parseInt(uses, 10) || 0, expires_in: lifetimes[life], localpart }));
+        } catch (e) {
+            setError(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e)));
+            setBusy(false);
+        }
+    };
+    const wrong = (field: string): string | undefined => (error?.field === field ? error.message : undefined);
+    return (
+        <Dialog title={t("console.invites.new")} isOpen onClose={onClose}>
+            <form
+                onSubmit={(e) => {
+                    e.preventDefault();
+                    void make();
+                }}
+            >
+                <TextField label={t("console.invites.uses")} type="number" inputMode="numeric" value={uses} onChange={setUses} error={wrong("uses")} hint={t("console.invites.usesHint")} autoFocus />
+                <label className="hf-field">
+                    <span className="hf-label">{t("console.invites.life")}</span>
+                    <select value={life} onChange={(e) => setLife(e.target.value as keyof typeof lifetimes)}>
+                        {(Object.keys(lifetimes) as (keyof typeof lifetimes)[]).map((l) => (
+                            <option key={l} value={l}>
+                                {t(`console.invites.${l}`)}
+                            </option>
+                        ))}
+                    </select>
+                </label>
+                <TextField label={t("console.invites.localpart")} value={localpart} onChange={setLocalpart} error={wrong("localpart")} hint={t("console.invites.localpartHint")} autoComplete="off" spellCheck="false" />
+                <ErrorNote>{error && !["uses", "localpart"].includes(error.field ?? "") ? error.message : undefined}</ErrorNote>
+                <div className="hf-actions">
+                    <Button look="plain" onPress={onClose}>
+                        {t("common.cancel")}
+                    </Button>
+                    <Button type="submit" isPending={busy} data-testid="invite-make">
+                        {t("console.invites.make")}
+                    </Button>
+                </div>
+            </form>
+        </Dialog>
+    );
 }
