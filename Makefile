@@ -1,0 +1,143 @@
+# Holdfast. Start with: make run, make test. `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# The call relay's module pins versions that `go mod tidy` cannot see, so the
+# module file is taken as it stands.
+export GOFLAGS := -mod=mod -buildvcs=false
+export CGO_ENABLED := 0
+export NO_UPDATE_NOTIFIER := 1
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-dev)
+LDFLAGS := -s -w -X holdfast/appliance.Version=$(VERSION)
+DATA    ?= data
+PORT    ?= 8008
+TLSPORT ?= 8443
+FUZZTIME ?= 1m
+
+UI := web/ui
+UI_SOURCES := $(shell find $(UI)/src $(UI)/public $(UI)/scripts $(UI)/*.json $(UI)/*.ts $(UI)/index.html -type f 2>/dev/null | grep -v '\.gen\.')
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+say = @printf '\033[1m== %s\033[0m\n' $(1)
+
+.PHONY: help
+help: ## what there is
+	@echo "Holdfast: one program for chat, calls and single sign-on."
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: build ## build it and run it at http://localhost:8008 (PORT, TLSPORT and DATA change where)
+	$(call say,"starting Holdfast on the folder $(DATA); Ctrl-C stops it")
+	@exec bin/holdfast serve --data $(DATA) --set listen.http=127.0.0.1:$(PORT) --set listen.https=:$(TLSPORT)
+
+.PHONY: build
+build: web/dist/index.html tools-go ## build bin/holdfast, a static program with the user interface inside
+	$(call say,"building bin/holdfast $(VERSION) (the first time takes some minutes)")
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/holdfast ./cmd/holdfast
+	@ls -l bin/holdfast | awk '{printf "   %.1f MB\n", $$5/1e6}'
+
+# --- tools -------------------------------------------------------------------
+
+.PHONY: tools-go tools-node tools-test
+tools-go:
+	@command -v go >/dev/null || { echo "Go is missing. Install Go 1.26 or later (https://go.dev/dl, or your distribution's package golang)."; exit 1; }
+
+tools-node:
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "== installing Node.js (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy nodejs npm >/dev/null; \
+	  else echo "Node.js is missing. Install Node.js 20.19 or later with npm (https://nodejs.org, or your distribution's packages nodejs and npm)."; exit 1; fi; }
+	@node -e 'const [a,b]=process.versions.node.split(".").map(Number); if (a<20||(a==20&&b<19)) { console.error("Node.js "+process.versions.node+" is too old: install 20.19 or later."); process.exit(1) }'
+
+# The end-to-end tests need a browser, and ip(8) for a network without a way out.
+tools-test: tools-go tools-node
+	@missing=""; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
+	  else echo "Missing:$$missing. Install it with your package manager, then run make again."; exit 1; fi; fi
+
+# --- user interface ------------------------------------------------------------
+
+$(UI)/node_modules/.package-lock.json: $(UI)/package.json $(UI)/package-lock.json | tools-node
+	$(call say,"fetching the packages of the user interface (npm ci)")
+	@cd $(UI) && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+web/dist/index.html: $(UI)/node_modules/.package-lock.json $(UI_SOURCES)
+	$(call say,"building the user interface")
+	@cd $(UI) && npm run --silent build
+	@touch $@
+
+.PHONY: ui
+ui: web/dist/index.html
+
+# --- checks and tests ------------------------------------------------------------
+
+.PHONY: check
+check: tools-go $(UI)/node_modules/.package-lock.json ui ## formatting, vet, staticcheck, known vulnerabilities, house rules, UI types
+	$(call say,"gofmt")
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "run gofmt -w on:"; echo "$$out"; exit 1; }
+	$(call say,"go vet")
+	@go vet ./...
+	$(call say,"staticcheck")
+	@go run $(STATICCHECK) ./...
+	$(call say,"govulncheck")
+	@if curl -fsS -m 10 -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
+	 else echo "   skipped: https://vuln.go.dev cannot be reached from here"; fi
+	$(call say,"house rules: imports - package comments - table owners - generated files")
+	@go test -count=1 ./test/house ./appliance/config
+	$(call say,"user interface: types and lint")
+	@cd $(UI) && npm run --silent check
+
+.PHONY: test
+test: tools-test ui build ## all tests: Go, user interface, real clients, browsers
+	$(call say,"Go")
+	@go test -shuffle=on ./...
+	$(call say,"room algorithms against other implementations")
+	@if [ -f test/oracle/go.mod ]; then cd test/oracle && go test ./...; fi
+	$(call say,"user interface")
+	@cd $(UI) && npm run --silent test
+	@$(MAKE) test-clients
+	@$(MAKE) test-browser
+
+.PHONY: test-clients
+test-clients: build ## encrypted messages between real client libraries and the real program
+	$(call say,"client libraries (mautrix-go and matrix-js-sdk)")
+	@cd test/clients && HOLDFAST_BIN=$(CURDIR)/bin/holdfast go test -count=1 -tags goolm -v ./...
+
+.PHONY: test-browser
+test-browser: build tools-test ## end to end in headless Chromium
+	$(call say,"browsers (headless Chromium)")
+	@if [ -f test/browser/run ]; then test/browser/run; fi
+
+.PHONY: bench
+bench: tools-go ## measure the store and the hot paths
+	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
+
+.PHONY: fuzz
+fuzz: tools-go ## run every fuzz target for FUZZTIME (1m)
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	    printf '\033[1m== %s %s\033[0m\n' "$$pkg" "$$f"; \
+	    go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+.PHONY: notices
+notices: tools-go $(UI)/node_modules/.package-lock.json ## write NOTICES.txt: what is built in and under which licence
+	$(call say,"collecting licences")
+	@go test -count=1 ./test/house -run TestNotices -update
+
+.PHONY: generate
+generate: notices ## write all generated files anew
+	@go test -count=1 ./appliance/config ./test/house ./store/... -update
+
+.PHONY: clean
+clean: ## remove what was built; the data folder stays
+	@rm -rf bin web/dist $(UI)/node_modules
