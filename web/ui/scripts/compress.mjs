@@ -93,7 +93,8 @@ async function add(file) {
     const sha256 = createHash("sha256").update(raw).digest("hex");
     const entry = { type, sha256, size: raw.length, immutable: hashed.test(name), enc: [] };
     before += raw.length;
-    if (worth.has(extname(name)) && raw.length >= 1024) {
+    // index.html stays as it is: the Makefile and the server look for it to know that there is a build.
+    if (name !== "index.html" && worth.has(extname(name)) && raw.length >= 1024) {
         // The highest quality takes minutes on the large files, for 5 % less.
         const q = raw.length > 1 << 20 ? 9 : 11;
         const [br, gz] = await Promise.all([

@@ -315,7 +315,7 @@ function InvitesPage() {
                             </span>
                             <span className="console-tags">{over ? <span className="hf-tag">{over}</span> : <span className="hf-tag hf-tag--ok">{t("console.invites.open")}</span>}</span>
                             <span className="hf-hint console-when">
-                                {t("console.invites.used", { used: i.used, uses: i.uses })}
+                                {t("console.invites.left", { count: Math.max(0, i.uses - i.used) })}
                                 <br />
                                 {t("setup.invite.until", { until: date(i.expires) })}
                             </span>

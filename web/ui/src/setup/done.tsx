@@ -81,7 +81,14 @@ function Wait() {
     );
 }
 
+/** The same link for a second browser on this machine, when the page is open on localhost. */
+function localLink(url: string | undefined): string | undefined {
+    if (!url || location.hostname !== "localhost" || new URL(url).origin === location.origin) return undefined;
+    return location.origin + new URL(url).pathname;
+}
+
 export function InviteCard({ invite }: { invite: Invite }) {
+    const local = localLink(invite.url);
     const until = new Intl.DateTimeFormat(locale, { dateStyle: "long", timeStyle: "short" }).format(new Date(invite.expires));
     return (
         <div className="setup-invite">
@@ -91,6 +98,14 @@ export function InviteCard({ invite }: { invite: Invite }) {
                 <code className="hf-code" data-testid="invite-url">
                     {invite.url}
                 </code>
+                {local && (
+                    <p className="hf-hint">
+                        {t("setup.invite.local")}{" "}
+                        <a href={local} data-testid="invite-url-local">
+                            {local}
+                        </a>
+                    </p>
+                )}
                 <p className="hf-hint">{t("setup.invite.until", { until })}</p>
                 <div className="setup-invite-actions">
                     <CopyButton text={invite.url ?? ""} label={t("setup.invite.copy")} />
