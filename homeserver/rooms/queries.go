@@ -656,3 +656,8 @@ func storeForgotten(tx *store.Tx, nid int64, userID string) error {
 	_, err := tx.Exec(`UPDATE room_members SET forgotten = 1 WHERE user_id = $1 AND room = $2`, userID, nid)
 	return err
 }
+
+// After lists the events of all rooms after a position, oldest first.
+func (r *Rooms) After(q store.Querier, pos int64, limit int) ([]*Event, error) {
+	return r.loadRange(q, `SELECT `+eventColumns+fromEvents+`WHERE e.pos > $1 ORDER BY e.pos LIMIT $2`, pos, limit)
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 
@@ -21,9 +22,16 @@ type Server struct {
 	mux   *http.ServeMux
 	auth  Authenticator
 	log   *slog.Logger
-	limit *limiter    // nil: no limits
-	apps  Appservices // nil: none
+	limit *limiter       // nil: no limits
+	apps  Appservices    // nil: none
+	known *http.ServeMux // the same routes without a catch-all: tells 404 from 405
+
+	seen func(userID, deviceID, address, agent string) // nil: nobody asks
 }
+
+// OnSeen has f called for every request of a device; it must be quick. To be
+// called before the first request.
+func (s *Server) OnSeen(f func(userID, deviceID, address, agent string)) { s.seen = f }
 
 // Appservices authenticates application services, which may act as any user of
 // their namespaces.
@@ -40,7 +48,8 @@ func (s *Server) UseAppservices(a Appservices) { s.apps = a }
 // NewServer registers routes. Two routes for the same path are a mistake of ours
 // and panic at start.
 func NewServer(auth Authenticator, log *slog.Logger, limits bool, routes []Route) *Server {
-	s := &Server{mux: http.NewServeMux(), auth: auth, log: log}
+	s := &Server{mux: http.NewServeMux(), known: http.NewServeMux(), auth: auth, log: log}
+	s.mux.HandleFunc("/", s.unknown)
 	if limits {
 		s.limit = newLimiter()
 	}
@@ -51,7 +60,9 @@ func NewServer(auth Authenticator, log *slog.Logger, limits bool, routes []Route
 			if !strings.Contains(p, " ") {
 				p = method + " " + p
 			}
-			s.mux.Handle(p, s.serve(rt))
+			h := s.serve(rt)
+			s.mux.Handle(p, h)
+			s.known.Handle(p, h)
 		}
 	}
 	return s
@@ -69,18 +80,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	next, pattern := s.mux.Handler(r)
-	if pattern == "" {
-		e := mx.Errorf(mx.Unrecognized, "This server has no %s %s.", r.Method, r.URL.Path)
-		probe := httptestRecorder{h: http.Header{}}
-		next.ServeHTTP(&probe, r)
-		if probe.code == http.StatusMethodNotAllowed {
-			e.Status = http.StatusMethodNotAllowed
-		}
-		WriteError(w, r, s.log, e)
-		return
-	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// unknown answers what no route takes.
+func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
+	e := mx.Errorf(mx.Unrecognized, "This server has no %s %s.", r.Method, r.URL.Path)
+	probe := httptestRecorder{h: http.Header{}}
+	s.known.ServeHTTP(&probe, r)
+	if probe.code == http.StatusMethodNotAllowed {
+		e.Status = http.StatusMethodNotAllowed
+	}
+	WriteError(w, r, s.log, e)
 }
 
 // httptestRecorder keeps only the status that the mux would have answered.
@@ -175,6 +186,10 @@ func (s *Server) authenticate(r *Request) error {
 	p, err := s.auth.Authenticate(r.Context(), token)
 	if err != nil {
 		return err
+	}
+	if s.seen != nil && p.DeviceID != "" {
+		address, _, _ := net.SplitHostPort(r.RemoteAddr)
+		s.seen(p.UserID, p.DeviceID, address, r.UserAgent())
 	}
 	if r.Route.Auth == Admin && !p.Admin {
 		return mx.Errorf(mx.Forbidden, "Only an administrator may do this.")

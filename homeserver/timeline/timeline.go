@@ -1,0 +1,581 @@
+// Package timeline is the read side of rooms: messages, context, state, members,
+// relations and threads, as far as history visibility lets the reader see them.
+//
+// Invariants: every path that gives events to a client goes through a View, except
+// where the reader was joined all the while; redacted events are given as they were
+// left by redaction; a token means "after position P", in either direction.
+package timeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/rooms"
+	"holdfast/homeserver/route"
+	"holdfast/store"
+)
+
+// Options of New.
+type Options struct {
+	DB    *store.DB
+	Rooms *rooms.Rooms
+	// Filter gives a stored filter. Errors: store.ErrNotFound.
+	Filter func(q store.Querier, userID, filterID string) (mx.Raw, error)
+	// Ignored gives the users whose messages a user does not want. nil: none.
+	Ignored func(q store.Querier, userID string) (map[string]bool, error)
+	Now     func() time.Time // nil: time.Now
+}
+
+// Timeline answers the read operations. Its methods are safe for concurrent use.
+type Timeline struct{ o Options }
+
+// New makes a Timeline.
+func New(o Options) *Timeline {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Timeline{o}
+}
+
+func (t *Timeline) now() int64 { return t.o.Now().UnixMilli() }
+
+func (t *Timeline) ignored(q store.Querier, userID string) (map[string]bool, error) {
+	if t.o.Ignored == nil || userID == "" {
+		return nil, nil
+	}
+	return t.o.Ignored(q, userID)
+}
+
+const v3 = "/_matrix/client/v3"
+
+// Routes are the package's operations.
+func (t *Timeline) Routes() []route.Route {
+	get := func(op, path string, h route.Handler, aliases ...string) route.Route {
+		return route.Route{Op: op, Pattern: "GET " + v3 + path, Aliases: append(aliases, "/_matrix/client/r0"+path),
+			Auth: route.User, Limit: route.Reads, Handle: h}
+	}
+	room := "/rooms/{roomID}"
+	v1 := "/_matrix/client/v1/rooms/{roomID}"
+	unstable := func(path string) string {
+		return "/_matrix/client/unstable/rooms/{roomID}" + path
+	}
+	return []route.Route{
+		get("getRoomEvents", room+"/messages", route.Get(t.messages)),
+		get("getEventContext", room+"/context/{eventID}", route.Get(t.context)),
+		get("getOneRoomEvent", room+"/event/{eventID}", route.Get(t.event)),
+		get("getRoomState", room+"/state", route.Get(t.state)),
+		get("getRoomStateWithKey", room+"/state/{eventType}/{stateKey}", route.Get(t.stateEvent),
+			v3+room+"/state/{eventType}", v3+room+"/state/{eventType}/{$}",
+			"/_matrix/client/r0"+room+"/state/{eventType}", "/_matrix/client/r0"+room+"/state/{eventType}/{$}"),
+		get("getMembersByRoom", room+"/members", route.Get(t.members)),
+		get("getJoinedMembersByRoom", room+"/joined_members", route.Get(t.joinedMembers)),
+		{Op: "getRelatingEvents", Auth: route.User, Limit: route.Reads, Handle: route.Get(t.relations),
+			Pattern: "GET " + v1 + "/relations/{eventID}", Aliases: []string{unstable("/relations/{eventID}")}},
+		{Op: "getRelatingEventsWithRelType", Auth: route.User, Limit: route.Reads, Handle: route.Get(t.relations),
+			Pattern: "GET " + v1 + "/relations/{eventID}/{relType}", Aliases: []string{unstable("/relations/{eventID}/{relType}")}},
+		{Op: "getRelatingEventsWithRelTypeAndEventType", Auth: route.User, Limit: route.Reads, Handle: route.Get(t.relations),
+			Pattern: "GET " + v1 + "/relations/{eventID}/{relType}/{eventType}", Aliases: []string{unstable("/relations/{eventID}/{relType}/{eventType}")}},
+		{Op: "getThreadRoots", Auth: route.User, Limit: route.Reads, Handle: route.Get(t.threads),
+			Pattern: "GET " + v1 + "/threads", Aliases: []string{"/_matrix/client/unstable/org.matrix.msc3856/rooms/{roomID}/threads"}},
+		{Op: "getEventByTimestamp", Auth: route.User, Limit: route.Reads, Handle: route.Get(t.byTimestamp),
+			Pattern: "GET " + v1 + "/timestamp_to_event", Aliases: []string{"/_matrix/client/unstable/org.matrix.msc3030/rooms/{roomID}/timestamp_to_event"}},
+	}
+}
+
+// errNotMember is what somebody gets who may not read in a room, whether it exists or not.
+func errNotMember() error { return mx.Errorf(mx.Forbidden, "You are not in this room.") }
+
+var errNoEvent = mx.Errorf(mx.NotFound, "You can see no event with this ID in the room.")
+
+// page is one reading of a room.
+type page struct {
+	t      *Timeline
+	q      store.Querier
+	room   string
+	view   *View
+	reader Reader
+	ignore map[string]bool
+}
+
+// read opens a snapshot for a reader of a room. Errors: Forbidden.
+func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *page) error) error {
+	to := t.o.DB.Pos()
+	return t.o.DB.Read(ctx, func(q store.Querier) error {
+		p := &page{t: t, q: q, room: r.Param("roomID")}
+		var err error
+		if p.view, err = t.View(q, p.room, r.UserID, to); err != nil {
+			if errors.Is(err, store.ErrNotFound) {
+				return errNotMember()
+			}
+			return err
+		}
+		if !p.view.Enter() {
+			return errNotMember()
+		}
+		if p.ignore, err = t.ignored(q, r.UserID); err != nil {
+			return err
+		}
+		p.reader = Reader{UserID: r.UserID, DeviceID: r.DeviceID, To: to, Now: t.now(), Membership: p.view.Membership}
+		return f(p)
+	})
+}
+
+func (p *page) sees(e *rooms.Event) bool {
+	return p.view.Sees(e) && (e.StateKey != nil || !p.ignore[e.Sender])
+}
+
+func (p *page) raw(e *rooms.Event) (json.RawMessage, error) {
+	return p.t.Append(nil, p.q, e, p.reader)
+}
+
+func (p *page) list(events []*rooms.Event) ([]json.RawMessage, error) {
+	out := make([]json.RawMessage, 0, len(events))
+	for _, e := range events {
+		raw, err := p.raw(e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
+}
+
+// Bounds of one answer.
+const (
+	defaultLimit = 10
+	maxLimit     = 1000
+	maxLooked    = 5000 // events looked at for one page; the rest comes with the next
+	lookAtOnce   = 100
+)
+
+func limitOf(r *route.Request, f *RoomEventFilter, def int) (int, error) {
+	n := def
+	if f != nil {
+		n = f.LimitOr(def, maxLimit)
+	}
+	if s := r.Query("limit"); s != "" {
+		v, err := strconv.Atoi(s)
+		if err != nil || v < 0 {
+			return 0, mx.Errorf(mx.InvalidParam, "The limit must be a number of 0 or more.")
+		}
+		if f != nil && f.Limit != nil {
+			v = min(v, *f.Limit)
+		}
+		n = min(v, maxLimit)
+	}
+	return n, nil
+}
+
+// scan gathers up to limit events that pass, walking from position at: back from
+// it (at included) down to stop, or forward (after it) up to stop. next is where to
+// go on, ok whether there may be more.
+func (p *page) scan(at, stop int64, back bool, limit int, pass func(e *rooms.Event) (bool, error)) (out []*rooms.Event, next int64, more bool, err error) {
+	next = at
+	for looked := 0; len(out) < limit; {
+		var (
+			batch []*rooms.Event
+			rest  bool
+		)
+		n := min(lookAtOnce, max(limit-len(out), 20))
+		if back {
+			batch, rest, err = p.t.o.Rooms.Last(p.q, p.room, stop, next, n)
+		} else {
+			batch, rest, err = p.t.o.Rooms.First(p.q, p.room, next, stop, n)
+		}
+		if err != nil {
+			return nil, 0, false, err
+		}
+		for i := range batch {
+			e := batch[i]
+			if back {
+				e = batch[len(batch)-1-i]
+			}
+			if len(out) == limit {
+				return out, next, true, nil
+			}
+			if back {
+				next = e.Pos - 1
+			} else {
+				next = e.Pos
+			}
+			ok, err := pass(e)
+			if err != nil {
+				return nil, 0, false, err
+			}
+			if ok {
+				out = append(out, e)
+			}
+		}
+		if looked += len(batch); !rest || looked >= maxLooked {
+			return out, next, rest, nil
+		}
+	}
+	return out, next, true, nil
+}
+
+// passes makes the test of a filter and of visibility.
+func (p *page) passes(f *RoomEventFilter) func(e *rooms.Event) (bool, error) {
+	return func(e *rooms.Event) (bool, error) {
+		if !p.sees(e) || !f.PassEvent(e.Event) {
+			return false, nil
+		}
+		return p.t.related(p.q, f, e, p.reader.To)
+	}
+}
+
+// related applies the part of a filter that asks what relates to the event.
+func (t *Timeline) related(q store.Querier, f *RoomEventFilter, e *rooms.Event, to int64) (bool, error) {
+	if f.RelatedByRelTypes == nil && f.RelatedBySenders == nil {
+		return true, nil
+	}
+	if !e.Related() {
+		return false, nil
+	}
+	list, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, UpTo: to, Limit: maxLimit})
+	if err != nil {
+		return false, err
+	}
+	for _, x := range list {
+		rel, _ := x.Relation()
+		if (f.RelatedByRelTypes == nil || has(f.RelatedByRelTypes, rel)) && (f.RelatedBySenders == nil || has(f.RelatedBySenders, x.Sender)) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+type messagesResponse struct {
+	Chunk []json.RawMessage `json:"chunk"`
+	Start string            `json:"start"`
+	End   string            `json:"end,omitempty"`
+	State []json.RawMessage `json:"state,omitempty"`
+}
+
+// tokenOr is the place that a parameter names, or def.
+func tokenOr(r *route.Request, name string, def int64) (int64, error) {
+	s := r.Query(name)
+	if s == "" {
+		return def, nil
+	}
+	t, err := ParseToken(s)
+	return t.Pos, err
+}
+
+// Spec: cs#get_matrixclientv3roomsroomidmessages
+func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messagesResponse, err error) {
+	back := true
+	switch r.Query("dir") {
+	case "b", "":
+	case "f":
+		back = false
+	default:
+		return out, mx.Errorf(mx.InvalidParam, "dir is b for back or f for forward.")
+	}
+	f, err := ParseEventFilter(r.Query("filter"))
+	if err != nil {
+		return out, err
+	}
+	limit, err := limitOf(r, f, defaultLimit)
+	if err != nil {
+		return out, err
+	}
+	out.Chunk = []json.RawMessage{}
+	err = t.read(ctx, r, func(p *page) error {
+		def, stop := p.reader.To, int64(0)
+		if !back {
+			def, stop = 0, p.reader.To
+		}
+		from, err := tokenOr(r, "from", def)
+		if err != nil {
+			return err
+		}
+		if stop, err = tokenOr(r, "to", stop); err != nil {
+			return err
+		}
+		from = min(from, p.reader.To)
+		out.Start = At(from).String()
+		if limit == 0 || f.None() {
+			return nil
+		}
+		events, next, more, err := p.scan(from, min(stop, p.reader.To), back, limit, p.passes(f))
+		if err != nil {
+			return err
+		}
+		if more {
+			out.End = At(next).String()
+		}
+		if out.Chunk, err = p.list(events); err != nil {
+			return err
+		}
+		if f.LazyLoadMembers {
+			out.State, err = p.memberState(events)
+		}
+		return err
+	})
+	return out, err
+}
+
+// memberState gives the member events of those who sent the events.
+func (p *page) memberState(events []*rooms.Event) ([]json.RawMessage, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	senders := map[string]bool{}
+	newest := events[0]
+	for _, e := range events {
+		senders[e.Sender] = true
+		if e.Pos > newest.Pos {
+			newest = e
+		}
+	}
+	state, err := p.t.o.Rooms.StateBefore(p.q, newest, func(k rooms.StateKey) bool { return k.Type == mx.RoomMember && senders[k.Key] })
+	if err != nil {
+		return nil, err
+	}
+	return p.list(state)
+}
+
+type contextResponse struct {
+	Start  string            `json:"start"`
+	End    string            `json:"end"`
+	Before []json.RawMessage `json:"events_before"`
+	Event  json.RawMessage   `json:"event"`
+	After  []json.RawMessage `json:"events_after"`
+	State  []json.RawMessage `json:"state"`
+}
+
+// find is an event of the room that the reader may see. Errors: NotFound.
+func (p *page) find(eventID string) (*rooms.Event, error) {
+	e, err := p.t.o.Rooms.EventByID(p.q, eventID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || e.Pos > p.reader.To || !p.view.Sees(e)) {
+		return nil, errNoEvent
+	}
+	return e, err
+}
+
+// Spec: cs#get_matrixclientv3roomsroomidcontexteventid
+func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextResponse, err error) {
+	f, err := ParseEventFilter(r.Query("filter"))
+	if err != nil {
+		return out, err
+	}
+	limit, err := limitOf(r, f, defaultLimit)
+	if err != nil {
+		return out, err
+	}
+	out.Before, out.After, out.State = []json.RawMessage{}, []json.RawMessage{}, []json.RawMessage{}
+	err = t.read(ctx, r, func(p *page) error {
+		e, err := p.find(r.Param("eventID"))
+		if err != nil {
+			return err
+		}
+		if out.Event, err = p.raw(e); err != nil {
+			return err
+		}
+		before, start, _, err := p.scan(e.Pos-1, 0, true, limit/2, p.passes(f))
+		if err != nil {
+			return err
+		}
+		after, end, _, err := p.scan(e.Pos, p.reader.To, false, limit-limit/2, p.passes(f))
+		if err != nil {
+			return err
+		}
+		out.Start, out.End = At(start).String(), At(end).String()
+		if out.Before, err = p.list(before); err != nil {
+			return err
+		}
+		if out.After, err = p.list(after); err != nil {
+			return err
+		}
+		last := e
+		if len(after) > 0 {
+			last = after[len(after)-1]
+		}
+		var want func(rooms.StateKey) bool
+		if f.LazyLoadMembers {
+			senders := map[string]bool{e.Sender: true}
+			for _, x := range append(append([]*rooms.Event{}, before...), after...) {
+				senders[x.Sender] = true
+			}
+			want = func(k rooms.StateKey) bool { return k.Type != mx.RoomMember || senders[k.Key] }
+		}
+		state, err := t.o.Rooms.StateAt(p.q, p.room, last.Pos, want)
+		if err != nil {
+			return err
+		}
+		out.State, err = p.list(state)
+		return err
+	})
+	return out, err
+}
+
+func (t *Timeline) event(ctx context.Context, r *route.Request) (out mx.Raw, err error) {
+	err = t.read(ctx, r, func(p *page) error {
+		e, err := p.find(r.Param("eventID"))
+		if err != nil {
+			return err
+		}
+		out, err = p.raw(e)
+		return err
+	})
+	return out, err
+}
+
+// stateNow is the state that the reader may see: the current one, or that at which
+// a former member left.
+func (p *page) stateNow(want func(rooms.StateKey) bool) ([]*rooms.Event, error) {
+	if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
+		return p.t.o.Rooms.StateAt(p.q, p.room, left, want)
+	}
+	all, err := p.t.o.Rooms.CurrentState(p.q, p.room, false)
+	if err != nil || want == nil {
+		return all, err
+	}
+	var out []*rooms.Event
+	for _, e := range all {
+		if want(rooms.StateKey{Type: e.Type, Key: *e.StateKey}) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (t *Timeline) state(ctx context.Context, r *route.Request) (out any, err error) {
+	err = t.read(ctx, r, func(p *page) error {
+		list, err := p.stateNow(nil)
+		if err != nil {
+			return err
+		}
+		out, err = p.list(list)
+		return err
+	})
+	return out, err
+}
+
+// Spec: cs#get_matrixclientv3roomsroomidstateeventtypestatekey
+func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw, err error) {
+	err = t.read(ctx, r, func(p *page) error {
+		typ, key := r.Param("eventType"), r.Param("stateKey")
+		var e *rooms.Event
+		if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
+			list, err := t.o.Rooms.StateAt(p.q, p.room, left, func(k rooms.StateKey) bool { return k.Type == typ && k.Key == key })
+			if err != nil {
+				return err
+			}
+			if len(list) > 0 {
+				e = list[0]
+			}
+		} else if e, err = t.o.Rooms.State(p.q, p.room, typ, key); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if e == nil {
+			return mx.Errorf(mx.NotFound, "The room has no such state.")
+		}
+		if r.Query("format") == "event" {
+			out, err = p.raw(e)
+			return err
+		}
+		out = mx.Raw(e.Content)
+		return nil
+	})
+	return out, err
+}
+
+// Spec: cs#get_matrixclientv3roomsroomidmembers
+func (t *Timeline) members(ctx context.Context, r *route.Request) (any, error) {
+	chunk := []json.RawMessage{}
+	err := t.read(ctx, r, func(p *page) error {
+		want := func(k rooms.StateKey) bool { return k.Type == mx.RoomMember }
+		var (
+			list []*rooms.Event
+			err  error
+		)
+		if r.Query("at") != "" {
+			at, err := tokenOr(r, "at", 0)
+			if err != nil {
+				return err
+			}
+			at = min(at, p.reader.To)
+			if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
+				at = min(at, left)
+			}
+			if list, err = t.o.Rooms.StateAt(p.q, p.room, at, want); err != nil {
+				return err
+			}
+		} else if list, err = p.stateNow(want); err != nil {
+			return err
+		}
+		only, not := r.Query("membership"), r.Query("not_membership")
+		for _, e := range list {
+			m := e.Membership()
+			// Either parameter alone picks; with both, whichever holds.
+			if only != "" && not != "" && m != only && m == not || only != "" && not == "" && m != only || only == "" && not != "" && m == not {
+				continue
+			}
+			raw, err := p.raw(e)
+			if err != nil {
+				return err
+			}
+			chunk = append(chunk, raw)
+		}
+		return nil
+	})
+	return map[string]any{"chunk": chunk}, err
+}
+
+type joinedMember struct {
+	DisplayName string `json:"display_name,omitempty"`
+	AvatarURL   string `json:"avatar_url,omitempty"`
+}
+
+func (t *Timeline) joinedMembers(ctx context.Context, r *route.Request) (any, error) {
+	joined := map[string]joinedMember{}
+	err := t.read(ctx, r, func(p *page) error {
+		if p.view.Now() != mx.Join {
+			return errNotMember()
+		}
+		list, err := t.o.Rooms.MemberList(p.q, p.room, mx.Join)
+		if err != nil {
+			return err
+		}
+		at := make([]int64, len(list))
+		for i, m := range list {
+			at[i] = m.Pos
+		}
+		events, err := t.o.Rooms.EventsAt(p.q, at)
+		for _, e := range events {
+			joined[*e.StateKey] = joinedMember{e.ContentString("displayname"), e.ContentString("avatar_url")}
+		}
+		return err
+	})
+	return map[string]any{"joined": joined}, err
+}
+
+// Spec: cs#get_matrixclientv1roomsroomidtimestamp_to_event
+func (t *Timeline) byTimestamp(ctx context.Context, r *route.Request) (any, error) {
+	ts, err := strconv.ParseInt(r.Query("ts"), 10, 64)
+	if err != nil {
+		return nil, mx.Errorf(mx.InvalidParam, "ts must be a time in milliseconds.")
+	}
+	dir := r.Query("dir")
+	if dir != "f" && dir != "b" {
+		return nil, mx.Errorf(mx.InvalidParam, "dir is b for back or f for forward.")
+	}
+	out := map[string]any{}
+	err = t.read(ctx, r, func(p *page) error {
+		e, err := t.o.Rooms.Nearest(p.q, p.room, ts, dir == "f")
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err != nil || e.Pos > p.reader.To || !p.view.Sees(e) {
+			return mx.Errorf(mx.NotFound, "You can see no event of the room on that side of the time.")
+		}
+		out["event_id"], out["origin_server_ts"] = e.ID, e.OriginServerTS
+		return nil
+	})
+	return out, err
+}
