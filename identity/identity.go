@@ -3,113 +3,92 @@
 // sign in. zitadel/oidc runs the protocol behind a strict front of ours.
 //
 // Invariants:
-//   - Tokens, codes, invites, cookies and client secrets are stored as SHA-256
-//     only; signing keys are sealed under a key that is not in the database.
+//   - Tokens, codes, invites and cookies are stored as SHA-256 only; signing keys
+//     are sealed under a key that is not in the database.
 //   - Origins come from Options, never from Host or Forwarded headers.
 //   - A session and its device are made and removed in one transaction.
+//   - op's router is never mounted: each endpoint checks the request itself and
+//     hands op only what passed.
 //   - The package knows no Matrix beyond user IDs, device IDs and scopes.
 package identity
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"holdfast/identity/account"
+	"holdfast/identity/login"
+	"holdfast/identity/opstore"
+	"holdfast/identity/register"
 	"holdfast/store"
 )
 
 // Errors that callers may test for.
 var (
-	ErrUnknownToken  = errors.New("identity: unknown token")
-	ErrExpiredToken  = errors.New("identity: the access token has expired") // refresh it; the session lives
-	ErrLocked        = errors.New("identity: the account is locked")
-	ErrDeactivated   = errors.New("identity: the account is deactivated")
-	ErrWrongPassword = errors.New("identity: wrong user name or password")
-	ErrUserExists    = errors.New("identity: the user name is taken")
-	ErrBadName       = errors.New("identity: the user name is not allowed")
-	ErrWeakPassword  = errors.New("identity: the password is too weak")
-	ErrNoUser        = errors.New("identity: no such user")
-	ErrInvite        = errors.New("identity: the invite is used up, expired or revoked")
-	ErrRefresh       = errors.New("identity: the refresh token is not valid")
+	ErrUnknownToken  = opstore.ErrUnknownToken
+	ErrExpiredToken  = opstore.ErrExpiredToken // refresh it; the session lives
+	ErrRefresh       = opstore.ErrRefresh
+	ErrLocked        = account.ErrLocked
+	ErrDeactivated   = account.ErrDeactivated
+	ErrWrongPassword = account.ErrWrongPassword
+	ErrUserExists    = account.ErrUserExists
+	ErrBadName       = account.ErrBadName
+	ErrReserved      = account.ErrReserved
+	ErrWeakPassword  = account.ErrWeakPassword
+	ErrNoUser        = account.ErrNoUser
+	ErrInvite        = account.ErrInvite
 )
 
-// SlowDown is returned when too many attempts failed. Retry after Wait.
-type SlowDown struct{ Wait time.Duration }
-
-func (e *SlowDown) Error() string { return "identity: too many failed attempts" }
-
-// DeviceSink keeps the homeserver's devices in step with sessions.
-type DeviceSink interface {
-	UpsertDevice(tx *store.Tx, userID, deviceID, displayName string) error
-	DeleteDevice(tx *store.Tx, userID, deviceID string) error
-}
-
-// ProfileSink receives the display name of a new account.
-type ProfileSink interface {
-	SetDisplayName(tx *store.Tx, userID, displayName string) error
-}
-
-// PasswordCost is the work of argon2id.
-type PasswordCost struct {
-	MemoryKiB uint32
-	Passes    uint32
-	Threads   uint8
-}
+// Types of the packages below, under the names that callers use.
+type (
+	SlowDown     = account.SlowDown
+	User         = account.User
+	NewUser      = account.NewUser
+	NewInvite    = account.NewInvite
+	Invite       = account.Invite
+	Browser      = account.Browser
+	PasswordCost = account.Cost
+	ProfileSink  = account.ProfileSink
+	DeviceSink   = opstore.DeviceSink
+	Principal    = opstore.Principal
+	Tokens       = opstore.Tokens
+)
 
 // Options of New.
 type Options struct {
-	ServerName   string                     // of user IDs
-	PublicURL    string                     // canonical origin, "https://chat.example.org"; the issuer
-	Origin       func(*http.Request) string // origin a request came in by; nil: PublicURL
-	Organisation func() string              // shown on pages; nil: ServerName
-	DB           *store.DB
-	Log          *slog.Logger
+	ServerName   string                        // of user IDs
+	PublicURL    string                        // canonical origin, "https://chat.example.org"; the issuer
+	Origin       func(*http.Request) string    // origin a request came in by; nil: PublicURL
+	Organisation func() string                 // shown on pages; nil: ServerName
+	DB           *store.DB                     //
+	Log          *slog.Logger                  // nil: discarded
 	Devices      DeviceSink                    // nil: none
 	Profiles     ProfileSink                   // nil: none
-	Text         func(lang, key string) string // message catalogue; nil: built-in English
+	Text         func(lang, key string) string // message catalogue; nil: keys are shown
 	KeyFile      string                        // 32 secret bytes, made if missing; "": identity.key beside the database
 	Limits       bool                          // slow down repeated failures and registrations
-	// PasswordCost overrides the calibrated cost. Below the floor (19 MiB, 2, 1)
-	// only tests may go.
+	Reserved     func(localpart string) bool   // names of application services; nil: none
+	Deactivated  func(userID string)           // runs after an account was closed; nil: nothing
+	// RegistrationOpen lets anybody make an account on the pages.
+	RegistrationOpen bool
+	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
 	PasswordCost PasswordCost
-	// Reserved reports user names that nobody may take (application services). nil: none.
-	Reserved func(localpart string) bool
-}
-
-// Principal is whose access token was looked up.
-type Principal struct {
-	UserID    string // "@alice:example.org"
-	DeviceID  string
-	SessionID string
-	ClientID  string // "": a legacy login
-	Admin     bool
-	Suspended bool
-	Guest     bool
-}
-
-// User is an account.
-type User struct {
-	ID          string // ULID; the OpenID subject
-	UserID      string // "@alice:example.org"
-	Localpart   string
-	DisplayName string
-	Admin       bool
-	State       string // "active", "suspended", "locked" or "deactivated"
-	HasPassword bool
-	Created     time.Time
-	LastSeen    time.Time // zero: never
-}
-
-// NewUser describes an account to make.
-type NewUser struct {
-	Localpart   string
-	DisplayName string // "": none
-	Password    string // "": no password login until one is set
-	Admin       bool
-	Invite      string // token of an invite to consume in the same transaction; "": none needed
-	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice"
+	// Now is the clock; nil: the machine's.
+	Now func() time.Time
+	// MaxClients bounds the registered applications; 0: the default.
+	MaxClients int
 }
 
 // SessionRequest asks for a session of a legacy login.
@@ -120,149 +99,440 @@ type SessionRequest struct {
 	Refresh     bool   // short access token and a refresh token, instead of a lasting one
 }
 
-// Tokens are what a session is used with.
-type Tokens struct {
-	Access    string
-	Refresh   string        // "": none
-	ExpiresIn time.Duration // 0: does not expire
-	DeviceID  string
-}
-
-// NewInvite describes an invite link.
-type NewInvite struct {
-	Uses      int           // 0: one
-	ExpiresIn time.Duration // 0: seven days
-	Localpart string        // fixed user name; "": chosen by the person
-	Admin     bool
-	CreatedBy string // user ID
-}
-
-// Invite is an invite without its secret.
-type Invite struct {
-	ID        string
-	Token     string // only from CreateInvite
-	URL       string // only from CreateInvite; on the canonical origin
-	Localpart string
-	Admin     bool
-	UsesLeft  int
-	Created   time.Time
-	Expires   time.Time
-	CreatedBy string
-	Revoked   bool
-}
-
-// Browser is a person signed in at the pages.
-type Browser struct {
-	User     User
-	AuthTime time.Time
-}
-
 // Service is the identity provider.
-type Service struct{ o Options }
+type Service struct {
+	o        Options
+	accounts *account.Accounts
+	clients  *register.Registry
+	sessions *opstore.Store
+	pages    *login.Pages
+	provider *op.Provider
+	limit    limiter
 
-var errTodo = errors.New("identity: not built yet")
+	mu      sync.Mutex
+	origins []string // at which requests came in, the canonical one first
 
-// New prepares the identity provider.
-func New(ctx context.Context, o Options) (*Service, error) { return &Service{o}, nil }
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
 
-// Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /e/,
-// /.well-known/openid-configuration and /.well-known/oauth-authorization-server.
-func (s *Service) Handler() http.Handler { return http.NotFoundHandler() }
+// maxOrigins bounds the origins that are remembered; there are two in practice.
+const maxOrigins = 8
 
-// Lookup returns whose access token it is, from memory where it can.
+// New prepares the identity provider and starts its upkeep, which ends with ctx
+// or Close.
+func New(ctx context.Context, o Options) (*Service, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Origin == nil {
+		o.Origin = func(*http.Request) string { return o.PublicURL }
+	}
+	if o.Organisation == nil {
+		o.Organisation = func() string { return o.ServerName }
+	}
+	if o.Text == nil {
+		o.Text = func(_, key string) string { return key }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.KeyFile == "" {
+		o.KeyFile = filepath.Join(filepath.Dir(o.DB.Path()), "identity.key")
+	}
+	if o.PasswordCost == (PasswordCost{}) && !o.Limits {
+		o.PasswordCost = account.Floor
+	}
+	key, err := loadKeyFile(o.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{o: o, origins: []string{o.PublicURL}}
+	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now})
+	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
+	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
+		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
+		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession})
+	// The issuer is the origin a request came in by, which only the appliance decides.
+	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
+	s.provider, err = op.NewProvider(&op.Config{CodeMethodS256: true, GrantTypeRefreshToken: true}, opstore.Storage{S: s.sessions}, issuer,
+		op.WithCrypto(opstore.Crypto{S: s.sessions}), op.WithCORSOptions(nil))
+	if err != nil {
+		return nil, err
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	s.running.Go(func() { s.upkeep(ctx) })
+	return s, nil
+}
+
+// Close ends the upkeep. Call it before the store is closed.
+func (s *Service) Close() {
+	s.stop()
+	s.running.Wait()
+}
+
+// upkeep makes the signing key and removes what has expired, every hour.
+func (s *Service) upkeep(ctx context.Context) {
+	if err := s.sessions.PrepareKey(ctx); err != nil && ctx.Err() == nil {
+		s.o.Log.Error("there is no key to sign with; sign-ins will fail", "err", err)
+	}
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
+			if err := s.accounts.SweepTx(tx); err != nil {
+				return err
+			}
+			return s.sessions.SweepTx(tx)
+		})
+		if err != nil && ctx.Err() == nil {
+			s.o.Log.Error("expired sessions could not be removed", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// loadKeyFile reads the secret under which keys are sealed, or makes it.
+func loadKeyFile(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		b = make([]byte, 32)
+		rand.Read(b)
+		return b, writeKeyFile(path, b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != 32 {
+		return nil, fmt.Errorf("identity: %s should have 32 bytes and has %d; restore it from a backup", path, len(b))
+	}
+	return b, nil
+}
+
+func writeKeyFile(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if e := f.Sync(); err == nil {
+		err = e
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// origin is the origin a request came in by. It is remembered for the redirect
+// URIs of our own web client.
+func (s *Service) origin(r *http.Request) string {
+	o := s.o.Origin(r)
+	s.mu.Lock()
+	if !slices.Contains(s.origins, o) && len(s.origins) < maxOrigins {
+		s.origins = append(slices.Clip(s.origins), o)
+	}
+	s.mu.Unlock()
+	return o
+}
+
+func (s *Service) seenOrigins() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.origins
+}
+
+// Lookup returns whose access token it is, from memory where it can. Use it only
+// for the Matrix API: tokens of other applications are unknown to it.
 // Errors: ErrUnknownToken, ErrExpiredToken, ErrLocked, ErrDeactivated.
 func (s *Service) Lookup(ctx context.Context, token string) (Principal, error) {
-	return Principal{}, errTodo
+	p, err := s.sessions.Lookup(ctx, token)
+	if err == nil && !p.Matrix() {
+		return Principal{}, ErrUnknownToken
+	}
+	return p, err
 }
 
-// CreateUser makes an account. Errors: ErrUserExists, ErrBadName, ErrWeakPassword, ErrInvite.
-func (s *Service) CreateUser(ctx context.Context, n NewUser) (User, error) { return User{}, errTodo }
+// CreateUser makes an account. Errors: ErrUserExists, ErrBadName, ErrReserved,
+// ErrWeakPassword, ErrInvite.
+func (s *Service) CreateUser(ctx context.Context, n NewUser) (User, error) {
+	return s.accounts.Create(ctx, n)
+}
+
+// Available reports whether a name could be registered. Errors: ErrUserExists, ErrBadName, ErrReserved.
+func (s *Service) Available(ctx context.Context, localpart string) error {
+	if err := s.accounts.CheckName(localpart, "register"); err != nil {
+		return err
+	}
+	return s.accounts.Available(ctx, localpart)
+}
 
 // User finds an account by its user ID or localpart. Errors: ErrNoUser.
-func (s *Service) User(ctx context.Context, userID string) (User, error) { return User{}, errTodo }
+func (s *Service) User(ctx context.Context, userID string) (User, error) {
+	return s.accounts.ByUserID(ctx, userID)
+}
 
 // Users lists all accounts by name.
-func (s *Service) Users(ctx context.Context) ([]User, error) { return nil, errTodo }
+func (s *Service) Users(ctx context.Context) ([]User, error) { return s.accounts.List(ctx) }
 
 // VerifyPassword checks a password; from is the address it came from, for the
 // slow-down. Errors: ErrWrongPassword, *SlowDown, ErrLocked, ErrDeactivated.
 func (s *Service) VerifyPassword(ctx context.Context, userID, password, from string) (User, error) {
-	return User{}, errTodo
+	return s.accounts.Verify(ctx, userID, password, from)
 }
 
-// SetPassword sets a password and ends all sessions except the named one ("": none is kept).
-// keepAll leaves every session alive.
-func (s *Service) SetPassword(ctx context.Context, userID, password, keepSession string, keepAll bool) error {
-	return errTodo
+// SetPassword sets a password, and ends all sessions except those of the device
+// keepDevice ("": none is kept) unless keepAll. Errors: ErrNoUser, ErrWeakPassword.
+func (s *Service) SetPassword(ctx context.Context, userID, password, keepDevice string, keepAll bool) error {
+	hash, err := s.accounts.HashPassword(ctx, password, "cli")
+	if err != nil {
+		return err
+	}
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		if u.State == account.Deactivated {
+			return ErrDeactivated
+		}
+		if err := s.accounts.SetPasswordTx(tx, u.ID, hash, nil); err != nil || keepAll {
+			return err
+		}
+		return s.sessions.EndAllTx(tx, u, keepDevice, "password changed")
+	})
 }
 
-// SetDisabled locks an account and ends its sessions, or unlocks it.
+// changePassword is SetPassword for the account page.
+func (s *Service) changePassword(ctx context.Context, u User, password string, keepBrowser []byte, endOthers bool) error {
+	hash, err := s.accounts.HashPassword(ctx, password, "page")
+	if err != nil {
+		return err
+	}
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := s.accounts.SetPasswordTx(tx, u.ID, hash, keepBrowser); err != nil || !endOthers {
+			return err
+		}
+		return s.sessions.EndAllTx(tx, u, "", "password changed")
+	})
+}
+
+// withUser runs fn in a write with an account, whose tokens are read anew afterwards.
+func (s *Service) withUser(ctx context.Context, userID string, fn func(tx *store.Tx, u User) error) error {
+	l, ok := s.accounts.Localpart(userID)
+	if !ok {
+		return ErrNoUser
+	}
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		u, err := s.accounts.LoadByLocalpart(tx, l)
+		if err != nil {
+			return err
+		}
+		tx.AfterCommit(func() { s.sessions.DropUser(u.ID) })
+		return fn(tx, u)
+	})
+}
+
+// SetDisabled locks an account, so that none of its tokens work, or unlocks it:
+// its sessions then go on. Errors: ErrNoUser, ErrDeactivated.
 func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool) error {
-	return errTodo
+	state := account.Active
+	if disabled {
+		state = account.Locked
+	}
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetStateTx(tx, u, state) })
+}
+
+// SetSuspended suspends an account, which may then read but not write, or restores it.
+func (s *Service) SetSuspended(ctx context.Context, userID string, suspended bool) error {
+	state := account.Active
+	if suspended {
+		state = account.Suspended
+	}
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetStateTx(tx, u, state) })
 }
 
 // SetAdmin grants or takes away administration.
-func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error { return errTodo }
+func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error {
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetAdminTx(tx, u.ID, admin) })
+}
 
 // Deactivate closes an account for good: its sessions end and its password goes.
-func (s *Service) Deactivate(ctx context.Context, userID string) error { return errTodo }
+func (s *Service) Deactivate(ctx context.Context, userID string) error {
+	var id string
+	err := s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		id = u.UserID
+		if err := s.accounts.SetStateTx(tx, u, account.Deactivated); err != nil {
+			return err
+		}
+		return s.sessions.EndAllTx(tx, u, "", "account closed")
+	})
+	if err == nil && s.o.Deactivated != nil {
+		s.o.Deactivated(id)
+	}
+	return err
+}
+
+func (s *Service) deactivate(ctx context.Context, u User) error { return s.Deactivate(ctx, u.UserID) }
+
+func (s *Service) endSession(ctx context.Context, u User, id string) error {
+	all, err := s.sessions.Sessions(ctx, u.ID)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(all, func(x opstore.Session) bool { return x.ID == id }) {
+		return nil // ended already, or somebody else's
+	}
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.sessions.EndTx(tx, id, "ended on the account page", true) })
+}
 
 // StartSession makes a session with its device. Errors: ErrNoUser, ErrLocked, ErrDeactivated.
-func (s *Service) StartSession(ctx context.Context, r SessionRequest) (Tokens, error) {
-	return Tokens{}, errTodo
+func (s *Service) StartSession(ctx context.Context, r SessionRequest) (t Tokens, err error) {
+	l, ok := s.accounts.Localpart(r.UserID)
+	if !ok {
+		return Tokens{}, ErrNoUser
+	}
+	if r.DeviceID == "" {
+		r.DeviceID = rand.Text()[:10]
+	}
+	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		u, err := s.accounts.LoadByLocalpart(tx, l)
+		if err != nil {
+			return err
+		}
+		if err := u.Err(); err != nil {
+			return err
+		}
+		sess := &opstore.Session{DeviceID: r.DeviceID, AuthTime: s.o.Now()}
+		t, err = s.sessions.StartTx(tx, u, sess, r.DisplayName, r.Refresh, !r.Refresh)
+		return err
+	})
+	return t, err
 }
 
-// Refresh rotates a refresh token. Errors: ErrRefresh; store.ErrUnavailable and
-// other errors are transient: answer 503.
+// Refresh rotates a refresh token of a legacy login. Errors: ErrRefresh; others
+// are transient: answer 503.
 func (s *Service) Refresh(ctx context.Context, refresh string) (Tokens, error) {
-	return Tokens{}, errTodo
+	return s.sessions.Rotate(ctx, refresh, nil, func(x opstore.Session) error {
+		if x.ClientID != "" {
+			return ErrRefresh
+		}
+		return nil
+	})
 }
 
-// EndDevice ends a device's session and deletes the device.
-func (s *Service) EndDevice(ctx context.Context, userID, deviceID string) error { return errTodo }
+// EndDevice ends a device's sessions and deletes the device.
+func (s *Service) EndDevice(ctx context.Context, userID, deviceID string) error {
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		if err := s.sessions.EndDeviceTx(tx, u, deviceID); err != nil || s.o.Devices == nil || deviceID == "" {
+			return err
+		}
+		return s.o.Devices.DeleteDevice(tx, u.UserID, deviceID)
+	})
+}
 
 // EndDeviceTx ends a device's sessions inside the transaction that deletes the device.
-func (s *Service) EndDeviceTx(tx *store.Tx, userID, deviceID string) error { return errTodo }
+func (s *Service) EndDeviceTx(tx *store.Tx, userID, deviceID string) error {
+	l, ok := s.accounts.Localpart(userID)
+	if !ok || deviceID == "" {
+		return nil
+	}
+	u, err := s.accounts.LoadByLocalpart(tx, l)
+	if errors.Is(err, ErrNoUser) {
+		return nil // a user of an application service has no account
+	}
+	if err != nil {
+		return err
+	}
+	return s.sessions.EndDeviceTx(tx, u, deviceID)
+}
 
-// EndAll ends all sessions of a user and deletes their devices, except the session keep.
-func (s *Service) EndAll(ctx context.Context, userID, keep string) error { return errTodo }
+// EndAll ends all sessions of a user and deletes their devices, except those of keepDevice.
+func (s *Service) EndAll(ctx context.Context, userID, keepDevice string) error {
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		return s.sessions.EndAllTx(tx, u, keepDevice, "signed out everywhere")
+	})
+}
 
-// CreateInvite makes an invite link.
+// CreateInvite makes an invite link. Errors: ErrBadName, ErrReserved, ErrUserExists.
 func (s *Service) CreateInvite(ctx context.Context, n NewInvite) (Invite, error) {
-	return Invite{}, errTodo
+	inv, err := s.accounts.CreateInvite(ctx, n)
+	inv.URL = s.o.PublicURL + "/e/" + inv.Token
+	return inv, err
 }
 
 // Invites lists invites, newest first.
-func (s *Service) Invites(ctx context.Context) ([]Invite, error) { return nil, errTodo }
+func (s *Service) Invites(ctx context.Context) ([]Invite, error) { return s.accounts.Invites(ctx) }
 
-// RevokeInvite makes an invite useless.
-func (s *Service) RevokeInvite(ctx context.Context, id string) error { return errTodo }
+// RevokeInvite makes an invite useless. Errors: ErrInvite when there is none.
+func (s *Service) RevokeInvite(ctx context.Context, id string) error {
+	return s.accounts.RevokeInvite(ctx, id)
+}
 
 // InviteValid reports whether an invite's token could be used now.
-func (s *Service) InviteValid(ctx context.Context, token string) (bool, error) { return false, errTodo }
+func (s *Service) InviteValid(ctx context.Context, token string) (bool, error) {
+	_, err := s.accounts.InviteByToken(ctx, token)
+	if errors.Is(err, ErrInvite) {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // BrowserSession is who is signed in at the pages in the request's browser.
 // It does not check where the request came from: use http.CrossOriginProtection.
-func (s *Service) BrowserSession(r *http.Request) (Browser, bool) { return Browser{}, false }
+func (s *Service) BrowserSession(r *http.Request) (Browser, bool) { return s.pages.SignedIn(r) }
 
 // SignIn starts a browser session and sets its cookie.
-func (s *Service) SignIn(w http.ResponseWriter, r *http.Request, userID string) error { return errTodo }
-
-// Metadata is the authorization server's metadata at an origin, for auth_metadata.
-func (s *Service) Metadata(origin string) map[string]any { return nil }
+func (s *Service) SignIn(w http.ResponseWriter, r *http.Request, userID string) error {
+	u, err := s.User(r.Context(), userID)
+	if err != nil {
+		return err
+	}
+	if err := u.Err(); err != nil {
+		return err
+	}
+	return s.pages.SignIn(w, r, u)
+}
 
 // CreateLoginToken makes a token that logs in once within ttl (m.login.token).
 func (s *Service) CreateLoginToken(ctx context.Context, userID string, ttl time.Duration) (string, error) {
-	return "", errTodo
+	u, err := s.User(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	return s.sessions.CreateLoginToken(ctx, u.ID, ttl)
 }
 
-// ConsumeLoginToken returns whose login token it is and makes it useless. Errors: ErrUnknownToken.
+// ConsumeLoginToken returns whose login token it is and makes it useless.
+// Errors: ErrUnknownToken, ErrLocked, ErrDeactivated.
 func (s *Service) ConsumeLoginToken(ctx context.Context, token string) (userID string, err error) {
-	return "", errTodo
+	u, err := s.sessions.ConsumeLoginToken(ctx, token)
+	return u.UserID, err
 }
 
 // ResetApproved reports whether the person approved, on the account page, that
 // their cross-signing keys may be replaced now.
 func (s *Service) ResetApproved(ctx context.Context, userID string) (bool, error) {
-	return false, errTodo
+	u, err := s.User(ctx, userID)
+	if err != nil {
+		return false, err
+	}
+	return s.accounts.ResetApproved(ctx, u.ID)
 }

@@ -1,0 +1,404 @@
+// Package account keeps the people: accounts, passwords, invites, the sessions
+// of their browsers, and the slow-down after failed attempts.
+//
+// Invariants:
+//   - An account's name is never given to somebody else, not even after it was
+//     deactivated.
+//   - Cookies and invite links are stored as SHA-256, passwords as argon2id.
+//   - Checking a password takes as long for a name that does not exist.
+//   - An invite is used up in the transaction that makes the account: parallel
+//     uses of the last one have one winner.
+package account
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"strings"
+	"time"
+
+	"holdfast/store"
+)
+
+// Errors that callers may test for.
+var (
+	ErrWrongPassword = errors.New("identity: wrong user name or password")
+	ErrLocked        = errors.New("identity: the account is locked")
+	ErrDeactivated   = errors.New("identity: the account is deactivated")
+	ErrUserExists    = errors.New("identity: the user name is taken")
+	ErrBadName       = errors.New("identity: user names consist of a-z, 0-9 and . _ = - / +, and together with the server name have at most 255 bytes")
+	ErrReserved      = errors.New("identity: the user name is reserved for an application service")
+	ErrWeakPassword  = errors.New("identity: the password is too short or too long")
+	ErrNoUser        = errors.New("identity: no such user")
+	ErrInvite        = errors.New("identity: the invite is used up, expired or revoked")
+)
+
+// SlowDown is returned while attempts are not looked at, after too many failed.
+type SlowDown struct{ Wait time.Duration }
+
+func (e *SlowDown) Error() string { return "identity: too many failed attempts" }
+
+// States of an account.
+const (
+	Active      = "active"
+	Suspended   = "suspended"   // may read and leave, not write
+	Locked      = "locked"      // may do nothing until it is unlocked
+	Deactivated = "deactivated" // closed for good
+)
+
+// User is an account.
+type User struct {
+	ID          string // ULID; the OpenID subject
+	UserID      string // "@alice:example.org"
+	Localpart   string
+	DisplayName string // as given when the account was made
+	Admin       bool
+	State       string // Active, Suspended, Locked or Deactivated
+	HasPassword bool
+	Created     time.Time
+	LastSeen    time.Time // last sign-in; zero: never
+}
+
+// Err is why the account must not be used, or nil.
+func (u User) Err() error {
+	switch u.State {
+	case Locked:
+		return ErrLocked
+	case Deactivated:
+		return ErrDeactivated
+	}
+	return nil
+}
+
+// ProfileSink receives the display name of a new account.
+type ProfileSink interface {
+	SetDisplayName(tx *store.Tx, userID, displayName string) error
+}
+
+// Options of New.
+type Options struct {
+	DB         *store.DB
+	ServerName string
+	Cost       Cost // zero: calibrated
+	Limits     bool // slow down after failures
+	Profiles   ProfileSink
+	Reserved   func(localpart string) bool
+	Now        func() time.Time
+}
+
+// Accounts keeps the accounts.
+type Accounts struct {
+	Options
+	hasher *hasher
+}
+
+// New prepares the accounts.
+func New(o Options) *Accounts { return &Accounts{o, newHasher(o.Cost)} }
+
+// UserID is the full ID of a localpart.
+func (a *Accounts) UserID(localpart string) string { return "@" + localpart + ":" + a.ServerName }
+
+// Localpart is the localpart of a user ID of this server, or of a bare name.
+func (a *Accounts) Localpart(name string) (string, bool) {
+	name = strings.TrimSpace(name)
+	if rest, ok := strings.CutPrefix(name, "@"); ok {
+		l, server, full := strings.Cut(rest, ":")
+		return l, !full || server == a.ServerName
+	}
+	return name, true
+}
+
+// Password bounds: the least where people choose for themselves, and the most.
+const (
+	minPassword = 8
+	maxPassword = 512
+)
+
+// NewUser describes an account to make.
+type NewUser struct {
+	Localpart   string
+	DisplayName string
+	Password    string // "": no password login until one is set
+	Admin       bool
+	Invite      string // token of an invite to use up, or ""
+	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice"
+}
+
+// CheckName reports whether a localpart may be given to a new account.
+// Errors: ErrBadName, ErrReserved. Spec: appendices#user-identifiers
+func (a *Accounts) CheckName(localpart, source string) error {
+	if localpart == "" || len(a.UserID(localpart)) > 255 {
+		return ErrBadName
+	}
+	for _, c := range localpart {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.ContainsRune("._=-/+", c)) {
+			return ErrBadName
+		}
+	}
+	if source != "appservice" && a.Reserved != nil && a.Reserved(localpart) {
+		return ErrReserved
+	}
+	return nil
+}
+
+func checkPassword(password, source string) error {
+	least := minPassword
+	if source == "cli" || source == "admin-api" {
+		least = 1
+	}
+	if len(password) < least || len(password) > maxPassword {
+		return ErrWeakPassword
+	}
+	return nil
+}
+
+// Create makes an account. Errors: ErrBadName, ErrReserved, ErrUserExists,
+// ErrWeakPassword, ErrInvite.
+func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
+	var hash string
+	// The invite is looked at before the costly hash and used up with the insert.
+	if n.Invite != "" {
+		inv, err := a.InviteByToken(ctx, n.Invite)
+		if err != nil {
+			return User{}, err
+		}
+		if inv.Localpart != "" {
+			n.Localpart = inv.Localpart
+		}
+		n.Admin = inv.Admin
+	}
+	if err := a.CheckName(n.Localpart, n.Source); err != nil {
+		return User{}, err
+	}
+	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli") {
+		if err := checkPassword(n.Password, n.Source); err != nil {
+			return User{}, err
+		}
+		if err := a.Available(ctx, n.Localpart); err != nil {
+			return User{}, err
+		}
+		var err error
+		if hash, err = a.hasher.hash(ctx, n.Password); err != nil {
+			return User{}, err
+		}
+	}
+	u := User{
+		ID: NewULID(a.Now()), UserID: a.UserID(n.Localpart), Localpart: n.Localpart, DisplayName: n.DisplayName,
+		Admin: n.Admin, State: Active, HasPassword: hash != "", Created: a.Now(),
+	}
+	err := a.DB.Write(ctx, func(tx *store.Tx) error {
+		if n.Invite != "" {
+			if err := useInvite(tx, Hash(n.Invite), a.Now()); err != nil {
+				return err
+			}
+		}
+		if err := insertUser(tx, u, n.Source); err != nil {
+			if store.IsConflict(err) {
+				return ErrUserExists
+			}
+			return err
+		}
+		if hash != "" {
+			if err := upsertPassword(tx, u.ID, hash, a.Now()); err != nil {
+				return err
+			}
+		}
+		if a.Profiles != nil {
+			return a.Profiles.SetDisplayName(tx, u.UserID, u.DisplayName)
+		}
+		return nil
+	})
+	if err != nil {
+		return User{}, err
+	}
+	return u, nil
+}
+
+// Available reports whether a name is free. Errors: ErrUserExists.
+func (a *Accounts) Available(ctx context.Context, localpart string) error {
+	_, err := a.ByLocalpart(ctx, localpart)
+	switch {
+	case errors.Is(err, ErrNoUser):
+		return nil
+	case err == nil:
+		return ErrUserExists
+	}
+	return err
+}
+
+// ByLocalpart loads an account. Errors: ErrNoUser.
+func (a *Accounts) ByLocalpart(ctx context.Context, localpart string) (u User, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		u, err = a.LoadByLocalpart(q, localpart)
+		return err
+	})
+	return u, err
+}
+
+// ByUserID loads an account by its full user ID or localpart. Errors: ErrNoUser.
+func (a *Accounts) ByUserID(ctx context.Context, userID string) (User, error) {
+	l, ok := a.Localpart(userID)
+	if !ok {
+		return User{}, ErrNoUser
+	}
+	return a.ByLocalpart(ctx, l)
+}
+
+// ByID loads an account by its ULID. Errors: ErrNoUser.
+func (a *Accounts) ByID(ctx context.Context, id string) (u User, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		u, err = a.LoadByID(q, id)
+		return err
+	})
+	return u, err
+}
+
+// Verify checks a name and password; from is the address they came from.
+// Errors: ErrWrongPassword (also for unknown names), *SlowDown, and after the
+// right password ErrLocked, ErrDeactivated.
+func (a *Accounts) Verify(ctx context.Context, name, password, from string) (User, error) {
+	localpart, own := a.Localpart(name)
+	localpart = strings.ToLower(localpart)
+	key := Hash("password\x00" + localpart + "\x00" + from)
+	if err := a.attempt(ctx, key); err != nil {
+		return User{}, err
+	}
+	var (
+		u      User
+		stored string
+		err    error
+	)
+	if own {
+		err = a.DB.Read(ctx, func(q store.Querier) error {
+			if u, err = a.LoadByLocalpart(q, localpart); err != nil {
+				return err
+			}
+			stored, err = loadPassword(q, u.ID)
+			return err
+		})
+		if err != nil && !errors.Is(err, ErrNoUser) {
+			return User{}, err
+		}
+	}
+	if len(password) > maxPassword {
+		password = ""
+	}
+	ok, err := a.hasher.verify(ctx, stored, password)
+	if err != nil {
+		return User{}, err
+	}
+	if !ok {
+		if err := a.failed(ctx, key); err != nil {
+			return User{}, err
+		}
+		return User{}, ErrWrongPassword
+	}
+	if err := a.succeeded(ctx, key); err != nil {
+		return User{}, err
+	}
+	return u, u.Err()
+}
+
+// HashPassword prepares SetPasswordTx. Errors: ErrWeakPassword.
+func (a *Accounts) HashPassword(ctx context.Context, password, source string) (string, error) {
+	if err := checkPassword(password, source); err != nil {
+		return "", err
+	}
+	return a.hasher.hash(ctx, password)
+}
+
+// SetPasswordTx stores a password's hash and ends the browser sessions except
+// the one with the hash keep.
+func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) error {
+	if err := upsertPassword(tx, id, hash, a.Now()); err != nil {
+		return err
+	}
+	return deleteBrowserSessions(tx, id, keep)
+}
+
+// SetStateTx changes an account's state. Browser sessions end unless it becomes
+// active; a deactivated account loses its password and never comes back.
+func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
+	if u.State == Deactivated && state != Deactivated {
+		return ErrDeactivated
+	}
+	if err := updateState(tx, u.ID, state); err != nil {
+		return err
+	}
+	if state == Deactivated {
+		if err := deletePassword(tx, u.ID); err != nil {
+			return err
+		}
+	}
+	if state != Active && state != Suspended {
+		return deleteBrowserSessions(tx, u.ID, nil)
+	}
+	return nil
+}
+
+// SetAdminTx grants or takes away administration.
+func (a *Accounts) SetAdminTx(tx *store.Tx, id string, admin bool) error {
+	return updateAdmin(tx, id, admin)
+}
+
+// List returns all accounts by name.
+func (a *Accounts) List(ctx context.Context) (us []User, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		us, err = a.listUsers(q)
+		return err
+	})
+	return us, err
+}
+
+// ApproveReset lets a user's cross-signing keys be replaced for a while.
+func (a *Accounts) ApproveReset(ctx context.Context, id string, window time.Duration) error {
+	return a.DB.Write(ctx, func(tx *store.Tx) error { return upsertReset(tx, id, a.Now().Add(window)) })
+}
+
+// ResetApproved reports whether ApproveReset's window is open.
+func (a *Accounts) ResetApproved(ctx context.Context, id string) (ok bool, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		ok, err = loadReset(q, id, a.Now())
+		return err
+	})
+	return ok, err
+}
+
+// Hash is how secrets are stored: SHA-256. It suits values that are long and random.
+func Hash(secret string) []byte {
+	h := sha256.Sum256([]byte(secret))
+	return h[:]
+}
+
+// Secret makes a secret of 256 random bits.
+func Secret() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return base32Lower.EncodeToString(b)
+}
+
+var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+// NewULID makes an identifier that sorts by time: 48 bits of milliseconds, 80 random.
+func NewULID(now time.Time) string {
+	var b [16]byte
+	ms := uint64(now.UnixMilli())
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	rand.Read(b[6:])
+	var out [26]byte
+	// 128 bits from the right, five at a time.
+	hi := uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
+	lo := uint64(b[8])<<56 | uint64(b[9])<<48 | uint64(b[10])<<40 | uint64(b[11])<<32 | uint64(b[12])<<24 | uint64(b[13])<<16 | uint64(b[14])<<8 | uint64(b[15])
+	for i := 25; i >= 0; i-- {
+		out[i] = crockford[lo&31]
+		lo = lo>>5 | hi<<59
+		hi >>= 5
+	}
+	return string(out[:])
+}

@@ -1,0 +1,86 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"holdfast/store"
+)
+
+// browserFor is how long a browser stays signed in.
+const browserFor = 30 * 24 * time.Hour
+
+// Browser is a person signed in at the pages.
+type Browser struct {
+	User     User
+	AuthTime time.Time // when they last proved who they are
+	Hash     []byte    // of the cookie
+}
+
+// StartBrowser starts a browser session, always with a new secret, and ends the
+// one with the hash old. The returned secret is the cookie's value.
+func (a *Accounts) StartBrowser(ctx context.Context, u User, old []byte) (secret string, err error) {
+	secret = Secret()
+	now := a.Now()
+	return secret, a.DB.Write(ctx, func(tx *store.Tx) error {
+		if old != nil {
+			if _, err := tx.Exec(deleteBrowser, old); err != nil {
+				return err
+			}
+		}
+		if err := a.SeenTx(tx, u.ID); err != nil {
+			return err
+		}
+		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli())
+		return err
+	})
+}
+
+const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires) VALUES ($1, $2, $3, $3, $4)`
+
+const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1`
+
+const selectBrowser = `SELECT user_id, auth_time FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
+
+// BrowserByCookie finds who is signed in with a cookie. Errors: ErrNoUser.
+func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browser, err error) {
+	if secret == "" || len(secret) > 256 {
+		return Browser{}, ErrNoUser
+	}
+	b.Hash = Hash(secret)
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		var id string
+		var at int64
+		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at); err != nil {
+			if errors.Is(err, store.ErrNotFound) {
+				err = ErrNoUser
+			}
+			return err
+		}
+		b.AuthTime = time.UnixMilli(at)
+		b.User, err = a.LoadByID(q, id)
+		return err
+	})
+	if err == nil && b.User.Err() != nil {
+		err = ErrNoUser
+	}
+	if err != nil {
+		return Browser{}, err
+	}
+	return b, nil
+}
+
+// EndBrowser ends a browser session.
+func (a *Accounts) EndBrowser(ctx context.Context, hash []byte) error {
+	return a.DB.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(deleteBrowser, hash)
+		return err
+	})
+}
+
+// deleteBrowserSessions ends a user's browser sessions except the one with the hash keep.
+func deleteBrowserSessions(tx *store.Tx, id string, keep []byte) error {
+	_, err := tx.Exec(`DELETE FROM id_browser_sessions WHERE user_id = $1 AND hash IS NOT $2`, id, keep)
+	return err
+}

@@ -1,0 +1,131 @@
+package account
+
+import (
+	"errors"
+	"time"
+
+	"holdfast/store"
+)
+
+const userColumns = `SELECT u.id, u.localpart, u.display_name, u.admin, u.state, u.created, u.last_seen, p.user_id IS NOT NULL
+FROM id_users u LEFT JOIN id_passwords p ON p.user_id = u.id `
+
+func (a *Accounts) scanUser(scan func(...any) error) (u User, err error) {
+	var created, seen int64
+	if err := scan(&u.ID, &u.Localpart, &u.DisplayName, &u.Admin, &u.State, &created, &seen, &u.HasPassword); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			err = ErrNoUser
+		}
+		return User{}, err
+	}
+	u.UserID, u.Created = a.UserID(u.Localpart), time.UnixMilli(created)
+	if seen != 0 {
+		u.LastSeen = time.UnixMilli(seen)
+	}
+	return u, nil
+}
+
+const selectUserByLocalpart = userColumns + `WHERE u.localpart = $1`
+
+// LoadByLocalpart loads an account. Errors: ErrNoUser.
+func (a *Accounts) LoadByLocalpart(q store.Querier, localpart string) (User, error) {
+	return a.scanUser(q.QueryRow(selectUserByLocalpart, localpart).Scan)
+}
+
+const selectUserByID = userColumns + `WHERE u.id = $1`
+
+// LoadByID loads an account by its ULID. Errors: ErrNoUser.
+func (a *Accounts) LoadByID(q store.Querier, id string) (User, error) {
+	return a.scanUser(q.QueryRow(selectUserByID, id).Scan)
+}
+
+const selectUsers = userColumns + `ORDER BY u.localpart`
+
+func (a *Accounts) listUsers(q store.Querier) ([]User, error) {
+	rows, err := q.Query(selectUsers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var us []User
+	for rows.Next() {
+		u, err := a.scanUser(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		us = append(us, u)
+	}
+	return us, rows.Err()
+}
+
+const insertUserSQL = `INSERT INTO id_users (id, localpart, display_name, admin, state, source, created, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 0)`
+
+func insertUser(tx *store.Tx, u User, source string) error {
+	_, err := tx.Exec(insertUserSQL, u.ID, u.Localpart, u.DisplayName, u.Admin, u.State, source, u.Created.UnixMilli())
+	return err
+}
+
+const updateStateSQL = `UPDATE id_users SET state = $2 WHERE id = $1`
+
+func updateState(tx *store.Tx, id, state string) error {
+	_, err := tx.Exec(updateStateSQL, id, state)
+	return err
+}
+
+const updateAdminSQL = `UPDATE id_users SET admin = $2 WHERE id = $1`
+
+func updateAdmin(tx *store.Tx, id string, admin bool) error {
+	_, err := tx.Exec(updateAdminSQL, id, admin)
+	return err
+}
+
+const updateSeenSQL = `UPDATE id_users SET last_seen = $2 WHERE id = $1`
+
+// SeenTx notes that a user signed in.
+func (a *Accounts) SeenTx(tx *store.Tx, id string) error {
+	_, err := tx.Exec(updateSeenSQL, id, a.Now().UnixMilli())
+	return err
+}
+
+const selectPassword = `SELECT phc FROM id_passwords WHERE user_id = $1`
+
+func loadPassword(q store.Querier, id string) (string, error) {
+	var s string
+	err := q.QueryRow(selectPassword, id).Scan(&s)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	return s, err
+}
+
+const upsertPasswordSQL = `INSERT INTO id_passwords (user_id, phc, changed) VALUES ($1, $2, $3)
+ON CONFLICT (user_id) DO UPDATE SET phc = excluded.phc, changed = excluded.changed`
+
+func upsertPassword(tx *store.Tx, id, hash string, now time.Time) error {
+	_, err := tx.Exec(upsertPasswordSQL, id, hash, now.UnixMilli())
+	return err
+}
+
+const deletePasswordSQL = `DELETE FROM id_passwords WHERE user_id = $1`
+
+func deletePassword(tx *store.Tx, id string) error {
+	_, err := tx.Exec(deletePasswordSQL, id)
+	return err
+}
+
+const upsertResetSQL = `INSERT INTO id_resets (user_id, until) VALUES ($1, $2)
+ON CONFLICT (user_id) DO UPDATE SET until = excluded.until`
+
+func upsertReset(tx *store.Tx, id string, until time.Time) error {
+	_, err := tx.Exec(upsertResetSQL, id, until.UnixMilli())
+	return err
+}
+
+const selectReset = `SELECT count(*) FROM id_resets WHERE user_id = $1 AND until > $2`
+
+func loadReset(q store.Querier, id string, now time.Time) (bool, error) {
+	var n int
+	err := q.QueryRow(selectReset, id, now.UnixMilli()).Scan(&n)
+	return n > 0, err
+}

@@ -1,0 +1,202 @@
+package login
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"holdfast/identity/account"
+	"holdfast/identity/opstore"
+	"holdfast/identity/register"
+)
+
+// Actions of the account page, with the names that older clients use.
+// Spec: cs#account-management-url-actions, MSC4191
+var actions = map[string]string{
+	"":                               "account",
+	"org.matrix.profile":             "account",
+	"org.matrix.devices_list":        "account",
+	"org.matrix.sessions_list":       "account",
+	"org.matrix.device_view":         "device",
+	"org.matrix.session_view":        "device",
+	"session_view":                   "device",
+	"org.matrix.device_delete":       "device",
+	"org.matrix.session_end":         "device",
+	"session_end":                    "device",
+	"sessions_list":                  "account",
+	"profile":                        "account",
+	"org.matrix.account_deactivate":  "deactivate",
+	"org.matrix.cross_signing_reset": "reset",
+	"password":                       "password",
+}
+
+// Actions are the actions to announce in the metadata.
+func Actions() []string {
+	return []string{
+		"org.matrix.profile", "org.matrix.devices_list", "org.matrix.device_view", "org.matrix.device_delete",
+		"org.matrix.account_deactivate", "org.matrix.cross_signing_reset",
+		"org.matrix.sessions_list", "org.matrix.session_view", "org.matrix.session_end",
+	}
+}
+
+// signedIn is who is signed in, or sends the browser to the login page and back.
+func (p *Pages) signedIn(w http.ResponseWriter, r *http.Request) (account.Browser, bool) {
+	b, in := p.SignedIn(r)
+	if !in {
+		next := "/account"
+		if r.Method == http.MethodGet {
+			next = r.URL.RequestURI()
+		}
+		redirect(w, r, "/login?"+url.Values{"next": {next}}.Encode())
+	}
+	return b, in
+}
+
+// stepUp is signedIn for what cannot be undone: the sign-in must be fresh.
+func (p *Pages) stepUp(w http.ResponseWriter, r *http.Request) (account.Browser, bool) {
+	b, in := p.signedIn(w, r)
+	if in && p.Now().Sub(b.AuthTime) > stepUpFor {
+		next := "/account"
+		if r.Method == http.MethodGet {
+			next = r.URL.RequestURI()
+		} else if a := r.PostForm.Get("action"); a != "" {
+			next = "/account?" + url.Values{"action": {a}}.Encode()
+		}
+		redirect(w, r, "/reauth?"+url.Values{"next": {next}}.Encode())
+		return b, false
+	}
+	return b, in
+}
+
+func (p *Pages) showAccount(w http.ResponseWriter, r *http.Request) {
+	page, known := actions[r.URL.Query().Get("action")]
+	if !known {
+		page = "account"
+	}
+	if page == "reset" || page == "deactivate" {
+		if b, ok := p.stepUp(w, r); ok {
+			p.accountPage(w, r, http.StatusOK, page, b, "", "")
+		}
+		return
+	}
+	if b, ok := p.signedIn(w, r); ok {
+		p.accountPage(w, r, http.StatusOK, page, b, "", "")
+	}
+}
+
+func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, page string, b account.Browser, problem, notice string) {
+	all, err := p.Sessions.Sessions(r.Context(), b.User.ID)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	v := view{User: b.User, UserID: b.User.UserID, Error: problem, Notice: notice}
+	wanted := r.URL.Query().Get("device_id")
+	for _, s := range all {
+		sv, err := p.sessionView(r, s)
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		v.Sessions = append(v.Sessions, sv)
+		if wanted != "" && s.DeviceID == wanted {
+			v.Session = sv
+		}
+	}
+	if page == "device" && v.Session.ID == "" {
+		page = "account"
+		if wanted != "" {
+			v.Notice = p.text(lang(r), "account.noDevice")
+		}
+	}
+	p.render(w, r, status, page, "", v)
+}
+
+func (p *Pages) sessionView(r *http.Request, s opstore.Session) (sessionView, error) {
+	v := sessionView{ID: s.ID, DeviceID: s.DeviceID, Active: s.LastActive.UTC().Format("2006-01-02 15:04 UTC")}
+	if s.ClientID == "" {
+		v.App = p.text(lang(r), "account.legacyApp")
+		return v, nil
+	}
+	c, err := p.Clients.Client(r.Context(), s.ClientID)
+	if errors.Is(err, register.ErrNoClient) {
+		v.App = p.text(lang(r), "account.unknownApp")
+		return v, nil
+	}
+	if err != nil {
+		return v, err
+	}
+	v.App = c.Name()
+	return v, nil
+}
+
+func (p *Pages) doEnd(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return
+	}
+	if err := p.EndSession(r.Context(), b.User, r.PostForm.Get("session")); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.accountPage(w, r, http.StatusOK, "account", b, "", p.text(lang(r), "account.ended"))
+}
+
+func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return
+	}
+	l := lang(r)
+	if r.PostForm.Get("password") != r.PostForm.Get("password2") {
+		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.text(l, "invite.mismatch"), "")
+		return
+	}
+	if _, err := p.Accounts.Verify(r.Context(), b.User.Localpart, r.PostForm.Get("current"), address(r)); err != nil {
+		if status, text := p.attemptText(r, err); status != 0 {
+			p.accountPage(w, r, status, "password", b, text, "")
+			return
+		}
+		p.fail(w, r, err)
+		return
+	}
+	err := p.SetPassword(r.Context(), b.User, r.PostForm.Get("password"), b.Hash, r.PostForm.Get("end_others") != "")
+	if errors.Is(err, account.ErrWeakPassword) {
+		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.text(l, "invite.weak"), "")
+		return
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.accountPage(w, r, http.StatusOK, "account", b, "", p.text(l, "account.passwordChanged"))
+}
+
+func (p *Pages) doReset(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.stepUp(w, r)
+	if !ok {
+		return
+	}
+	if err := p.Accounts.ApproveReset(r.Context(), b.User.ID, resetFor); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.message(w, r, http.StatusOK, "resetApproved")
+}
+
+func (p *Pages) doDeactivate(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.stepUp(w, r)
+	if !ok {
+		return
+	}
+	if r.PostForm.Get("confirm") != b.User.Localpart {
+		p.accountPage(w, r, http.StatusBadRequest, "deactivate", b, p.text(lang(r), "deactivate.confirmWrong"), "")
+		return
+	}
+	if err := p.Deactivate(r.Context(), b.User); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.setCookie(w, r, sessionCookie, "", 0)
+	p.message(w, r, http.StatusOK, "deactivated")
+}

@@ -1,0 +1,111 @@
+package login
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"holdfast/identity/account"
+)
+
+// showInvite shows an invite. It does not use it up: link previews fetch links.
+func (p *Pages) showInvite(w http.ResponseWriter, r *http.Request) {
+	inv, err := p.Accounts.InviteByToken(r.Context(), r.PathValue("token"))
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.enrolForm(w, r, http.StatusOK, inv.Localpart, inv.Localpart, "", "")
+}
+
+func (p *Pages) enrolForm(w http.ResponseWriter, r *http.Request, status int, fixed, name, display, problem string) {
+	if fixed != "" {
+		name = fixed
+	}
+	p.render(w, r, status, "invite", "", view{Action: r.URL.RequestURI(), Username: name, DisplayName: display, Fixed: fixed != "", Error: problem})
+}
+
+func (p *Pages) doInvite(w http.ResponseWriter, r *http.Request) {
+	token := r.PathValue("token")
+	inv, err := p.Accounts.InviteByToken(r.Context(), token)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	u, ok := p.enrol(w, r, inv.Localpart, token, "invite")
+	if !ok {
+		return
+	}
+	if err := p.SignIn(w, r, u); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.render(w, r, http.StatusOK, "welcome", "", view{UserID: u.UserID, User: u})
+}
+
+// enrol makes the account that the form describes. It answers itself when that fails.
+func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, fixed, token, source string) (account.User, bool) {
+	l := lang(r)
+	name, display := r.PostForm.Get("username"), r.PostForm.Get("display_name")
+	if fixed != "" {
+		name = fixed
+	}
+	again := func(status int, key string) (account.User, bool) {
+		p.enrolForm(w, r, status, fixed, name, display, p.text(l, key))
+		return account.User{}, false
+	}
+	if len(display) > 256 {
+		return again(http.StatusBadRequest, "invite.longName")
+	}
+	if r.PostForm.Get("password") != r.PostForm.Get("password2") {
+		return again(http.StatusBadRequest, "invite.mismatch")
+	}
+	if display == "" {
+		display = name
+	}
+	u, err := p.Accounts.Create(r.Context(), account.NewUser{Localpart: name, DisplayName: display, Password: r.PostForm.Get("password"), Invite: token, Source: source})
+	switch {
+	case err == nil:
+		return u, true
+	case errors.Is(err, account.ErrUserExists), errors.Is(err, account.ErrReserved):
+		return again(http.StatusConflict, "invite.taken")
+	case errors.Is(err, account.ErrBadName):
+		return again(http.StatusBadRequest, "invite.badName")
+	case errors.Is(err, account.ErrWeakPassword):
+		return again(http.StatusBadRequest, "invite.weak")
+	}
+	p.fail(w, r, err)
+	return account.User{}, false
+}
+
+// showCreate is where an application sends people who have no account (prompt=create).
+func (p *Pages) showCreate(w http.ResponseWriter, r *http.Request) {
+	if _, _, ok := p.load(w, r); !ok {
+		return
+	}
+	if !p.RegistrationOpen {
+		p.message(w, r, http.StatusForbidden, "needInvite")
+		return
+	}
+	p.enrolForm(w, r, http.StatusOK, "", "", "", "")
+}
+
+func (p *Pages) doCreate(w http.ResponseWriter, r *http.Request) {
+	req, _, ok := p.load(w, r)
+	if !ok {
+		return
+	}
+	if !p.RegistrationOpen {
+		p.message(w, r, http.StatusForbidden, "needInvite")
+		return
+	}
+	u, ok := p.enrol(w, r, "", "", "register")
+	if !ok {
+		return
+	}
+	if err := p.SignIn(w, r, u); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
+}

@@ -1,0 +1,345 @@
+// Package login has the pages where people sign in, agree, accept an invite, sign
+// out and look after their account. They are rendered here and work without
+// JavaScript.
+//
+// Invariants:
+//   - Nothing changes on GET. Every POST passes http.CrossOriginProtection.
+//   - A sign-in belongs to the browser that began it, by cookie.
+//   - Signing in always makes a new cookie; an old one is never carried over.
+//   - Pages are never cached, framed, or sent elsewhere by their own forms, except
+//     to the redirect URI that was checked before.
+//   - The answer to a wrong password does not tell whether the name exists.
+package login
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"holdfast/identity/account"
+	"holdfast/identity/opstore"
+	"holdfast/identity/register"
+)
+
+//go:embed pages/*.html
+var files embed.FS
+
+// Options of New.
+type Options struct {
+	Accounts         *account.Accounts
+	Sessions         *opstore.Store
+	Clients          *register.Registry
+	ServerName       string
+	Organisation     func() string
+	RegistrationOpen bool
+	Origin           func(*http.Request) string
+	Text             func(lang, key string) string
+	Log              *slog.Logger
+	Now              func() time.Time
+	// Refuse answers the application that the person declined or could not sign in.
+	Refuse func(w http.ResponseWriter, r *http.Request, req *opstore.Request, code string)
+	// SetPassword, Deactivate and EndSession change accounts together with their sessions.
+	SetPassword func(ctx context.Context, u account.User, password string, keepBrowser []byte, endOthers bool) error
+	Deactivate  func(ctx context.Context, u account.User) error
+	EndSession  func(ctx context.Context, u account.User, sessionID string) error
+}
+
+// Pages answers the pages.
+type Pages struct {
+	Options
+	pages map[string]*template.Template
+}
+
+// stepUpFor is how fresh a sign-in must be for what cannot be undone.
+const stepUpFor = 5 * time.Minute
+
+// resetFor is how long an approved reset of cross-signing keys may be used.
+const resetFor = 10 * time.Minute
+
+const maxForm = 64 << 10
+
+// New prepares the pages.
+func New(o Options) *Pages {
+	p := &Pages{Options: o, pages: map[string]*template.Template{}}
+	// The functions are bound to a request when a page is rendered.
+	funcs := template.FuncMap{"t": func(string, ...any) string { return "" }}
+	layout := template.Must(template.New("layout.html").Funcs(funcs).ParseFS(files, "pages/layout.html"))
+	names, _ := files.ReadDir("pages")
+	for _, n := range names {
+		if n.Name() == "layout.html" {
+			continue
+		}
+		p.pages[strings.TrimSuffix(n.Name(), ".html")] = template.Must(template.Must(layout.Clone()).ParseFS(files, "pages/"+n.Name()))
+	}
+	return p
+}
+
+// Register adds the pages to a mux.
+func (p *Pages) Register(mux *http.ServeMux) {
+	guard := http.NewCrossOriginProtection()
+	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.message(w, r, http.StatusForbidden, "crossSite")
+	}))
+	for pattern, h := range map[string]http.HandlerFunc{
+		"GET /login": p.showLogin, "POST /login": p.doLogin,
+		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
+		"GET /login/sso": p.showSSO, "POST /login/sso": p.doSSO,
+		"GET /consent": p.showConsent, "POST /consent": p.doConsent,
+		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
+		"GET /reauth": p.showReauth, "POST /reauth": p.doReauth,
+		"GET /e/{token}": p.showInvite, "POST /e/{token}": p.doInvite,
+		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
+		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
+		"POST /account/reset": p.doReset, "POST /account/deactivate": p.doDeactivate,
+	} {
+		mux.Handle(pattern, guard.Handler(p.limitBody(h)))
+	}
+}
+
+func (p *Pages) limitBody(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if r.Method == http.MethodPost {
+			if err := r.ParseForm(); err != nil {
+				p.message(w, r, http.StatusBadRequest, "badForm")
+				return
+			}
+		}
+		h(w, r)
+	}
+}
+
+// view is what a template sees.
+type view struct {
+	Lang, Title, Organisation, Server string
+	User                              account.User
+	Error                             string // text, shown as an alert
+	Notice                            string
+	Action                            string // where the form goes
+	Username, DisplayName             string
+	Fixed                             bool // the user name cannot be changed
+	App, Host                         string
+	CreateURL                         string
+	Requested                         string
+	Open                              bool
+	Sessions                          []sessionView
+	Session                           sessionView
+	UserID                            string
+	Next                              string
+	Message                           string
+	Approved                          bool
+}
+
+type sessionView struct{ ID, App, DeviceID, Active string }
+
+// lang is the language to answer in: the first that the browser asks for.
+func lang(r *http.Request) string {
+	first, _, _ := strings.Cut(r.Header.Get("Accept-Language"), ",")
+	first, _, _ = strings.Cut(first, ";")
+	first, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(first)), "-")
+	if len(first) < 2 || len(first) > 3 || strings.Trim(first, "abcdefghijklmnopqrstuvwxyz") != "" {
+		return "en"
+	}
+	return first
+}
+
+// text is a text of the catalogue with {name} parameters filled in.
+func (p *Pages) text(lang, key string, args ...any) string {
+	s := p.Text(lang, "identity."+key)
+	for i := 0; i+1 < len(args); i += 2 {
+		name, _ := args[i].(string)
+		val, _ := args[i+1].(string)
+		s = strings.ReplaceAll(s, "{"+name+"}", val)
+	}
+	return s
+}
+
+// render answers with a page. target is a further place that the page's form may
+// lead to: the checked redirect URI, or "".
+func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page, target string, v view) {
+	v.Lang = lang(r)
+	v.Organisation, v.Server = p.Organisation(), p.ServerName
+	if l := p.text(v.Lang, "lang"); l != "identity.lang" && l != "" {
+		v.Lang = l
+	}
+	if v.Title == "" {
+		v.Title = p.text(v.Lang, page+".title")
+	}
+	t, err := p.pages[page].Clone()
+	if err == nil {
+		var buf bytes.Buffer
+		t.Funcs(template.FuncMap{"t": func(key string, args ...any) string { return p.text(v.Lang, key, args...) }})
+		if err = t.ExecuteTemplate(&buf, "layout.html", v); err == nil {
+			SecurityHeaders(w, target)
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.WriteHeader(status)
+			w.Write(buf.Bytes())
+			return
+		}
+	}
+	p.Log.Error("a page could not be rendered", "page", page, "err", err)
+	http.Error(w, "The page could not be made.", http.StatusInternalServerError)
+}
+
+// SecurityHeaders sets what every page has. target is a further place that a form
+// may lead to: browsers hold redirects after a form to form-action as well.
+func SecurityHeaders(w http.ResponseWriter, target string) {
+	h := w.Header()
+	form := "'self'"
+	if src := formSource(target); src != "" {
+		form += " " + src
+	}
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action "+form+"; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin-allow-popups")
+}
+
+// formSource is the CSP source of a redirect URI.
+func formSource(target string) string {
+	u, err := url.Parse(target)
+	if target == "" || err != nil || u.Scheme == "" {
+		return ""
+	}
+	if (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && !strings.ContainsAny(u.Host, "[]*;, '\"") {
+		return u.Scheme + "://" + u.Host
+	}
+	return u.Scheme + ":" // private schemes; IPv6 addresses have no host source
+}
+
+// message answers with a page that only says something.
+func (p *Pages) message(w http.ResponseWriter, r *http.Request, status int, key string) {
+	l := lang(r)
+	p.render(w, r, status, "message", "", view{Title: p.text(l, key+".title"), Message: p.text(l, key+".text")})
+}
+
+// Message answers with the page of a text of the catalogue, "identity.<key>.title" and ".text".
+func (p *Pages) Message(w http.ResponseWriter, r *http.Request, status int, key string) {
+	p.message(w, r, status, key)
+}
+
+// fail answers to an error of ours.
+func (p *Pages) fail(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, opstore.ErrBrowser):
+		p.message(w, r, http.StatusForbidden, "otherBrowser")
+	case errors.Is(err, opstore.ErrNoRequest):
+		p.message(w, r, http.StatusBadRequest, "expired")
+	case errors.Is(err, account.ErrInvite):
+		p.message(w, r, http.StatusGone, "inviteGone")
+	default:
+		if r.Context().Err() == nil {
+			p.Log.Error("a page failed", "path", r.Pattern, "err", err)
+		}
+		p.message(w, r, http.StatusServiceUnavailable, "trouble")
+	}
+}
+
+// Names of the cookies. Over https they have the __Host- prefix, which ties them
+// to exactly this host; http://localhost cannot have that.
+const (
+	sessionCookie = "hf_session"
+	browserCookie = "hf_browser"
+)
+
+func (p *Pages) cookieName(r *http.Request, name string) (string, bool) {
+	if strings.HasPrefix(p.Origin(r), "https://") {
+		return "__Host-" + name, true
+	}
+	return name, false
+}
+
+func (p *Pages) cookie(r *http.Request, name string) string {
+	name, _ = p.cookieName(r, name)
+	c, err := r.Cookie(name)
+	if err != nil || len(c.Value) > 128 {
+		return ""
+	}
+	return c.Value
+}
+
+func (p *Pages) setCookie(w http.ResponseWriter, r *http.Request, name, value string, age time.Duration) {
+	name, secure := p.cookieName(r, name)
+	c := &http.Cookie{Name: name, Value: value, Path: "/", Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(age.Seconds())}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
+}
+
+// BrowserHash is the hash of the cookie that names this browser, or nil.
+func (p *Pages) BrowserHash(r *http.Request) []byte {
+	if v := p.cookie(r, browserCookie); len(v) >= 32 {
+		return account.Hash(v)
+	}
+	return nil
+}
+
+// EnsureBrowser is BrowserHash, with a new cookie where there is none.
+func (p *Pages) EnsureBrowser(w http.ResponseWriter, r *http.Request) []byte {
+	if h := p.BrowserHash(r); h != nil {
+		return h
+	}
+	v := account.Secret()
+	p.setCookie(w, r, browserCookie, v, 0)
+	return account.Hash(v)
+}
+
+// SignedIn is who is signed in in this browser.
+func (p *Pages) SignedIn(r *http.Request) (account.Browser, bool) {
+	b, err := p.Accounts.BrowserByCookie(r.Context(), p.cookie(r, sessionCookie))
+	if err != nil && !errors.Is(err, account.ErrNoUser) && r.Context().Err() == nil {
+		p.Log.Error("a browser session could not be read", "err", err)
+	}
+	return b, err == nil
+}
+
+// SignIn starts a browser session with a new cookie.
+func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User) error {
+	var old []byte
+	if v := p.cookie(r, sessionCookie); v != "" {
+		old = account.Hash(v)
+	}
+	secret, err := p.Accounts.StartBrowser(r.Context(), u, old)
+	if err != nil {
+		return err
+	}
+	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
+	return nil
+}
+
+// address is where a request came from, for the slow-down.
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// SafeNext is a path of ours to go on to, or "" if next is anything else.
+func SafeNext(next string) string {
+	if len(next) > 4096 || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t") {
+		return ""
+	}
+	u, err := url.Parse(next)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || strings.HasPrefix(u.Path, "//") {
+		return ""
+	}
+	return next
+}
+
+func redirect(w http.ResponseWriter, r *http.Request, to string) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, to, http.StatusSeeOther)
+}

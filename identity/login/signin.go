@@ -1,0 +1,341 @@
+package login
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/identity/account"
+	"holdfast/identity/opstore"
+	"holdfast/identity/register"
+)
+
+// load finds the sign-in that the page is about, and its application. It answers
+// itself when there is none.
+func (p *Pages) load(w http.ResponseWriter, r *http.Request) (*opstore.Request, *register.Client, bool) {
+	req, err := p.Sessions.Request(r.Context(), r.URL.Query().Get("request"), p.BrowserHash(r))
+	if err != nil {
+		p.fail(w, r, err)
+		return nil, nil, false
+	}
+	c, err := p.Clients.Client(r.Context(), req.ClientID)
+	if errors.Is(err, register.ErrNoClient) {
+		err = opstore.ErrNoRequest
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return nil, nil, false
+	}
+	return req, c, true
+}
+
+// Fresh reports whether who is signed in satisfies a sign-in's prompt, max_age
+// and id_token_hint.
+func Fresh(req *opstore.Request, b account.Browser, now time.Time) bool {
+	if req.Subject != "" && req.Subject != b.User.ID {
+		return false
+	}
+	if slices.Contains(req.Prompt, "login") && b.AuthTime.Before(req.Created) {
+		return false
+	}
+	if req.MaxAge != nil && b.AuthTime.Before(req.Created.Add(-time.Duration(*req.MaxAge)*time.Second)) {
+		return false
+	}
+	return true
+}
+
+func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Has("request") {
+		req, c, ok := p.load(w, r)
+		if !ok {
+			return
+		}
+		if b, in := p.SignedIn(r); in && Fresh(req, b, p.Now()) && req.UserID == "" {
+			p.proceed(w, r, req, c, b)
+			return
+		}
+		p.loginForm(w, r, http.StatusOK, req, c, loginHint(req.LoginHint), "")
+		return
+	}
+	if _, in := p.SignedIn(r); in {
+		redirect(w, r, nextOr(r, "/account"))
+		return
+	}
+	p.loginForm(w, r, http.StatusOK, nil, nil, loginHint(r.URL.Query().Get("hint")), "")
+}
+
+func nextOr(r *http.Request, other string) string {
+	if n := SafeNext(r.URL.Query().Get("next")); n != "" {
+		return n
+	}
+	return other
+}
+
+// loginHint is the user name in a login_hint. Spec: cs#login_hint (mxid:@user:server)
+func loginHint(h string) string {
+	h = strings.TrimPrefix(h, "mxid:")
+	if len(h) > 255 {
+		return ""
+	}
+	return h
+}
+
+func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request, status int, req *opstore.Request, c *register.Client, name, problem string) {
+	v := view{Action: "/login?" + r.URL.RawQuery, Username: name, Error: problem}
+	target := ""
+	if req != nil {
+		v.App, target = c.Name(), req.RedirectURI
+		if c.Trusted {
+			v.App = ""
+		}
+		if p.RegistrationOpen {
+			v.CreateURL = "/login/create?request=" + url.QueryEscape(req.ID)
+		}
+	}
+	p.render(w, r, status, "login", target, v)
+}
+
+// attemptText is the text for a refused password, or "" for an error of ours.
+func (p *Pages) attemptText(r *http.Request, err error) (status int, text string) {
+	l := lang(r)
+	var slow *account.SlowDown
+	switch {
+	case errors.Is(err, account.ErrWrongPassword):
+		return http.StatusUnauthorized, p.text(l, "login.wrong")
+	case errors.As(err, &slow):
+		return http.StatusTooManyRequests, p.text(l, "login.slow", "seconds", secondsUp(slow.Wait))
+	case errors.Is(err, account.ErrLocked):
+		return http.StatusForbidden, p.text(l, "login.locked")
+	case errors.Is(err, account.ErrDeactivated):
+		return http.StatusForbidden, p.text(l, "login.deactivated")
+	}
+	return 0, ""
+}
+
+func secondsUp(d time.Duration) string {
+	return time.Duration((d + time.Second - 1).Truncate(time.Second)).String()
+}
+
+func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
+	var (
+		req *opstore.Request
+		c   *register.Client
+	)
+	if r.URL.Query().Has("request") {
+		var ok bool
+		if req, c, ok = p.load(w, r); !ok {
+			return
+		}
+	}
+	name := r.PostForm.Get("username")
+	u, err := p.Accounts.Verify(r.Context(), name, r.PostForm.Get("password"), address(r))
+	if err != nil {
+		if status, text := p.attemptText(r, err); status != 0 {
+			p.loginForm(w, r, status, req, c, name, text)
+			return
+		}
+		p.fail(w, r, err)
+		return
+	}
+	if err := p.SignIn(w, r, u); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	if req == nil {
+		redirect(w, r, nextOr(r, "/account"))
+		return
+	}
+	p.proceed(w, r, req, c, account.Browser{User: u, AuthTime: p.Now()})
+}
+
+// proceed goes on with a sign-in: to the consent page, or, for our own client,
+// straight back to it.
+func (p *Pages) proceed(w http.ResponseWriter, r *http.Request, req *opstore.Request, c *register.Client, b account.Browser) {
+	if !Fresh(req, b, p.Now()) { // somebody else than the application asked for
+		p.loginForm(w, r, http.StatusForbidden, req, c, "", p.text(lang(r), "login.otherUser"))
+		return
+	}
+	if !c.Trusted {
+		redirect(w, r, "/consent?request="+url.QueryEscape(req.ID))
+		return
+	}
+	p.agree(w, r, req, b)
+}
+
+func (p *Pages) agree(w http.ResponseWriter, r *http.Request, req *opstore.Request, b account.Browser) {
+	if err := p.Sessions.Agree(r.Context(), req.ID, p.BrowserHash(r), b.User, b.AuthTime); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	redirect(w, r, "/oauth2/authorize/callback?id="+url.QueryEscape(req.ID))
+}
+
+func (p *Pages) showConsent(w http.ResponseWriter, r *http.Request) {
+	req, c, ok := p.load(w, r)
+	if !ok {
+		return
+	}
+	b, in := p.SignedIn(r)
+	if !in || !Fresh(req, b, p.Now()) {
+		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
+		return
+	}
+	host := c.Host()
+	p.render(w, r, http.StatusOK, "consent", req.RedirectURI, view{
+		Action: "/consent?request=" + url.QueryEscape(req.ID), App: c.Name(), Host: host, UserID: b.User.UserID, User: b.User, Open: req.DeviceID != "",
+	})
+}
+
+func (p *Pages) doConsent(w http.ResponseWriter, r *http.Request) {
+	req, _, ok := p.load(w, r)
+	if !ok {
+		return
+	}
+	b, in := p.SignedIn(r)
+	if !in || !Fresh(req, b, p.Now()) {
+		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
+		return
+	}
+	switch r.PostForm.Get("answer") {
+	case "yes":
+		p.agree(w, r, req, b)
+	case "other":
+		p.signOut(w, r, b)
+		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
+	default:
+		if err := p.Sessions.End(r.Context(), req.ID, p.BrowserHash(r)); err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		p.Refuse(w, r, req, "access_denied")
+	}
+}
+
+func (p *Pages) signOut(w http.ResponseWriter, r *http.Request, b account.Browser) {
+	if err := p.Accounts.EndBrowser(r.Context(), b.Hash); err != nil {
+		p.Log.Error("a browser session could not be ended", "err", err)
+	}
+	p.setCookie(w, r, sessionCookie, "", 0)
+}
+
+// SignOut ends the browser session and removes its cookie.
+func (p *Pages) SignOut(w http.ResponseWriter, r *http.Request, b account.Browser) {
+	p.signOut(w, r, b)
+}
+
+func (p *Pages) showLogout(w http.ResponseWriter, r *http.Request) {
+	b, in := p.SignedIn(r)
+	if !in {
+		p.message(w, r, http.StatusOK, "signedOut")
+		return
+	}
+	p.render(w, r, http.StatusOK, "logout", "", view{Action: "/logout", UserID: b.User.UserID})
+}
+
+func (p *Pages) doLogout(w http.ResponseWriter, r *http.Request) {
+	if b, in := p.SignedIn(r); in {
+		p.signOut(w, r, b)
+	}
+	p.message(w, r, http.StatusOK, "signedOut")
+}
+
+// AskLogout is the page that asks before an application's logout is followed.
+func (p *Pages) AskLogout(w http.ResponseWriter, r *http.Request) { p.showLogout(w, r) }
+
+func (p *Pages) showReauth(w http.ResponseWriter, r *http.Request) {
+	b, in := p.SignedIn(r)
+	if !in {
+		redirect(w, r, "/login?"+url.Values{"next": {nextOr(r, "/account")}}.Encode())
+		return
+	}
+	p.render(w, r, http.StatusOK, "reauth", "", view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart})
+}
+
+func (p *Pages) doReauth(w http.ResponseWriter, r *http.Request) {
+	b, in := p.SignedIn(r)
+	if !in {
+		redirect(w, r, "/login?"+url.Values{"next": {nextOr(r, "/account")}}.Encode())
+		return
+	}
+	u, err := p.Accounts.Verify(r.Context(), b.User.Localpart, r.PostForm.Get("password"), address(r))
+	if err != nil {
+		if status, text := p.attemptText(r, err); status != 0 {
+			p.render(w, r, status, "reauth", "", view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart, Error: text})
+			return
+		}
+		p.fail(w, r, err)
+		return
+	}
+	if err := p.SignIn(w, r, u); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	redirect(w, r, nextOr(r, "/account"))
+}
+
+// ssoTarget checks where a legacy login wants its token sent.
+// Spec: cs#get_matrixclientv3loginssoredirect
+func ssoTarget(s string) (*url.URL, bool) {
+	u, err := url.Parse(s)
+	if err != nil || len(s) > 2048 || u.User != nil || u.Fragment != "" || strings.ContainsAny(s, "\\\r\n\t ") {
+		return nil, false
+	}
+	switch u.Scheme {
+	case "", "javascript", "data", "vbscript", "file", "blob", "about":
+		return nil, false
+	case "http", "https":
+		return u, u.Hostname() != ""
+	}
+	return u, true
+}
+
+func (p *Pages) sso(w http.ResponseWriter, r *http.Request) (*url.URL, account.Browser, bool) {
+	u, ok := ssoTarget(r.URL.Query().Get("redirectUrl"))
+	if !ok {
+		p.message(w, r, http.StatusBadRequest, "badRedirect")
+		return nil, account.Browser{}, false
+	}
+	b, in := p.SignedIn(r)
+	if !in {
+		redirect(w, r, "/login?"+url.Values{"next": {"/login/sso?" + r.URL.RawQuery}}.Encode())
+		return nil, account.Browser{}, false
+	}
+	return u, b, true
+}
+
+// showSSO asks before a login token is given out: any page can send a browser here.
+func (p *Pages) showSSO(w http.ResponseWriter, r *http.Request) {
+	u, b, ok := p.sso(w, r)
+	if !ok {
+		return
+	}
+	host := u.Host
+	if host == "" {
+		host = u.Scheme
+	}
+	p.render(w, r, http.StatusOK, "sso", u.String(), view{Action: "/login/sso?" + r.URL.RawQuery, Host: host, UserID: b.User.UserID})
+}
+
+func (p *Pages) doSSO(w http.ResponseWriter, r *http.Request) {
+	u, b, ok := p.sso(w, r)
+	if !ok {
+		return
+	}
+	if r.PostForm.Get("answer") == "other" {
+		p.signOut(w, r, b)
+		redirect(w, r, "/login?"+url.Values{"next": {"/login/sso?" + r.URL.RawQuery}}.Encode())
+		return
+	}
+	token, err := p.Sessions.CreateLoginToken(r.Context(), b.User.ID, time.Minute)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	q := u.Query()
+	q.Set("loginToken", token)
+	u.RawQuery = q.Encode()
+	redirect(w, r, u.String())
+}
