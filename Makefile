@@ -107,8 +107,13 @@ test: tools-test ui build ## all tests: Go, user interface, real clients, browse
 	@$(MAKE) test-clients
 	@$(MAKE) test-browser
 
+test/clients/js/node_modules/.package-lock.json: test/clients/js/package.json test/clients/js/package-lock.json | tools-node
+	$(call say,"fetching matrix-js-sdk and a Node.js that it runs on (npm ci)")
+	@cd test/clients/js && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
 .PHONY: test-clients
-test-clients: build ## encrypted messages between real client libraries and the real program
+test-clients: build test/clients/js/node_modules/.package-lock.json ## encrypted messages between real client libraries and the real program
 	$(call say,"client libraries (mautrix-go and matrix-js-sdk)")
 	@cd test/clients && HOLDFAST_BIN=$(CURDIR)/bin/holdfast go test -count=1 -tags goolm -v ./...
 
