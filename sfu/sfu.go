@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -86,6 +87,9 @@ type SFU struct {
 	mu      sync.RWMutex
 	engine  *engine // nil: not running
 	closing bool
+
+	removedMu sync.Mutex
+	removed   map[[2]string]time.Time // room and identity whose tokens are void, and until when
 }
 
 // New prepares a relay. Start opens its ports.
@@ -104,7 +108,7 @@ func New(o Options) (*SFU, error) {
 	return &SFU{
 		o: o, log: o.Log,
 		key: "HF" + rand.Text()[:12], secret: rand.Text() + rand.Text(),
-		presence: newPresence(),
+		presence: newPresence(), removed: map[[2]string]time.Time{},
 	}, nil
 }
 
@@ -259,15 +263,50 @@ func (s *SFU) valid(token string) bool {
 	if err != nil || v.APIKey() != s.key {
 		return false
 	}
-	_, _, err = v.Verify(s.secret)
-	return err == nil
+	_, grants, err := v.Verify(s.secret)
+	if err != nil || grants.Video == nil {
+		return false
+	}
+	s.removedMu.Lock()
+	defer s.removedMu.Unlock()
+	until, ok := s.removed[[2]string{grants.Video.Room, grants.Identity}]
+	return !ok || time.Now().After(until)
 }
 
-// Mint returns a token that lets identity join room, and only room, within ttl.
+// removedFor is how long a removed participant's tokens are refused: longer than
+// any token lasts.
+const removedFor = 2 * time.Hour
+
+// Remove ends a participant's call and refuses its tokens until Mint makes a new
+// one. It does nothing where there is no such participant but refuse the tokens.
+func (s *SFU) Remove(room, identity string) {
+	now := time.Now()
+	s.removedMu.Lock()
+	for k, until := range s.removed {
+		if now.After(until) {
+			delete(s.removed, k)
+		}
+	}
+	s.removed[[2]string{room, identity}] = now.Add(removedFor)
+	s.removedMu.Unlock()
+	if e, err := s.running(); err == nil && slices.Contains(s.presence.in(room), identity) {
+		_, err := e.rooms.RemoveParticipant(context.Background(), &livekit.RoomParticipantIdentity{Room: room, Identity: identity})
+		if err != nil {
+			s.log.Warn("a participant could not be removed from a call", "err", err)
+		}
+	}
+}
+
+// Mint returns a token that lets identity join room, and only room, within ttl,
+// which is at most an hour.
 func (s *SFU) Mint(_ context.Context, room, identity, name string, ttl time.Duration) (string, error) {
 	if _, err := s.running(); err != nil {
 		return "", err
 	}
+	ttl = min(ttl, time.Hour)
+	s.removedMu.Lock()
+	delete(s.removed, [2]string{room, identity})
+	s.removedMu.Unlock()
 	yes := true
 	return auth.NewAccessToken(s.key, s.secret).
 		SetVideoGrant(&auth.VideoGrant{

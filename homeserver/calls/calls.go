@@ -4,33 +4,49 @@
 //
 // Invariants: a relay token is for one room of the relay and one identity, and is
 // given only for the caller's own user and device and a room the user is joined
-// to; OpenID tokens are stored as hashes and expire.
+// to; who leaves the room, or is removed from it, leaves its calls; OpenID tokens
+// are stored as hashes and expire; a delegated leave is restarted only while its
+// participant is in the call, and is sent soon after it left, or after a restart
+// of the server, which ends all calls.
 package calls
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 )
 
 // MediaTokens is the call relay. *sfu.SFU is one.
 type MediaTokens interface {
-	// Mint returns a token that lets identity join room, and only room, for ttl.
+	// Mint returns a token that lets identity join room, and only room, within ttl.
 	Mint(ctx context.Context, room, identity, name string, ttl time.Duration) (string, error)
 	// EnsureRoom creates the relay's room unless it exists.
 	EnsureRoom(ctx context.Context, room string) error
 	// Participants lists the identities that are in the relay's room.
 	Participants(room string) []string
+	// Remove ends a participant's call; its token is of no use any more.
+	Remove(room, identity string)
 	// Subscribe has f called when a participant came or went.
 	Subscribe(f func(room, identity string, joined bool)) (cancel func())
 }
 
 // Delayed are the delayed events of package delayed.
 type Delayed interface {
+	// Waiting tells whose event it is that waits, for which room, and its delay.
+	Waiting(ctx context.Context, delayID string) (userID, roomID string, delay time.Duration, err error)
 	Restart(ctx context.Context, delayID string) error
 	Send(ctx context.Context, delayID string) error
 }
@@ -50,23 +66,261 @@ type Options struct {
 	Delayed      Delayed
 }
 
+// Where things stand under the public URL.
+const (
+	mediaPath   = "/livekit/sfu"
+	servicePath = "/livekit/jwt"
+)
+
+const (
+	tokenTTL = time.Hour
+	maxBody  = 16 << 10 // bytes
+)
+
 // Service is MatrixRTC's side of the homeserver.
-type Service struct{ o Options }
+type Service struct {
+	o      Options
+	ctx    context.Context
+	end    context.CancelFunc
+	unsub  func()
+	wg     sync.WaitGroup
+	timing timing
 
-// New makes the service. Close ends it.
-func New(ctx context.Context, o Options) (*Service, error) { return &Service{o: o}, nil }
+	mu        sync.Mutex
+	watches   map[seat]*watch
+	admitted  map[string]map[seat]time.Time // Matrix room and user → seats, and when their tokens expire
+	nextSweep time.Time
+}
 
-// Close ends the delegations that run; they go on after the next start.
-func (s *Service) Close() {}
+// seat is a participant's place in a call, in the relay's words.
+type seat struct{ room, identity string }
 
-// Routes are the operations, those under /livekit/jwt too.
-func (s *Service) Routes() []route.Route { return nil }
+// New makes the service and ends the memberships that a previous run left behind.
+// Close ends it.
+func New(ctx context.Context, o Options) (*Service, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{o: o, timing: defaultTiming, watches: map[seat]*watch{}, admitted: map[string]map[seat]time.Time{}}
+	s.ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	if o.Media == nil || o.Delayed == nil {
+		return s, nil
+	}
+	var left []delegation
+	err := o.DB.Read(ctx, func(q store.Querier) (err error) {
+		left, err = listDelegations(q)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("calls: %w", err)
+	}
+	s.unsub = o.Media.Subscribe(s.changed)
+	if len(left) > 0 {
+		s.wg.Go(func() { s.settle(left) })
+	}
+	return s, nil
+}
+
+// Close stops watching participants. Delegations that stand are settled at the
+// next start.
+func (s *Service) Close() {
+	if s.unsub != nil {
+		s.unsub()
+	}
+	s.mu.Lock()
+	s.end()
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// Routes are the operations, those under /livekit/jwt too. Without a relay there
+// are only OpenID's and the empty list of transports: what clients probe for must
+// be missing then.
+func (s *Service) Routes() []route.Route {
+	const msc4195 = "/_matrix/client/unstable/io.element.msc4195/rtc/livekit/"
+	routes := []route.Route{
+		{Op: "requestOpenIdToken", Auth: route.User, Limit: route.Membership, MaxBody: maxBody,
+			Pattern: "POST /_matrix/client/v3/user/{userID}/openid/request_token",
+			Aliases: []string{"/_matrix/client/r0/user/{userID}/openid/request_token"},
+			Handle:  route.Get(s.requestToken)},
+		{Op: "exchangeOpenIdToken", Auth: route.None, Limit: route.Reads,
+			Pattern: "GET /_matrix/federation/v1/openid/userinfo",
+			Handle:  route.Get(s.userinfo)},
+		{Op: "getRTCTransports", Auth: route.User, Limit: route.Reads,
+			Pattern: "GET /_matrix/client/v1/rtc/transports",
+			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"},
+			Handle:  route.Get(s.transports)},
+	}
+	if s.o.Media == nil {
+		return routes
+	}
+	routes = append(routes,
+		route.Route{Op: "getLivekitToken", Auth: route.User, Limit: route.Membership, MaxBody: maxBody,
+			Pattern: "POST /_matrix/client/v1/rtc/livekit/get_token", Aliases: []string{msc4195 + "get_token"},
+			Handle: route.JSON(s.clientToken)},
+		route.Route{Op: "livekitServiceToken", Auth: route.None, Limit: route.Membership, MaxBody: maxBody,
+			Pattern: "POST " + servicePath + "/get_token",
+			Handle:  route.JSON(s.serviceToken)},
+		route.Route{Op: "livekitServiceTokenLegacy", Auth: route.None, Limit: route.Membership, MaxBody: maxBody,
+			Pattern: "POST " + servicePath + "/sfu/get",
+			Handle:  route.JSON(s.serviceTokenLegacy)},
+		route.Route{Op: "livekitServiceHealth", Auth: route.None,
+			Pattern: "GET " + servicePath + "/healthz",
+			Handle:  route.Get(func(context.Context, *route.Request) (route.Empty, error) { return route.Empty{}, nil })},
+	)
+	if s.o.Delayed != nil {
+		routes = append(routes,
+			route.Route{Op: "delegateDelayedLeave", Auth: route.User, Limit: route.Membership, MaxBody: maxBody,
+				Pattern: "POST /_matrix/client/v1/rtc/livekit/delegate_delayed_leave", Aliases: []string{msc4195 + "delegate_delayed_leave"},
+				Handle: route.JSON(s.clientDelegate)},
+			route.Route{Op: "livekitServiceDelegate", Auth: route.None, Limit: route.Membership, MaxBody: maxBody,
+				Pattern: "POST " + servicePath + "/delegate_delayed_leave",
+				Handle:  route.JSON(s.serviceDelegate)},
+		)
+	}
+	return routes
+}
+
+func (s *Service) serviceURL(r *http.Request) string { return s.o.PublicURL(r) + servicePath }
+
+// mediaURL is where clients connect to the relay.
+func (s *Service) mediaURL(r *http.Request) string {
+	u := s.o.PublicURL(r)
+	if rest, ok := strings.CutPrefix(u, "http"); ok {
+		u = "ws" + rest // and https: wss
+	}
+	return u + mediaPath
+}
+
+type transport struct {
+	Type       string `json:"type"`
+	ServiceURL string `json:"livekit_service_url,omitempty"`
+	URL        string `json:"url,omitempty"`
+}
+
+// transports answers in the words of the proposal's earlier form, which today's
+// clients read, and of its latest. Spec: MSC4143, MSC4519
+func (s *Service) transports(_ context.Context, r *route.Request) (map[string][]transport, error) {
+	old, latest := []transport{}, []transport{}
+	if s.o.Media != nil {
+		old = append(old, transport{Type: "livekit", ServiceURL: s.serviceURL(r.Request)})
+		latest = append(latest, transport{Type: "m.livekit", URL: s.mediaURL(r.Request)})
+	}
+	return map[string][]transport{"rtc_transports": old, "transports": latest}, nil
+}
 
 // WellKnown is what calls add to /.well-known/matrix/client; nil without a relay.
-func (s *Service) WellKnown(r *http.Request) map[string]any { return nil }
+func (s *Service) WellKnown(r *http.Request) map[string]any {
+	if s.o.Media == nil {
+		return nil
+	}
+	return map[string]any{"org.matrix.msc4143.rtc_foci": []transport{{Type: "livekit", ServiceURL: s.serviceURL(r)}}}
+}
 
-// Userinfo returns whose OpenID token it is. Errors: *mx.Error UnknownToken.
-// Spec: s2s#get_matrixfederationv1openiduserinfo
-func (s *Service) Userinfo(ctx context.Context, token string) (sub string, err error) {
-	return "", nil
+// hash is the relay's pseudonym of its parts: unpadded base64 of the SHA-256 of
+// their canonical JSON. Spec: MSC4195
+func hash(parts ...string) (string, error) {
+	b, err := json.Marshal(parts)
+	if err == nil {
+		b, err = pdu.Canonical(b) // without Go's escapes of <, > and &
+	}
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return base64.RawStdEncoding.EncodeToString(sum[:]), nil
+}
+
+// legacySlot is the slot of calls that do not name one.
+const legacySlot = "m.call#ROOM"
+
+func relayRoom(roomID, slotID string) (string, error) { return hash(roomID, slotID) }
+
+var errForbidden = mx.Errorf(mx.Forbidden, "You are not in this room, or the device is not yours.")
+
+// admit checks that a user may be in a room's calls with a device, and returns the
+// relay's token for it. deviceID "" is not checked.
+func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, identity string) (jwt string, err error) {
+	room, err := relayRoom(roomID, slotID)
+	if err != nil {
+		return "", err
+	}
+	if err := s.member(ctx, userID, deviceID, roomID); err != nil {
+		return "", err
+	}
+	if err := s.o.Media.EnsureRoom(ctx, room); err != nil {
+		return "", unavailable(err)
+	}
+	if jwt, err = s.o.Media.Mint(ctx, room, identity, "", tokenTTL); err != nil {
+		return "", unavailable(err)
+	}
+	s.note(roomID, userID, seat{room, identity})
+	// A removal that ran meanwhile did not find the seat.
+	if err := s.member(ctx, userID, deviceID, roomID); err != nil {
+		s.o.Media.Remove(room, identity)
+		return "", err
+	}
+	return jwt, nil
+}
+
+func (s *Service) member(ctx context.Context, userID, deviceID, roomID string) error {
+	return s.o.DB.Read(ctx, func(q store.Querier) error {
+		in, err := s.o.IsJoined(q, roomID, userID)
+		if err == nil && in && deviceID != "" && s.o.DeviceExists != nil {
+			in, err = s.o.DeviceExists(q, userID, deviceID)
+		}
+		var unknown *mx.Error // of the room
+		if errors.As(err, &unknown) || (err == nil && !in) {
+			return errForbidden
+		}
+		return err
+	})
+}
+
+func unavailable(err error) error {
+	return &mx.Error{Code: mx.Unknown, Status: http.StatusServiceUnavailable, Msg: "The call relay cannot take a call now. Try again in a moment.", Err: err}
+}
+
+func member(roomID, userID string) string { return roomID + "|" + userID }
+
+// note remembers who was given a token.
+func (s *Service) note(roomID, userID string, at seat) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.After(s.nextSweep) {
+		s.nextSweep = now.Add(tokenTTL / 4)
+		for k, seats := range s.admitted {
+			for at, until := range seats {
+				if now.After(until) && !s.present(at) {
+					delete(seats, at)
+				}
+			}
+			if len(seats) == 0 {
+				delete(s.admitted, k)
+			}
+		}
+	}
+	k := member(roomID, userID)
+	if s.admitted[k] == nil {
+		s.admitted[k] = map[seat]time.Time{}
+	}
+	s.admitted[k][at] = now.Add(tokenTTL)
+}
+
+// Left takes a user who is no longer joined to a room out of its calls. It is
+// quick and may run after a commit.
+func (s *Service) Left(roomID, userID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seats := s.admitted[member(roomID, userID)]
+	delete(s.admitted, member(roomID, userID))
+	if len(seats) == 0 || s.ctx.Err() != nil {
+		return
+	}
+	s.wg.Go(func() {
+		for at := range seats {
+			s.o.Media.Remove(at.room, at.identity)
+		}
+	})
 }
