@@ -120,7 +120,7 @@ func Check(v pdu.Version, e *pdu.Event, state StateLookup) error {
 // refused. Errors: *Error. Spec: rooms/v12#authorization-rules 3
 func CheckAuthEvents(v pdu.Version, e *pdu.Event, auth []*pdu.Event, rejected func(eventID string) bool) error {
 	refuse := func(rule, msg string) error { return &Error{number(v, rule), msg} }
-	if e.IsStateOf(mx.RoomCreate, "") {
+	if e.Type == mx.RoomCreate {
 		return nil
 	}
 	allowed := AuthTypesOf(e)

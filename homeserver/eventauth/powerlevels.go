@@ -108,17 +108,9 @@ func (l levels) action(name string) int64 {
 	if n, ok := l.field(name); ok {
 		return n
 	}
-	return l.byDefault(name)
-}
-
-func (l levels) byDefault(name string) int64 {
 	switch name {
-	case "ban", "kick", "redact":
+	case "ban", "kick", "redact", "state_default":
 		return 50
-	case "state_default":
-		if l.pl != nil {
-			return 50
-		}
 	}
 	return 0
 }

@@ -21,7 +21,7 @@ type checker struct {
 
 func (c *checker) check() (rule, msg string) {
 	e := c.e
-	if e.Type == mx.RoomCreate && e.StateKeyIs("") {
+	if e.Type == mx.RoomCreate {
 		return c.checkCreate()
 	}
 	c.create = c.state(mx.RoomCreate, "")
@@ -66,7 +66,7 @@ func (c *checker) check() (rule, msg string) {
 	if e.StateKey != nil && len(*e.StateKey) > 0 && (*e.StateKey)[0] == '@' && *e.StateKey != e.Sender {
 		return "9", "State whose key is a user ID can only be set by that user."
 	}
-	if e.Type == mx.RoomPowerLevels && e.StateKeyIs("") {
+	if e.Type == mx.RoomPowerLevels {
 		return c.checkPowerLevels(sender)
 	}
 	if e.Type == mx.RoomRedaction && !c.v.AtLeast(3) {
