@@ -143,7 +143,9 @@ export function SelfTest({ path }: { path: string }) {
         started.current = true;
         void run();
     });
-    const good = checks !== undefined && checks.length > 0 && checks.every((c) => c.ok);
+    // A check that the server did not make is not a good one.
+    const lines = names.map((name) => checks?.find((c) => c.name === name) ?? { name, ok: false, detail: checks ? t("setup.test.missing") : "", ms: 0 });
+    const good = checks !== undefined && lines.every((c) => c.ok);
     return (
         <section aria-labelledby="selftest" className="setup-section" data-testid="selftest" data-state={busy ? "running" : trouble !== undefined ? "trouble" : good ? "good" : "bad"}>
             <div className="setup-section-head">
@@ -153,11 +155,11 @@ export function SelfTest({ path }: { path: string }) {
                 </Button>
             </div>
             <p role="status" className={good ? "hf-note hf-note--ok" : "hf-hint"}>
-                {busy ? t("setup.test.running") : good ? t("setup.test.good") : t("setup.test.what")}
+                {busy ? t("setup.test.running") : good ? t("setup.test.good") : checks ? t("setup.test.bad") : t("setup.test.what")}
             </p>
             <ErrorNote>{trouble}</ErrorNote>
             <ul className="setup-checks">
-                {(checks ?? names.map((name) => ({ name, ok: false, detail: "", ms: 0 }))).map((c) => (
+                {lines.map((c) => (
                     <li key={c.name} data-testid={`check-${c.name}`} data-ok={checks ? c.ok : undefined}>
                         <span className={`setup-mark ${checks ? (c.ok ? "setup-mark--ok" : "setup-mark--bad") : ""}`}>{checks ? <Icon name={c.ok ? "check" : "close"} /> : busy ? <Spinner /> : null}</span>
                         <span>
