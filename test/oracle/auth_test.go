@@ -361,7 +361,8 @@ func TestThirdParty(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forged := strings.Replace(string(signed), "tok", "kot", 1)
+		forged := strings.Replace(string(signed), `"tok"`, `"kot"`, 1)
+		wrong := strings.Replace(string(signed), `"ed25519:a_1":"`, `"ed25519:a_1":"A`, 1)
 		for name, c := range map[string]struct {
 			sender, target, third, want string
 		}{
@@ -369,7 +370,7 @@ func TestThirdParty(t *testing.T) {
 			"another user":   {"@root:one.example", "@ev:three.example", `{"signed":` + string(signed) + `}`, "5.4.1.4"},
 			"another token":  {"@root:one.example", "@bo:two.example", `{"signed":` + forged + `}`, "5.4.1.5"},
 			"another sender": {"@al:one.example", "@bo:two.example", `{"signed":` + string(signed) + `}`, "5.4.1.6"},
-			"changed":        {"@root:one.example", "@bo:two.example", `{"signed":{"x":1,` + string(signed[1:]) + `}`, "5.4.1.8"},
+			"changed":        {"@root:one.example", "@bo:two.example", `{"signed":` + wrong + `}`, "5.4.1.8"},
 			"no token":       {"@root:one.example", "@bo:two.example", `{"signed":{"mxid":"@bo:two.example"}}`, "5.4.1.3"},
 			"not signed":     {"@root:one.example", "@bo:two.example", `{"display_name":"x"}`, "5.4.1.2"},
 		} {
@@ -379,7 +380,8 @@ func TestThirdParty(t *testing.T) {
 			if want != "" && !v.AtLeast(12) {
 				want = "4" + want[1:]
 			}
-			if our != want || (our == "") != (gmsl == "") {
+			// gomatrixserverlib does not compare the senders.
+			if our != want || (our == "") != (gmsl == "") && name != "another sender" {
 				t.Errorf("v%s %s: ours %q, want %q, gomatrixserverlib %q", v, name, our, want, gmsl)
 			}
 		}
