@@ -8,8 +8,11 @@
 package ephemeral
 
 import (
+	"sync"
 	"time"
 
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/route"
 	"holdfast/store"
 )
 
@@ -34,4 +37,59 @@ type Options struct {
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
-type Service struct{ o Options }
+type Service struct {
+	o Options
+
+	mu       sync.Mutex
+	closed   bool
+	typing   map[string]*typingRoom // by room ID
+	presence map[string]*presence   // by user ID
+	sweep    *time.Timer            // of presence; nil: nobody is there
+}
+
+// New makes the service. Close ends it.
+func New(o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Service{o: o, typing: map[string]*typingRoom{}, presence: map[string]*presence{}}
+}
+
+// Close stops the timers. To be called before the store is closed.
+func (s *Service) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, r := range s.typing {
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+	}
+	if s.sweep != nil {
+		s.sweep.Stop()
+	}
+}
+
+// Routes are the package's operations.
+func (s *Service) Routes() []route.Route {
+	const v3, r0 = "/_matrix/client/v3", "/_matrix/client/r0"
+	rt := func(op, method, path string, h route.Handler) route.Route {
+		return route.Route{Op: op, Pattern: method + " " + v3 + path, Aliases: []string{r0 + path}, Auth: route.User, Limit: route.Reads, Handle: h}
+	}
+	return []route.Route{
+		rt("setTyping", "PUT", "/rooms/{roomID}/typing/{userID}", route.JSON(s.putTyping)),
+		rt("postReceipt", "POST", "/rooms/{roomID}/receipt/{receiptType}/{eventID}", route.JSON(s.postReceipt)),
+		rt("setReadMarker", "POST", "/rooms/{roomID}/read_markers", route.JSON(s.postMarkers)),
+		rt("setPresence", "PUT", "/presence/{userID}/status", route.JSON(s.putPresence)),
+		rt("getPresence", "GET", "/presence/{userID}/status", route.Get(s.getPresence)),
+	}
+}
+
+// joined checks that a user is in a room.
+func (s *Service) joined(q store.Querier, roomID, userID string) error {
+	m, err := s.o.Rooms.Membership(q, roomID, userID)
+	if err == nil && m != mx.Join {
+		err = mx.Errorf(mx.Forbidden, "You are not in this room.")
+	}
+	return err
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/notify"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 )
@@ -24,7 +25,6 @@ const (
 	maxTypeBytes = 255            // of an event type or transaction ID
 	keepTxns     = 24 * time.Hour // how long a repeated request is recognised
 	allDevices   = "*"
-	touchDevice  = "device"
 )
 
 // Devices is what the package asks of the device list.
@@ -125,7 +125,7 @@ func (s *Service) Send(tx *store.Tx, sender, typ string, messages map[string]map
 			if err := insertMessage(tx, user, id, pos, msg); err != nil {
 				return err
 			}
-			tx.Touch(touchDevice, user+"|"+id)
+			tx.Touch(notify.Device, notify.DeviceKey(user, id))
 		}
 	}
 	return nil

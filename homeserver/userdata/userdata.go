@@ -9,8 +9,10 @@ package userdata
 
 import (
 	"context"
+	"sync"
 
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/route"
 	"holdfast/store"
 )
 
@@ -18,8 +20,6 @@ import (
 type Rooms interface {
 	// SharedUsers lists the users who are joined to a room that userID is joined to.
 	SharedUsers(q store.Querier, userID string) ([]string, error)
-	// Membership is the user's membership of a room, "" for none.
-	Membership(q store.Querier, roomID, userID string) (string, error)
 }
 
 // Options of New.
@@ -27,7 +27,8 @@ type Options struct {
 	DB         *store.DB
 	ServerName string
 	Rooms      Rooms
-	// PublicUsers lists users joined to rooms that anybody may join; nil: none.
+	// PublicUsers lists the users who are joined to a room that anybody may find;
+	// nil: none.
 	PublicUsers func(q store.Querier) ([]string, error)
 	// Everyone lets the user directory find every local account, not only those
 	// who share a room with the searcher or are in a public room.
@@ -39,21 +40,69 @@ type Options struct {
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
 type Service struct {
-	o     Options
-	rules ruleCache
+	o Options
+
+	mu      sync.Mutex
+	rules   map[string]*userRules      // by user ID; nobody changes an entry
+	ignored map[string]map[string]bool // by user ID; nobody changes an entry
 }
+
+// maxCached bounds the users whose rules and ignore lists are in memory.
+const maxCached = 10000
 
 // New makes the service.
-func New(o Options) *Service { return &Service{o: o} }
-
-// Profile is what member events carry of a user.
-type Profile struct {
-	DisplayName string // "": none
-	AvatarURL   string // "": none
+func New(o Options) *Service {
+	return &Service{o: o, rules: map[string]*userRules{}, ignored: map[string]map[string]bool{}}
 }
 
-// Data is one piece of account data, as sync gives it.
-type Data struct {
-	Type    string `json:"type"`
-	Content mx.Raw `json:"content"`
+// cacheGet, cachePut: a writer always puts, a reader only where nothing is, since
+// a writer knows better than a snapshot. cachePut returns what is in force.
+func cacheGet[V any](s *Service, m map[string]V, k string) (V, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := m[k]
+	return v, ok
+}
+
+func cachePut[V any](s *Service, m map[string]V, k string, v V, writer bool) V {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := m[k]; ok && !writer {
+		return old
+	}
+	if len(m) >= maxCached {
+		clear(m)
+	}
+	m[k] = v
+	return v
+}
+
+// Routes are the package's operations.
+func (s *Service) Routes() []route.Route {
+	var out []route.Route
+	out = append(out, s.profileRoutes()...)
+	out = append(out, s.accountDataRoutes()...)
+	out = append(out, s.filterRoutes()...)
+	out = append(out, s.ruleRoutes()...)
+	return append(out, s.directoryRoutes()...)
+}
+
+// own checks that a request speaks of its sender's own data.
+func own(r *route.Request) error {
+	if r.Param("userID") != r.UserID {
+		return mx.Errorf(mx.Forbidden, "You can only do this with your own data (%s).", r.UserID)
+	}
+	return nil
+}
+
+// Deactivated removes what belongs to an account that is closed. The profile goes
+// too, and the user directory does not find the user any more.
+func (s *Service) Deactivated(tx *store.Tx, userID string) error {
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		delete(s.rules, userID)
+		delete(s.ignored, userID)
+		s.mu.Unlock()
+	})
+	return deleteUser(tx, userID)
 }

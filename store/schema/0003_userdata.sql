@@ -42,7 +42,7 @@ CREATE TABLE user_filters (
 CREATE TABLE room_receipts (
 	room_id   TEXT NOT NULL,
 	user_id   TEXT NOT NULL,
-	type      TEXT NOT NULL, -- m.read or m.read.private
+	type      TEXT NOT NULL, -- m.read, m.read.private, or m.fully_read only to keep the marker monotonic
 	thread_id TEXT NOT NULL, -- '': unthreaded
 	event_id  TEXT NOT NULL,
 	event_pos INTEGER NOT NULL, -- position of the event: receipts only move forward

@@ -98,9 +98,18 @@ CREATE TABLE e2ee_sharing (
 	pos     INTEGER NOT NULL,
 	user_id TEXT NOT NULL,
 	joined  INTEGER NOT NULL, -- 1: joined, 0: left
-	PRIMARY KEY (room_id, pos, user_id)
+	PRIMARY KEY (user_id, room_id, pos)
 ) WITHOUT ROWID;
-CREATE INDEX e2ee_sharing_user ON e2ee_sharing (user_id, pos);
+CREATE INDEX e2ee_sharing_pos ON e2ee_sharing (pos);
+
+-- Whose key a user signed: a change that only the signer sees.
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_signed_users (
+	signer  TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	PRIMARY KEY (signer, user_id)
+) WITHOUT ROWID;
 
 -- owner: homeserver/e2ee
 CREATE TABLE e2ee_backups (
@@ -133,34 +142,4 @@ CREATE TABLE e2ee_dehydrated (
 	user_id     TEXT PRIMARY KEY,
 	device_id   TEXT NOT NULL,
 	device_data TEXT NOT NULL -- JSON object
-) WITHOUT ROWID;
-
--- owner: homeserver/media
-CREATE TABLE media (
-	media_id     TEXT PRIMARY KEY,
-	user_id      TEXT NOT NULL,
-	content_type TEXT NOT NULL DEFAULT '',
-	file_name    TEXT NOT NULL DEFAULT '',
-	hash         TEXT NOT NULL DEFAULT '', -- of the blob; '': not uploaded yet
-	size         INTEGER NOT NULL DEFAULT 0, -- bytes
-	created_ts   INTEGER NOT NULL, -- ms
-	expires_ts   INTEGER NOT NULL DEFAULT 0, -- ms; until when a reserved ID may be filled
-	frozen       INTEGER NOT NULL DEFAULT 1, -- 1: only for signed-in users
-	quarantined  INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX media_user ON media (user_id, created_ts);
-CREATE INDEX media_hash ON media (hash);
-CREATE INDEX media_reserved ON media (expires_ts) WHERE hash = '';
-
--- Thumbnails made of a blob, by the size asked for after rounding.
--- owner: homeserver/media
-CREATE TABLE media_thumbnails (
-	source       TEXT NOT NULL, -- hash of the original
-	width        INTEGER NOT NULL,
-	height       INTEGER NOT NULL,
-	method       TEXT NOT NULL, -- crop or scale
-	content_type TEXT NOT NULL,
-	hash         TEXT NOT NULL,
-	size         INTEGER NOT NULL,
-	PRIMARY KEY (source, width, height, method)
 ) WITHOUT ROWID;

@@ -1,0 +1,66 @@
+package ephemeral
+
+import "holdfast/store"
+
+const loadReceiptPosSQL = `SELECT event_pos FROM room_receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread_id = $4`
+
+func loadReceiptPos(q store.Querier, roomID, userID, typ, thread string) (eventPos int64, err error) {
+	err = q.QueryRow(loadReceiptPosSQL, roomID, userID, typ, thread).Scan(&eventPos)
+	return eventPos, err
+}
+
+const upsertReceiptSQL = `INSERT INTO room_receipts (room_id, user_id, type, thread_id, event_id, event_pos, ts, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	ON CONFLICT (room_id, user_id, type, thread_id) DO UPDATE SET event_id = excluded.event_id, event_pos = excluded.event_pos, ts = excluded.ts, pos = excluded.pos`
+
+func upsertReceipt(tx *store.Tx, r receipt) error {
+	_, err := tx.Exec(upsertReceiptSQL, r.roomID, r.userID, r.typ, r.thread, r.eventID, r.eventPos, r.ts, r.pos)
+	return err
+}
+
+const receiptColumns = `SELECT user_id, type, thread_id, event_id, event_pos, ts FROM room_receipts WHERE room_id = $1 AND `
+
+func listRows(q store.Querier, sql string, args ...any) (out []receipt, err error) {
+	rows, err := q.Query(sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r receipt
+		if err := rows.Scan(&r.userID, &r.typ, &r.thread, &r.eventID, &r.eventPos, &r.ts); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+const listReceiptsSQL = receiptColumns + `pos > $2 AND pos <= $3 AND (type = 'm.read' OR type = 'm.read.private' AND user_id = $4)`
+
+func listReceipts(q store.Querier, roomID, forUser string, from, to int64) ([]receipt, error) {
+	return listRows(q, listReceiptsSQL, roomID, from, to, forUser)
+}
+
+const listOwnReceiptsSQL = receiptColumns + `user_id = $2 AND type IN ('m.read', 'm.read.private')`
+
+func listOwnReceipts(q store.Querier, roomID, userID string) ([]receipt, error) {
+	return listRows(q, listOwnReceiptsSQL, roomID, userID)
+}
+
+const listPrivateRoomsSQL = `SELECT DISTINCT room_id FROM room_receipts WHERE user_id = $1 AND type = 'm.read.private' AND pos > $2 AND pos <= $3`
+
+func listPrivateRooms(q store.Querier, userID string, from, to int64) (out []string, err error) {
+	rows, err := q.Query(listPrivateRoomsSQL, userID, from, to)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	return out, rows.Err()
+}
