@@ -1,0 +1,128 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/route"
+	"holdfast/store/blob"
+)
+
+// inline are the types that a browser may show itself; all others are saved.
+// Spec: cs#serving-inline-content
+var inline = map[string]bool{
+	"text/css": true, "text/plain": true, "text/csv": true, "application/json": true, "application/ld+json": true,
+	"image/jpeg": true, "image/gif": true, "image/png": true, "image/apng": true, "image/webp": true, "image/avif": true,
+	"video/mp4": true, "video/webm": true, "video/ogg": true, "video/quicktime": true,
+	"audio/mp4": true, "audio/webm": true, "audio/aac": true, "audio/mpeg": true, "audio/ogg": true, "audio/wave": true,
+	"audio/wav": true, "audio/x-wav": true, "audio/x-pn-wav": true, "audio/flac": true, "audio/x-flac": true,
+}
+
+// disposition tells the browser to show or to save, and under which name.
+func disposition(contentType, name string) string {
+	kind := "attachment"
+	t, _, _ := strings.Cut(contentType, ";")
+	if inline[strings.ToLower(strings.TrimSpace(t))] {
+		kind = "inline"
+	}
+	if name == "" {
+		return kind
+	}
+	if d := mime.FormatMediaType(kind, map[string]string{"filename": name}); d != "" {
+		return d
+	}
+	return kind
+}
+
+// download serves a file, also in ranges. Spec: cs#get_matrixclientv1mediadownloadservernamemediaid
+func (s *Service) download(ctx context.Context, r *route.Request) (any, error) {
+	m, err := s.find(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	name := m.Name
+	if over := r.Param("fileName"); over != "" {
+		name = fileName(over)
+	}
+	return s.content(m.Hash, m.Type, name)
+}
+
+func (s *Service) content(hash, contentType, name string) (any, error) {
+	f, err := s.o.Blobs.Open(hash)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, &mx.Error{Code: mx.NotFound, Msg: "The content of this media is no longer here.", Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer f.Close()
+		h := w.Header()
+		h.Set("Content-Type", contentType)
+		h.Set("Content-Disposition", disposition(contentType, name))
+		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; media-src 'self'; object-src 'self';")
+		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "private, max-age=31536000, immutable")
+		h.Set("ETag", `"`+hash+`"`)
+		http.ServeContent(w, r, "", time.Time{}, f)
+	}), nil
+}
+
+// timeout reads timeout_ms. Spec: cs#get_matrixclientv1mediadownloadservernamemediaid
+func timeout(s string) (time.Duration, error) {
+	if s == "" {
+		return defaultTimeout, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || ms < 0 {
+		return 0, mx.Errorf(mx.InvalidParam, "timeout_ms must be a number of milliseconds.")
+	}
+	return min(time.Duration(ms)*time.Millisecond, maxTimeout), nil
+}
+
+// arrivals wakes downloads that wait for an upload.
+type arrivals struct {
+	mu      sync.Mutex
+	waiting map[string]map[chan struct{}]bool
+}
+
+// wait returns a channel that is closed when the content of id is there.
+func (a *arrivals) wait(id string) (<-chan struct{}, func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.waiting == nil {
+		a.waiting = map[string]map[chan struct{}]bool{}
+	}
+	if a.waiting[id] == nil {
+		a.waiting[id] = map[chan struct{}]bool{}
+	}
+	c := make(chan struct{})
+	a.waiting[id][c] = true
+	return c, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if m := a.waiting[id]; m != nil {
+			delete(m, c)
+			if len(m) == 0 {
+				delete(a.waiting, id)
+			}
+		}
+	}
+}
+
+func (a *arrivals) publish(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.waiting[id] {
+		close(c)
+	}
+	delete(a.waiting, id)
+}
