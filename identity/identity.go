@@ -305,7 +305,16 @@ func (s *Service) VerifyPassword(ctx context.Context, userID, password, from str
 // SetPassword sets a password, and ends all sessions except those of the device
 // keepDevice ("": none is kept) unless keepAll. Errors: ErrNoUser, ErrWeakPassword.
 func (s *Service) SetPassword(ctx context.Context, userID, password, keepDevice string, keepAll bool) error {
-	hash, err := s.accounts.HashPassword(ctx, password, "cli")
+	return s.setPassword(ctx, userID, password, "cli", keepDevice, keepAll)
+}
+
+// ChangePassword is SetPassword for people themselves, whose passwords must not be weak.
+func (s *Service) ChangePassword(ctx context.Context, userID, password, keepDevice string, keepAll bool) error {
+	return s.setPassword(ctx, userID, password, "self", keepDevice, keepAll)
+}
+
+func (s *Service) setPassword(ctx context.Context, userID, password, source, keepDevice string, keepAll bool) error {
+	hash, err := s.accounts.HashPassword(ctx, password, source)
 	if err != nil {
 		return err
 	}

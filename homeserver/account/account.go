@@ -14,17 +14,17 @@ import (
 	"net/http"
 	"time"
 
-	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 )
 
 // Accounts is what the identity provider does for this package. User IDs are
 // full. Errors for the client are *mx.Error; others are transient.
 type Accounts interface {
-	// VerifyPassword errors: Forbidden, LimitExceeded, UserLocked, UserDeactivated.
-	VerifyPassword(ctx context.Context, userID, password, from string) error
+	// VerifyPassword returns the user ID as it is stored. Errors: Forbidden,
+	// LimitExceeded, UserLocked, UserDeactivated.
+	VerifyPassword(ctx context.Context, userID, password, from string) (string, error)
 	// CreateUser errors: UserInUse, InvalidUsername, WeakPassword, Exclusive, Unauthorized (invite).
-	CreateUser(ctx context.Context, n NewUser) error
+	CreateUser(ctx context.Context, n NewUser) (userID string, err error)
 	// Available reports whether a localpart could be registered. Errors as CreateUser.
 	Available(ctx context.Context, localpart string) error
 	StartSession(ctx context.Context, r NewSession) (Session, error)
@@ -74,33 +74,73 @@ type Options struct {
 	Log              *slog.Logger
 	RegistrationOpen bool
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
-	// Capabilities adds to GET /capabilities what other packages offer. May be nil.
-	Capabilities func(userID string) map[string]any
-	// RTCFoci are the transports of well-known's org.matrix.msc4143.rtc_foci. May be nil.
-	RTCFoci func(*http.Request) []map[string]any
+	// WellKnown adds to /.well-known/matrix/client. May be nil.
+	WellKnown func(*http.Request) map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
 	AppserviceUser func(appservice, userID string) bool
+	// Deactivated runs after an account was closed: it leaves the rooms. May be nil.
+	Deactivated func(ctx context.Context, userID string) error
+	// Text is the message catalogue of the fallback page. nil: keys are shown.
+	Text func(lang, key string) string
+	Now  func() time.Time // nil: the machine's clock
 }
 
 // Service answers the account operations.
-type Service struct{ o Options }
-
-// New prepares the service.
-func New(o Options) *Service { return &Service{o} }
-
-// Routes are the package's operations.
-func (s *Service) Routes() []route.Route { return nil }
-
-// Confirm asks that the person proves again who they are (interactive
-// authentication) before something that a stolen session must not do. It
-// returns nil when the request's auth is complete, or the 401 to answer.
-// Spec: cs#user-interactive-authentication-api
-func (s *Service) Confirm(ctx context.Context, r *route.Request) error {
-	return mx.Errorf(mx.Unauthorized, "Confirmation is not built yet.")
+type Service struct {
+	o        Options
+	uia      uia
+	nonces   nonces
+	features map[string]bool
 }
 
-// ConfirmReset is Confirm for replacing cross-signing keys: sessions of the
-// OAuth API approve on the account page (m.oauth, MSC4312), others by Confirm.
-func (s *Service) ConfirmReset(ctx context.Context, r *route.Request) error {
-	return mx.Errorf(mx.Unauthorized, "Confirmation is not built yet.")
+// New prepares the service.
+func New(o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Text == nil {
+		o.Text = func(_, key string) string { return key }
+	}
+	return &Service{o: o}
+}
+
+// Routes are the package's operations.
+func (s *Service) Routes() []route.Route {
+	const v3, r0 = "/_matrix/client/v3/", "/_matrix/client/r0/"
+	return []route.Route{
+		{Op: "getVersions", Pattern: "GET /_matrix/client/versions", Handle: route.Get(s.versions)},
+		{Op: "getWellknown", Pattern: "GET /.well-known/matrix/client", Handle: route.Get(s.wellKnownClient)},
+		{Op: "getWellknownServer", Pattern: "GET /.well-known/matrix/server", Handle: route.Get(s.wellKnownServer)},
+		{Op: "getWellknownSupport", Pattern: "GET /.well-known/matrix/support", Handle: route.Get(s.wellKnownSupport)},
+		{Op: "getCapabilities", Pattern: "GET " + v3 + "capabilities", Aliases: []string{r0 + "capabilities"}, Auth: route.User, Limit: route.Reads, Handle: route.Get(s.capabilities)},
+		{Op: "getAuthMetadata", Pattern: "GET /_matrix/client/v1/auth_metadata",
+			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"}, Handle: route.Get(s.authMetadata)},
+		{Op: "getAuthIssuer", Pattern: "GET /_matrix/client/unstable/org.matrix.msc2965/auth_issuer", Handle: route.Get(s.authIssuer)},
+
+		{Op: "getLoginFlows", Pattern: "GET " + v3 + "login", Aliases: []string{r0 + "login"}, Limit: route.Reads, Handle: route.Get(s.loginFlows)},
+		{Op: "login", Pattern: "POST " + v3 + "login", Aliases: []string{r0 + "login"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.login)},
+		{Op: "generateLoginToken", Pattern: "POST /_matrix/client/v1/login/get_token", Auth: route.User, Limit: route.Logins, Handle: route.Get(s.getToken)},
+		{Op: "redirectToSSO", Pattern: "GET " + v3 + "login/sso/redirect", Aliases: []string{r0 + "login/sso/redirect"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
+		{Op: "redirectToIdP", Pattern: "GET " + v3 + "login/sso/redirect/{idpID}", Aliases: []string{r0 + "login/sso/redirect/{idpID}"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
+		{Op: "logout", Pattern: "POST " + v3 + "logout", Aliases: []string{r0 + "logout"}, Auth: route.User, Handle: route.Get(s.logout)},
+		{Op: "logout_all", Pattern: "POST " + v3 + "logout/all", Aliases: []string{r0 + "logout/all"}, Auth: route.User, Handle: route.Get(s.logoutAll)},
+		{Op: "refresh", Pattern: "POST " + v3 + "refresh", Handle: route.JSON(s.refresh)}, // unlimited: clients take 429 for a refusal
+		{Op: "getTokenOwner", Pattern: "GET " + v3 + "account/whoami", Aliases: []string{r0 + "account/whoami"}, Auth: route.User, Handle: route.Get(s.whoami)},
+
+		{Op: "register", Pattern: "POST " + v3 + "register", Aliases: []string{r0 + "register"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.register)},
+		{Op: "checkUsernameAvailability", Pattern: "GET " + v3 + "register/available", Aliases: []string{r0 + "register/available"}, Limit: route.Logins, Handle: route.Get(s.available)},
+		{Op: "registrationTokenValidity", Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Limit: route.Logins, Handle: route.Get(s.tokenValidity)},
+		{Op: "changePassword", Pattern: "POST " + v3 + "account/password", Aliases: []string{r0 + "account/password"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.changePassword)},
+		{Op: "deactivateAccount", Pattern: "POST " + v3 + "account/deactivate", Aliases: []string{r0 + "account/deactivate"}, Auth: route.User, Limit: route.Logins, Handle: route.Get(s.deactivate)},
+		{Op: "getAccount3PIDs", Pattern: "GET " + v3 + "account/3pid", Aliases: []string{r0 + "account/3pid"}, Auth: route.User, Limit: route.Reads, Handle: route.Get(s.threepids)},
+
+		{Op: "uiaFallback", Pattern: "GET " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallback)},
+		{Op: "uiaFallbackSubmit", Pattern: "POST " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallbackSubmit)},
+
+		{Op: "synapseRegisterNonce", Pattern: "GET /_synapse/admin/v1/register", Handle: route.Get(s.nonce)},
+		{Op: "synapseRegister", Pattern: "POST /_synapse/admin/v1/register", Handle: route.JSON(s.sharedSecretRegister)},
+	}
 }

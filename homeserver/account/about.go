@@ -1,0 +1,134 @@
+package account
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/pdu"
+	"holdfast/homeserver/route"
+)
+
+// versionsListed are all there are: clients look for exact strings.
+var versionsListed = []string{
+	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
+	"v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+	"r0.6.0", "r0.6.1",
+}
+
+// features maps the unstable features that clients ask for to the operation that
+// each needs: what is not served is not announced.
+var features = map[string]string{
+	"org.matrix.e2e_cross_signing":                   "uploadCrossSigningKeys",
+	"org.matrix.msc2285.stable":                      "setReadMarker",
+	"org.matrix.msc2965.authentication":              "getAuthMetadata",
+	"org.matrix.msc3030.stable":                      "getEventByTimestamp",
+	"org.matrix.msc3266":                             "getRoomSummary",
+	"org.matrix.msc3440.stable":                      "getRelatingEventsWithRelType",
+	"org.matrix.msc3771":                             "postReceipt",
+	"org.matrix.msc3773":                             "sync",
+	"org.matrix.msc3814":                             "putDehydratedDevice",
+	"org.matrix.msc3916.stable":                      "getContentAuthed",
+	"org.matrix.msc3981":                             "getRelatingEvents",
+	"org.matrix.msc4140":                             "getDelayedEvents",
+	"org.matrix.msc4143":                             "getRTCTransports",
+	"org.matrix.simplified_msc3575":                  "slidingSync",
+	"uk.tcpip.msc4133":                               "setProfileField",
+	"uk.tcpip.msc4133.stable":                        "setProfileField",
+	"fi.mau.msc2246.stable":                          "createContent",
+	"fi.mau.msc2659.stable":                          "pingAppservice",
+	"uk.half-shot.msc2666.query_mutual_rooms.stable": "getMutualRooms",
+}
+
+// Offer tells which operations the homeserver serves, before the first request.
+func (s *Service) Offer(routes []route.Route) {
+	ops := map[string]bool{}
+	for _, r := range routes {
+		ops[r.Op] = true
+	}
+	s.features = map[string]bool{}
+	for feature, op := range features {
+		s.features[feature] = ops[op]
+	}
+}
+
+// versions answers GET /versions. Spec: cs#get_matrixclientversions
+func (s *Service) versions(context.Context, *route.Request) (any, error) {
+	return map[string]any{"versions": versionsListed, "unstable_features": s.features}, nil
+}
+
+// wellKnownClient answers GET /.well-known/matrix/client. Spec: cs#getwell-knownmatrixclient
+func (s *Service) wellKnownClient(_ context.Context, r *route.Request) (any, error) {
+	origin := s.o.PublicURL(r.Request)
+	out := map[string]any{
+		"m.homeserver":                      map[string]string{"base_url": origin},
+		"org.matrix.msc2965.authentication": map[string]string{"issuer": origin, "account": origin + "/account"},
+	}
+	if s.features["org.matrix.msc3814"] {
+		out["org.matrix.msc3814"] = true
+	}
+	if s.o.WellKnown != nil {
+		for k, v := range s.o.WellKnown(r.Request) {
+			out[k] = v
+		}
+	}
+	return out, nil
+}
+
+// wellKnownServer answers GET /.well-known/matrix/server. Spec: s2s#getwell-knownmatrixserver
+func (s *Service) wellKnownServer(_ context.Context, r *route.Request) (any, error) {
+	u, err := url.Parse(s.o.PublicURL(r.Request))
+	if err != nil {
+		return nil, err
+	}
+	host := u.Host
+	if u.Port() == "" {
+		host += ":443"
+	}
+	return map[string]string{"m.server": host}, nil
+}
+
+// wellKnownSupport answers GET /.well-known/matrix/support. Spec: cs#getwell-knownmatrixsupport
+func (s *Service) wellKnownSupport(context.Context, *route.Request) (any, error) {
+	return nil, &mx.Error{Code: mx.NotFound, Msg: "No support contact is set.", Status: http.StatusNotFound}
+}
+
+// capabilities answers GET /capabilities. Spec: cs#get_matrixclientv3capabilities
+func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error) {
+	type enabled struct {
+		Enabled bool `json:"enabled"`
+	}
+	rooms := map[string]string{}
+	for _, v := range []pdu.Version{"1", "2", "3", "4", "5", "6", "7", "8", "9", pdu.V10, pdu.V11, pdu.V12} {
+		if pdu.Creatable(v) {
+			rooms[string(v)] = "stable"
+		}
+	}
+	return map[string]any{"capabilities": map[string]any{
+		"m.change_password":               enabled{true},
+		"m.room_versions":                 map[string]any{"default": pdu.Default, "available": rooms},
+		"m.set_displayname":               enabled{true},
+		"m.set_avatar_url":                enabled{true},
+		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133"]},
+		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133"]},
+		"m.3pid_changes":                  enabled{false},
+		"m.get_login_token":               enabled{true},
+		"io.element.msc4452.preview_url":  enabled{false},
+	}}, nil
+}
+
+// authMetadata answers GET /auth_metadata. Spec: cs#get_matrixclientv1auth_metadata
+func (s *Service) authMetadata(_ context.Context, r *route.Request) (any, error) {
+	return s.o.Accounts.Metadata(s.o.PublicURL(r.Request)), nil
+}
+
+// authIssuer answers the older discovery of MSC2965.
+func (s *Service) authIssuer(_ context.Context, r *route.Request) (any, error) {
+	return map[string]string{"issuer": s.o.PublicURL(r.Request)}, nil
+}
+
+// threepids answers GET /account/3pid: there are none.
+func (s *Service) threepids(context.Context, *route.Request) (any, error) {
+	return map[string]any{"threepids": []any{}}, nil
+}
