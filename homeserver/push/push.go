@@ -44,9 +44,10 @@ type Options struct {
 	Rooms Rooms
 	// ReadUpTo gives how far a user's receipts have come: (*ephemeral.Service).ReadUpTo.
 	ReadUpTo func(q store.Querier, roomID, userID string) (ephemeral.ReadUpTo, error)
-	// Rules gives a user's push rules.
-	Rules func(q store.Querier, userID string) (pushrules.Ruleset, error)
-	// Ignored gives whose events a user does not see; nil: nobody's.
+	// Rules gives a user's push rules: (*userdata.Service).CompiledRules.
+	Rules func(q store.Querier, userID string) (*pushrules.Compiled, error)
+	// Ignored gives whose events a user does not see: (*userdata.Service).Ignored.
+	// nil: nobody's.
 	Ignored func(q store.Querier, userID string) (map[string]bool, error)
 	Log     *slog.Logger
 }
@@ -71,14 +72,13 @@ type Counter struct {
 	entries map[key]*list.Element // of *entry
 	lru     *list.List
 	cost    int
-	people  map[string]*person
 	rooms   map[string]size
 	views   map[int64]*pushrules.View
 	ring    []int64 // positions of views, in the order they came
 	unsaved map[key]checkpoint
 
-	// What was touched when, so that receipts and rules are read again only when
-	// they may have changed.
+	// What was touched when, so that receipts are read again only when they may
+	// have changed.
 	touchMu  sync.Mutex
 	seen     atomic.Int64 // position up to which touches were seen
 	receipts map[string]int64
@@ -101,7 +101,6 @@ type size struct {
 type person struct {
 	rules   *pushrules.Compiled
 	ignored map[string]bool
-	at      int64
 }
 
 // Bounds of what is held in memory, and of work.
@@ -110,7 +109,6 @@ const (
 	maxItems      = 400     // unread events of an entry that are held one by one
 	maxCost       = 8 << 20 // bytes of entries
 	maxViews      = 1024
-	maxPeople     = 2000
 	maxTouched    = 50000
 	saveAfter     = 500 // events evaluated since the last checkpoint
 	flushInterval = 30 * time.Second
@@ -122,7 +120,7 @@ func New(o Options) *Counter {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Counter{
-		o: o, entries: map[key]*list.Element{}, lru: list.New(), people: map[string]*person{}, rooms: map[string]size{},
+		o: o, entries: map[key]*list.Element{}, lru: list.New(), rooms: map[string]size{},
 		views: map[int64]*pushrules.View{}, unsaved: map[key]checkpoint{}, receipts: map[string]int64{}, users: map[string]int64{},
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -161,7 +159,7 @@ func (c *Counter) fresh(at, to int64, userID, roomID string) bool {
 	}
 	c.touchMu.Lock()
 	defer c.touchMu.Unlock()
-	return c.seen.Load() >= to && at >= c.floor && c.users[userID] <= at && (roomID == "" || c.receipts[roomID] <= at)
+	return c.seen.Load() >= to && at >= c.floor && c.users[userID] <= at && c.receipts[roomID] <= at
 }
 
 // Room counts what the user has not read in a room up to position to. threads has
@@ -243,30 +241,14 @@ func (c *Counter) settle(e *entry) {
 }
 
 // person gives what evaluation needs of a user.
-func (c *Counter) person(q store.Querier, userID string, to int64) (*person, error) {
-	c.mu.Lock()
-	p := c.people[userID]
-	c.mu.Unlock()
-	if p != nil && c.fresh(p.at, to, userID, "") {
-		return p, nil
+func (c *Counter) person(q store.Querier, userID string) (p person, err error) {
+	if p.rules, err = c.o.Rules(q, userID); err != nil {
+		return p, err
 	}
-	rules, err := c.o.Rules(q, userID)
-	if err != nil {
-		return nil, err
-	}
-	p = &person{rules: pushrules.Compile(userID, rules), at: to}
 	if c.o.Ignored != nil {
-		if p.ignored, err = c.o.Ignored(q, userID); err != nil {
-			return nil, err
-		}
+		p.ignored, err = c.o.Ignored(q, userID)
 	}
-	c.mu.Lock()
-	if len(c.people) >= maxPeople {
-		clear(c.people)
-	}
-	c.people[userID] = p
-	c.mu.Unlock()
-	return p, nil
+	return p, err
 }
 
 // view takes an event apart, once for all users.
@@ -331,7 +313,7 @@ func (c *Counter) advance(q store.Querier, e *entry, to int64) error {
 		e.pos = to
 		return nil
 	}
-	p, err := c.person(q, e.key.user, to)
+	p, err := c.person(q, e.key.user)
 	if err != nil {
 		return err
 	}
@@ -360,7 +342,7 @@ func (c *Counter) advance(q store.Querier, e *entry, to int64) error {
 }
 
 // apply brings one event into the entry's counts.
-func (c *Counter) apply(q store.Querier, e *entry, p *person, view *pushrules.RoomView, ev *rooms.Event) error {
+func (c *Counter) apply(q store.Querier, e *entry, p person, view *pushrules.RoomView, ev *rooms.Event) error {
 	switch {
 	case ev.Sender == e.key.user:
 		if ev.IsStateOf(mx.RoomMember, e.key.user) {
