@@ -1,0 +1,155 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"holdfast/homeserver/account"
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/route"
+	"holdfast/identity"
+)
+
+// This file shows the homeserver the identity provider, through the small
+// interfaces that the homeserver declares. The other way is in core.go (sinks).
+
+// tokens is the homeserver's view of access tokens.
+type tokens struct{ id *identity.Service }
+
+var _ route.Authenticator = tokens{}
+
+// Authenticate implements route.Authenticator.
+func (t tokens) Authenticate(ctx context.Context, token string) (route.Principal, error) {
+	p, err := t.id.Lookup(ctx, token)
+	if err != nil {
+		return route.Principal{}, matrixError(err)
+	}
+	return route.Principal{UserID: p.UserID, DeviceID: p.DeviceID, Admin: p.Admin, Suspended: p.Suspended, Guest: p.Guest}, nil
+}
+
+// matrixError gives errors of the identity provider their Matrix codes. Others
+// stay as they are: they are trouble of ours.
+func matrixError(err error) error {
+	var slow *identity.SlowDown
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &slow):
+		return &mx.Error{Code: mx.LimitExceeded, Msg: "Too many attempts failed. Wait and try again.", RetryAfter: slow.Wait}
+	case errors.Is(err, identity.ErrUnknownToken):
+		return &mx.Error{Code: mx.UnknownToken, Msg: "The access token is not known. Sign in again.", Fields: map[string]any{"soft_logout": false}}
+	case errors.Is(err, identity.ErrExpiredToken):
+		return &mx.Error{Code: mx.UnknownToken, Msg: "The access token has expired. Refresh it.", Fields: map[string]any{"soft_logout": true}}
+	case errors.Is(err, identity.ErrRefresh):
+		return &mx.Error{Code: mx.UnknownToken, Msg: "The refresh token is not valid any more. Sign in again.", Fields: map[string]any{"soft_logout": false}}
+	case errors.Is(err, identity.ErrLocked):
+		return &mx.Error{Code: mx.UserLocked, Msg: "This account is locked. Ask your administrator.", Fields: map[string]any{"soft_logout": true}}
+	case errors.Is(err, identity.ErrDeactivated):
+		return mx.Errorf(mx.UserDeactivated, "This account was closed.")
+	case errors.Is(err, identity.ErrWrongPassword):
+		return mx.Errorf(mx.Forbidden, "The user name or the password is wrong.")
+	case errors.Is(err, identity.ErrUserExists):
+		return mx.Errorf(mx.UserInUse, "This user name is taken. Choose another.")
+	case errors.Is(err, identity.ErrBadName):
+		return mx.Errorf(mx.InvalidUsername, "A user name has small letters, digits and . _ = - / + only, and is not too long.")
+	case errors.Is(err, identity.ErrReserved):
+		return mx.Errorf(mx.Exclusive, "This user name is reserved for an application service.")
+	case errors.Is(err, identity.ErrWeakPassword):
+		return mx.Errorf(mx.WeakPassword, "The password needs at least 8 characters and at most 512 bytes.")
+	case errors.Is(err, identity.ErrNoUser):
+		return &mx.Error{Code: mx.Forbidden, Msg: "There is no such account."}
+	case errors.Is(err, identity.ErrInvite):
+		return mx.Errorf(mx.Unauthorized, "The invite was used up, has expired or was withdrawn.")
+	}
+	return err
+}
+
+// accounts is the homeserver's view of accounts and sessions.
+type accounts struct{ id *identity.Service }
+
+var _ account.Accounts = accounts{}
+
+func (a accounts) VerifyPassword(ctx context.Context, userID, password, from string) (string, error) {
+	u, err := a.id.VerifyPassword(ctx, userID, password, from)
+	return u.UserID, matrixError(err)
+}
+
+func (a accounts) CreateUser(ctx context.Context, n account.NewUser) (string, error) {
+	u, err := a.id.CreateUser(ctx, identity.NewUser{Localpart: n.Localpart, DisplayName: n.DisplayName, Password: n.Password,
+		Admin: n.Admin, Invite: n.Invite, Source: n.Source})
+	return u.UserID, matrixError(err)
+}
+
+func (a accounts) Available(ctx context.Context, localpart string) error {
+	return matrixError(a.id.Available(ctx, localpart))
+}
+
+func (a accounts) StartSession(ctx context.Context, n account.NewSession) (account.Session, error) {
+	t, err := a.id.StartSession(ctx, identity.SessionRequest{UserID: n.UserID, DeviceID: n.DeviceID, DisplayName: n.DisplayName, Refresh: n.Refresh})
+	return toSession(t), matrixError(err)
+}
+
+func (a accounts) Refresh(ctx context.Context, token string) (account.Session, error) {
+	t, err := a.id.Refresh(ctx, token)
+	return toSession(t), matrixError(err)
+}
+
+func toSession(t identity.Tokens) account.Session {
+	return account.Session{AccessToken: t.Access, RefreshToken: t.Refresh, DeviceID: t.DeviceID, ExpiresIn: t.ExpiresIn}
+}
+
+func (a accounts) EndDevice(ctx context.Context, userID, deviceID string) error {
+	return matrixError(a.id.EndDevice(ctx, userID, deviceID))
+}
+
+func (a accounts) EndAll(ctx context.Context, userID, keepDeviceID string) error {
+	return matrixError(a.id.EndAll(ctx, userID, keepDeviceID))
+}
+
+func (a accounts) SetPassword(ctx context.Context, userID, password, keepDeviceID string, logoutOthers bool) error {
+	return matrixError(a.id.ChangePassword(ctx, userID, password, keepDeviceID, !logoutOthers))
+}
+
+func (a accounts) Deactivate(ctx context.Context, userID string) error {
+	return matrixError(a.id.Deactivate(ctx, userID))
+}
+
+func (a accounts) InviteValid(ctx context.Context, token string) (bool, error) {
+	ok, err := a.id.InviteValid(ctx, token)
+	return ok, matrixError(err)
+}
+
+func (a accounts) CreateLoginToken(ctx context.Context, userID string, ttl time.Duration) (string, error) {
+	t, err := a.id.CreateLoginToken(ctx, userID, ttl)
+	return t, matrixError(err)
+}
+
+func (a accounts) ConsumeLoginToken(ctx context.Context, token string) (string, error) {
+	userID, err := a.id.ConsumeLoginToken(ctx, token)
+	if errors.Is(err, identity.ErrUnknownToken) {
+		return "", mx.Errorf(mx.Forbidden, "The login token is not valid: it was used, or is too old.")
+	}
+	return userID, matrixError(err)
+}
+
+func (a accounts) SignedIn(r *http.Request) (string, time.Time) {
+	b, ok := a.id.BrowserSession(r)
+	if !ok {
+		return "", time.Time{}
+	}
+	return b.User.UserID, b.AuthTime
+}
+
+func (a accounts) ResetApproved(ctx context.Context, userID string) (bool, error) {
+	ok, err := a.id.ResetApproved(ctx, userID)
+	return ok, matrixError(err)
+}
+
+func (a accounts) OAuth(ctx context.Context, token string) bool {
+	p, err := a.id.Lookup(ctx, token)
+	return err == nil && p.ClientID != ""
+}
+
+func (a accounts) Metadata(origin string) any { return a.id.Metadata(origin) }
