@@ -1,0 +1,250 @@
+// Package homeserver is the Matrix homeserver: it makes its parts, joins them and
+// lists their routes.
+//
+// Invariants: parts know those below them by import and those beside or above
+// them by functions that are given here; New starts nothing that Close does not end.
+package homeserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"holdfast/homeserver/account"
+	"holdfast/homeserver/appservice"
+	"holdfast/homeserver/calls"
+	"holdfast/homeserver/delayed"
+	"holdfast/homeserver/devices"
+	"holdfast/homeserver/e2ee"
+	"holdfast/homeserver/ephemeral"
+	"holdfast/homeserver/feed"
+	"holdfast/homeserver/media"
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/notify"
+	"holdfast/homeserver/push"
+	"holdfast/homeserver/rooms"
+	"holdfast/homeserver/route"
+	"holdfast/homeserver/syncv3"
+	"holdfast/homeserver/timeline"
+	"holdfast/homeserver/todevice"
+	"holdfast/homeserver/userdata"
+	"holdfast/store"
+	"holdfast/store/blob"
+)
+
+// Options of New.
+type Options struct {
+	ServerName string
+	// PublicURL is the origin that a request came in by, "https://host[:port]".
+	PublicURL func(*http.Request) string
+	DB        *store.DB
+	Blobs     *blob.Store
+	Log       *slog.Logger
+	Tokens    route.Authenticator
+	Accounts  account.Accounts
+	Media     calls.MediaTokens // nil: no call relay
+
+	RegistrationOpen bool
+	SharedSecret     string
+	Limits           bool                          // whether requests are limited in rate
+	Text             func(lang, key string) string // message catalogue of the confirmation page; nil: keys
+	AppserviceDir    string                        // "": no application services
+	MaxUpload        int64                         // bytes; 0: the default
+}
+
+// Homeserver is a running homeserver.
+type Homeserver struct {
+	Rooms      *rooms.Rooms
+	Timeline   *timeline.Timeline
+	Feed       *feed.Feed
+	Userdata   *userdata.Service
+	Devices    *devices.Service
+	E2EE       *e2ee.Service
+	ToDevice   *todevice.Service
+	Ephemeral  *ephemeral.Service
+	Account    *account.Service
+	Calls      *calls.Service
+	Delayed    *delayed.Service
+	Appservice *appservice.Service
+
+	server *route.Server
+	end    []func()
+}
+
+// New makes and starts a homeserver. Close ends it, before the store.
+func New(ctx context.Context, o Options) (h *Homeserver, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	h = &Homeserver{}
+	defer func() {
+		if err != nil {
+			h.Close()
+			h = nil
+		}
+	}()
+	hub := notify.New()
+	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile})
+	if err != nil {
+		return nil, err
+	}
+	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers,
+		ProfileChanged: func(ctx context.Context, userID string, p userdata.Profile) error {
+			return h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL)
+		}})
+	h.Devices = devices.New(devices.Options{DB: o.DB, Confirm: func(ctx context.Context, r *route.Request) error { return h.Account.Confirm(ctx, r) }})
+	h.ToDevice = todevice.New(todevice.Options{DB: o.DB, Devices: h.Devices})
+	h.E2EE = e2ee.New(e2ee.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, Devices: h.Devices, Messages: h.ToDevice,
+		ConfirmReset: func(ctx context.Context, r *route.Request) error { return h.Account.ConfirmReset(ctx, r) }})
+	h.Devices.OnDelete(h.ToDevice.DeviceDeleted)
+	h.Devices.OnDelete(h.E2EE.DeviceDeleted)
+	h.Devices.OnRename(h.E2EE.Renamed)
+	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
+		if e.Type != mx.RoomMember || e.StateKey == nil {
+			return nil
+		}
+		return h.E2EE.Membership(tx, e.RoomID, *e.StateKey, e.Membership() == mx.Join, e.Pos)
+	})
+	h.Ephemeral = ephemeral.New(ephemeral.Options{DB: o.DB, Rooms: h.Rooms, SetRoomData: h.Userdata.SetRoomData, SharedUsers: h.Rooms.SharedUsers})
+	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
+	h.end = append(h.end, counter.Close)
+	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: userdata.Ignored})
+	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
+		E2EE: h.E2EE, Ignored: userdata.Ignored,
+		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
+			main, threads, err := counter.Room(q, roomID, userID, to)
+			out := make(map[string]feed.Counts, len(threads))
+			for id, c := range threads {
+				out[id] = feed.Counts(c)
+			}
+			return feed.Counts(main), out, err
+		}})
+	h.end = append(h.end, h.Feed.Close)
+	sync := syncv3.New(syncv3.Options{DB: o.DB, Feed: h.Feed, Timeline: h.Timeline, Filter: userdata.Filter, Synced: h.Ephemeral.Synced})
+
+	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
+		Send: func(ctx context.Context, e delayed.Event) (string, error) {
+			return h.Rooms.Send(ctx, rooms.NewEvent{RoomID: e.RoomID, Sender: e.UserID, DeviceID: e.DeviceID, TxnID: e.TxnID, Type: e.Type,
+				StateKey: e.StateKey, Content: e.Content, Unsigned: map[string]any{"org.matrix.msc4140.delay_id": e.DelayID}})
+		}})
+	if err != nil {
+		return nil, err
+	}
+	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, PublicURL: o.PublicURL,
+		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed,
+		DeviceExists: func(q store.Querier, userID, deviceID string) (bool, error) {
+			_, err := h.Devices.Get(q, userID, deviceID)
+			if errors.Is(err, store.ErrNotFound) {
+				return false, nil
+			}
+			return err == nil, err
+		}})
+	if err != nil {
+		return nil, err
+	}
+	h.end = append(h.end, h.Calls.Close)
+	var registrations []appservice.Registration
+	if o.AppserviceDir != "" {
+		if registrations, err = appservice.Load(o.AppserviceDir); err != nil {
+			return nil, err
+		}
+	}
+	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations})
+	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
+		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
+		WellKnown: h.Calls.WellKnown})
+	files := media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, MaxUpload: o.MaxUpload})
+
+	// The list of everything the homeserver answers.
+	var routes []route.Route
+	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
+	for _, more := range [][]route.Route{h.Timeline.Routes(), sync.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), files.Routes()} {
+		routes = append(routes, more...)
+	}
+	h.Account.Offer(routes)
+	h.server = route.NewServer(o.Tokens, o.Log, o.Limits, routes)
+	if len(registrations) > 0 {
+		h.server.UseAppservices(h.Appservice)
+	}
+	h.server.OnSeen(h.Devices.Seen)
+
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	seen := make(chan struct{})
+	go func() {
+		defer close(seen)
+		h.Devices.Run(run)
+	}()
+	h.end = append(h.end, func() { stop(); <-seen })
+	if err := h.Delayed.Start(run); err != nil {
+		return nil, err
+	}
+	h.end = append(h.end, h.Delayed.Close)
+	h.Appservice.Start(run)
+	h.end = append(h.end, h.Appservice.Close)
+	return h, nil
+}
+
+// Handler answers /_matrix/, /_synapse/, /.well-known/matrix/ and /livekit/jwt/.
+func (h *Homeserver) Handler() http.Handler { return h.server }
+
+// Close ends what runs.
+func (h *Homeserver) Close() {
+	for i := len(h.end) - 1; i >= 0; i-- {
+		h.end[i]()
+	}
+	h.end = nil
+}
+
+// UpsertDevice, DeleteDevice and SetDisplayName serve the identity provider.
+
+// UpsertDevice adds a device for a new session.
+func (h *Homeserver) UpsertDevice(tx *store.Tx, userID, deviceID, displayName string) error {
+	return h.Devices.Upsert(tx, userID, deviceID, displayName)
+}
+
+// DeleteDevice removes a device whose session ended.
+func (h *Homeserver) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
+	return h.Devices.Delete(tx, userID, deviceID)
+}
+
+// SetDisplayName makes the profile of a new account.
+func (h *Homeserver) SetDisplayName(tx *store.Tx, userID, displayName string) error {
+	return h.Userdata.Create(tx, userID, displayName)
+}
+
+func profile(q store.Querier, userID string) (displayName, avatarURL string, err error) {
+	p, err := userdata.LoadProfile(q, userID)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", "", nil
+	}
+	return p.DisplayName, p.AvatarURL, err
+}
+
+// appRooms shows application services the rooms.
+type appRooms struct{ h *Homeserver }
+
+func (a appRooms) Members(q store.Querier, roomID, membership string) ([]string, error) {
+	return a.h.Rooms.Members(q, roomID, membership)
+}
+
+func (a appRooms) Aliases(q store.Querier, roomID string) ([]string, error) {
+	return a.h.Rooms.Aliases(q, roomID)
+}
+
+func (a appRooms) EventsAfter(q store.Querier, pos int64, limit int) ([]appservice.Event, error) {
+	list, err := a.h.Rooms.After(q, pos, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]appservice.Event, len(list))
+	for i, e := range list {
+		raw, err := a.h.Timeline.Plain(q, e)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, JSON: raw}
+	}
+	return out, nil
+}
