@@ -73,6 +73,9 @@ func configure(o Options, key, secret string) (*config.Config, Ports, error) {
 	conf.Room.AutoCreate = false
 	conf.Room.EmptyTimeout = uint32(emptyTimeout.Seconds())
 	conf.Room.DepartureTimeout = uint32(departureTimeout.Seconds())
+	if o.departure > 0 {
+		conf.Room.DepartureTimeout = uint32(o.departure.Seconds())
+	}
 	return conf, ports, nil
 }
 

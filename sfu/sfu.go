@@ -49,7 +49,9 @@ type Options struct {
 	// Set it where the machine's own addresses cannot be reached, as behind NAT.
 	NodeIP string
 
-	tcpOnly bool // for tests: as if UDP were blocked
+	// For tests.
+	tcpOnly   bool          // as if UDP were blocked
+	departure time.Duration // instead of departureTimeout
 }
 
 // Stats are the relay's present figures.
