@@ -126,7 +126,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
 			return h.Rooms.Send(ctx, rooms.NewEvent{RoomID: e.RoomID, Sender: e.UserID, DeviceID: e.DeviceID, TxnID: e.TxnID, Type: e.Type,
-				StateKey: e.StateKey, Content: e.Content, Unsigned: map[string]any{"org.matrix.msc4140.delay_id": e.DelayID}})
+				StateKey: e.StateKey, Content: e.Content, Timestamp: e.Timestamp, Unsigned: map[string]any{"org.matrix.msc4140.delay_id": e.DelayID}})
 		}})
 	if err != nil {
 		return nil, err
@@ -144,6 +144,12 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Calls.Close)
+	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
+		if e.Type == mx.RoomMember && e.StateKey != nil && e.Membership() != mx.Join {
+			tx.AfterCommit(func() { h.Calls.Left(e.RoomID, *e.StateKey) })
+		}
+		return nil
+	})
 	var registrations []appservice.Registration
 	if o.AppserviceDir != "" {
 		if registrations, err = appservice.Load(o.AppserviceDir); err != nil {
