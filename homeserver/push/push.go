@@ -127,6 +127,7 @@ func New(o Options) *Counter {
 	o.DB.OnCommit(c.touched)
 	c.touchMu.Lock()
 	c.floor = o.DB.Pos()
+	c.seen.Store(max(c.floor, c.seen.Load()))
 	c.touchMu.Unlock()
 	go c.run()
 	return c

@@ -322,30 +322,39 @@ func TestMany(t *testing.T) {
 	w.want(carol, 2, 0, nil)
 }
 
-// BenchmarkUnread is a member's count after one new message.
+// BenchmarkUnread is a member's count after each of many new messages: what a
+// message costs the sync of a member.
 func BenchmarkUnread(b *testing.B) {
 	w := setup(b)
 	count(b, w.db, w.c, w.room, bob)
-	w.say(alice, "x")
-	var to int64
-	var ids []int64
+	from := w.db.Pos()
+	for range 90 { // as many as the rooms hold in memory
+		w.say(alice, "a message of a usual length")
+	}
+	var at []int64
 	w.db.Read(context.Background(), func(q store.Querier) error {
-		events, _, err := w.rooms.Last(q, w.room, 0, w.db.Pos(), 2)
+		events, _, err := w.rooms.Last(q, w.room, from, w.db.Pos(), 200)
 		for _, e := range events {
-			ids = append(ids, e.Pos)
+			at = append(at, e.Pos)
 		}
 		return err
 	})
-	to = ids[len(ids)-1]
 	b.ReportAllocs()
-	n := 0
 	w.db.Read(context.Background(), func(q store.Querier) error {
+		n, user := 0, bob
 		for b.Loop() {
-			// Each user is new, so that each counts the one message after the join.
-			n++
-			if _, _, err := w.c.Room(q, w.room, fmt.Sprintf("@u%d:example.org", n), to); err != nil {
+			if n%len(at) == 0 { // all are counted: go on as another user
+				b.StopTimer()
+				user = fmt.Sprintf("@u%d:example.org", n)
+				if _, _, err := w.c.Room(q, w.room, user, from); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+			if _, _, err := w.c.Room(q, w.room, user, at[n%len(at)]); err != nil {
 				b.Fatal(err)
 			}
+			n++
 		}
 		return nil
 	})
