@@ -661,3 +661,50 @@ func storeForgotten(tx *store.Tx, nid int64, userID string) error {
 func (r *Rooms) After(q store.Querier, pos int64, limit int) ([]*Event, error) {
 	return r.loadRange(q, `SELECT `+eventColumns+fromEvents+`WHERE e.pos > $1 ORDER BY e.pos LIMIT $2`, pos, limit)
 }
+
+// Heroes are the members, joined or invited, that a client names a room by: the
+// first ones, but not except; where there are none, those who left.
+func (r *Rooms) Heroes(q store.Querier, roomID, except string, limit int) ([]string, error) {
+	nid, err := r.nid(q, roomID)
+	if err != nil {
+		return nil, err
+	}
+	for _, kinds := range []string{`('join', 'invite')`, `('leave', 'ban')`} {
+		list, err := strs(q.Query(`SELECT user_id FROM room_members WHERE room = $1 AND membership IN `+kinds+` AND user_id <> $2 ORDER BY event LIMIT $3`, nid, except, limit))
+		if err != nil || len(list) > 0 {
+			return list, err
+		}
+	}
+	return nil, nil
+}
+
+// Stripped is the state that an invited or knocking user may see: what the room
+// is, and their own membership. Spec: cs#stripped-state
+func (r *Rooms) Stripped(q store.Querier, roomID, userID string) ([]*Event, error) {
+	nid, err := r.nid(q, roomID)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.eventsOf(q, `SELECT event FROM room_state WHERE room = $1 AND state_key = '' AND type IN
+		('m.room.create', 'm.room.join_rules', 'm.room.canonical_alias', 'm.room.avatar', 'm.room.name', 'm.room.encryption', 'm.room.topic')
+		ORDER BY event`, nid)
+	if err != nil {
+		return nil, err
+	}
+	own, err := r.State(q, roomID, "m.room.member", userID)
+	if err == store.ErrNotFound {
+		return list, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if own.Sender != userID { // who invites can be named
+		by, err := r.State(q, roomID, "m.room.member", own.Sender)
+		if err == nil {
+			list = append(list, by)
+		} else if err != store.ErrNotFound {
+			return nil, err
+		}
+	}
+	return append(list, own), nil
+}

@@ -1,0 +1,302 @@
+package feed
+
+import (
+	"encoding/json"
+	"errors"
+
+	"holdfast/homeserver/mx"
+	"holdfast/homeserver/rooms"
+	"holdfast/store"
+)
+
+// state fills in the state that belongs to the room's timeline: all of it (full),
+// or what changed since from. With StateAfter it is the state after the timeline,
+// else before it. Spec: cs#get_matrixclientv3sync (state, state_after), MSC4222
+func (a *answer) state(room *Room, from int64, full, touched bool) error {
+	f := &a.r.Filter.Room.State
+	lazy := a.r.Filter.Room.State.LazyLoadMembers || a.r.Filter.Room.Timeline.LazyLoadMembers
+	redundant := f.IncludeRedundant || a.r.Filter.Room.Timeline.IncludeRedundant
+	var (
+		state []*rooms.Event
+		err   error
+	)
+	// membership tells that somebody's changed: the summary may have.
+	membership := full
+	for _, e := range room.Events {
+		membership = membership || e.Type == mx.RoomMember
+	}
+	senders := map[string]bool{}
+	if lazy {
+		for _, e := range room.Events {
+			senders[e.Sender] = true
+		}
+	}
+	switch {
+	case full:
+		if state, err = a.fullState(room, lazy); err != nil {
+			return err
+		}
+	case !touched:
+	case a.r.StateAfter:
+		if room.Limited {
+			state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, a.to)
+		} else {
+			state = lastState(room.Events)
+			if !a.r.Filter.Room.Timeline.All() { // events that are state may have been filtered out
+				state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, a.to)
+			}
+		}
+	case room.Limited && room.Prev > from:
+		state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range state {
+		membership = membership || e.Type == mx.RoomMember
+	}
+	if membership {
+		if room.Summary, err = a.summary(room.ID); err != nil {
+			return err
+		}
+	}
+	if lazy {
+		if state, err = a.lazy(room, state, senders, full, redundant); err != nil {
+			return err
+		}
+	}
+	if !f.PassRoom(room.ID) {
+		return nil
+	}
+	for _, e := range state {
+		if f.PassEvent(e.Event) {
+			room.State = append(room.State, e)
+		}
+	}
+	return nil
+}
+
+// lastState gives, of each piece of state that the events change, the last event.
+func lastState(events []*rooms.Event) []*rooms.Event {
+	var out []*rooms.Event
+	for i := len(events) - 1; i >= 0; i-- {
+		e := events[i]
+		if e.StateKey == nil {
+			continue
+		}
+		seen := false
+		for _, o := range out {
+			seen = seen || o.Type == e.Type && *o.StateKey == *e.StateKey
+		}
+		if !seen {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// fullState is all state before the timeline, or after it, without members if lazy.
+func (a *answer) fullState(room *Room, lazy bool) ([]*rooms.Event, error) {
+	r := a.f.o.Rooms
+	end := a.to // the state is wanted as of this position
+	if !a.r.StateAfter && len(room.Events) > 0 {
+		end = room.Events[0].Pos - 1
+	}
+	state, err := r.CurrentState(a.q, room.ID, lazy)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range state {
+		if e.Pos > end { // something changed since
+			var want func(rooms.StateKey) bool
+			if lazy {
+				want = func(k rooms.StateKey) bool { return k.Type != mx.RoomMember }
+			}
+			return r.StateAt(a.q, room.ID, end, want)
+		}
+	}
+	return state, nil
+}
+
+// lazy reduces member events to those that the client needs and does not have:
+// of who sent something, of itself when it has just joined, of the heroes.
+// Spec: cs#lazy-loading-room-members
+func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool, full, redundant bool) ([]*rooms.Event, error) {
+	need := map[string]bool{}
+	for u := range senders {
+		need[u] = true
+	}
+	if full {
+		need[a.UserID] = true
+		if room.Summary != nil {
+			for _, u := range room.Summary.Heroes {
+				need[u] = true
+			}
+		}
+	}
+	d := a.device
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a.from == 0 {
+		d.sent, d.count = map[string]map[string]sentMember{}, 0
+	}
+	var out []*rooms.Event
+	for _, e := range state {
+		if e.Type != mx.RoomMember {
+			out = append(out, e)
+			continue
+		}
+		if full && !need[*e.StateKey] {
+			continue
+		}
+		// Changes of memberships in a gap are all told.
+		delete(need, *e.StateKey)
+		d.had(room.ID, *e.StateKey, e.Pos, a.from, a.to)
+		out = append(out, e)
+	}
+	// A member event in the timeline tells the client of its user by itself, but
+	// what the user sent before it needs the one before.
+	if !a.r.StateAfter {
+		for _, e := range room.Events {
+			if e.Type == mx.RoomMember && e.StateKey != nil && need[*e.StateKey] && e.Replaces == 0 {
+				delete(need, *e.StateKey)
+			}
+		}
+	}
+	for u := range need {
+		e, err := a.f.o.Rooms.State(a.q, room.ID, mx.RoomMember, u)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		end := a.to
+		if !a.r.StateAfter && len(room.Events) > 0 {
+			end = room.Events[0].Pos - 1
+		}
+		if e.Pos > end {
+			if e, err = a.memberAt(room.ID, u, end); err != nil {
+				return nil, err
+			}
+			if e == nil {
+				continue
+			}
+		}
+		if !d.had(room.ID, u, e.Pos, a.from, a.to) || redundant {
+			out = append(out, e)
+		}
+	}
+	for _, e := range room.Events {
+		if e.Type == mx.RoomMember && e.StateKey != nil {
+			d.had(room.ID, *e.StateKey, e.Pos, a.from, a.to)
+		}
+	}
+	return out, nil
+}
+
+// memberAt is a user's member event as of a position, or nil.
+func (a *answer) memberAt(roomID, userID string, pos int64) (*rooms.Event, error) {
+	list, err := a.f.o.Rooms.StateHistory(a.q, roomID, mx.RoomMember, userID)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].Pos <= pos {
+			return list[i], nil
+		}
+	}
+	return nil, nil
+}
+
+const maxHeroes = 5
+
+// summary counts members, and names heroes where the room has no name.
+// Spec: cs#get_matrixclientv3sync (RoomSummary)
+func (a *answer) summary(roomID string) (*Summary, error) {
+	s := &Summary{}
+	var err error
+	if s.Joined, s.Invited, err = a.counts(roomID); err != nil {
+		return nil, err
+	}
+	for _, k := range [][2]string{{mx.RoomName, "name"}, {mx.RoomCanonicalAlias, "alias"}} {
+		e, err := a.f.o.Rooms.State(a.q, roomID, k[0], "")
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && e.ContentString(k[1]) != "" {
+			return s, nil
+		}
+	}
+	s.Heroes, err = a.f.o.Rooms.Heroes(a.q, roomID, a.UserID, maxHeroes)
+	return s, err
+}
+
+// left gives the end of a room that the user has left: what they could still see.
+func (a *answer) left(m rooms.Member) (*Room, error) {
+	view, err := a.f.o.Timeline.View(a.q, m.RoomID, a.UserID, a.to)
+	if err != nil {
+		return nil, err
+	}
+	room := &Room{ID: m.RoomID, Prev: m.Pos, Membership: view.Membership}
+	from := a.from
+	was := false // whether they were in the room since from
+	if from > 0 && view.Membership(from) == mx.Join {
+		was = true
+	} else {
+		from = 0
+	}
+	f := &a.r.Filter.Room.Timeline
+	if f.PassRoom(m.RoomID) && !f.None() {
+		if err := a.pick(room, from, m.Pos, f.LimitOr(defaultTimeline, maxTimeline), f, view.Sees); err != nil {
+			return nil, err
+		}
+	}
+	if len(room.Events) > 0 {
+		room.Prev = room.Events[0].Pos - 1
+	}
+	_, member := view.Left()
+	if !member { // an invitation declined or taken back: the state is not theirs
+		room.Limited = false
+		return room, nil
+	}
+	sf := &a.r.Filter.Room.State
+	end := m.Pos
+	if !a.r.StateAfter && len(room.Events) > 0 {
+		end = room.Prev
+	}
+	var state []*rooms.Event
+	switch {
+	case was && !a.r.FullState && !room.Limited && !a.r.StateAfter:
+	case was && !a.r.FullState:
+		state, err = a.f.o.Rooms.StateChanges(a.q, m.RoomID, from, end)
+	default:
+		state, err = a.f.o.Rooms.StateAt(a.q, m.RoomID, end, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range state {
+		if sf.PassEvent(e.Event) {
+			room.State = append(room.State, e)
+		}
+	}
+	return room, nil
+}
+
+func ephemeralEvent(typ string, content mx.Raw) mx.Raw {
+	b := append([]byte(`{"type":"`), typ...)
+	b = append(b, `","content":`...)
+	return append(append(b, content...), '}')
+}
+
+func typingEvent(users []string, ignore map[string]bool) mx.Raw {
+	list := []string{}
+	for _, u := range users {
+		if !ignore[u] {
+			list = append(list, u)
+		}
+	}
+	content, _ := json.Marshal(map[string]any{"user_ids": list})
+	return ephemeralEvent(mx.Typing, content)
+}
