@@ -107,11 +107,18 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return h.E2EE.Membership(tx, e.RoomID, *e.StateKey, e.Membership() == mx.Join, e.Pos)
 	})
 	h.Ephemeral = ephemeral.New(ephemeral.Options{DB: o.DB, Rooms: h.Rooms, SetRoomData: h.Userdata.SetRoomData, SharedUsers: h.Rooms.SharedUsers})
+	h.end = append(h.end, h.Ephemeral.Close)
+	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
+		if e.Type == mx.RoomMember && e.StateKey != nil && e.Membership() != mx.Join {
+			h.Ephemeral.Left(tx, e.RoomID, *e.StateKey)
+		}
+		return nil
+	})
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
-	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: userdata.Ignored})
+	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
-		E2EE: h.E2EE, Ignored: userdata.Ignored,
+		E2EE: h.E2EE, Ignored: h.Userdata.Ignored,
 		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
 			main, threads, err := counter.Room(q, roomID, userID, to)
 			out := make(map[string]feed.Counts, len(threads))

@@ -147,6 +147,22 @@ func TestTypingEndsByItself(t *testing.T) {
 	}
 }
 
+func TestWhoLeavesDoesNotTypeOn(t *testing.T) {
+	w := setup(t)
+	alice := w.As("alice", "A")
+	alice.OK("PUT", typingPath(alice.UserID), `{"typing": true}`, nil)
+	w.touched("", "")
+	from := w.db.Pos()
+	err := w.db.Write(t.Context(), func(tx *store.Tx) error {
+		w.s.Left(tx, room, "@bob:example.org") // was not typing
+		w.s.Left(tx, room, alice.UserID)
+		return nil
+	})
+	if users, changed := w.s.Typing(room, from); err != nil || !changed || len(users) != 0 || !w.touched(notify.Typing, room) {
+		t.Fatal(err, users, changed)
+	}
+}
+
 func TestTypingCostsNoDiskAccess(t *testing.T) {
 	w := setup(t)
 	alice := w.As("alice", "A")

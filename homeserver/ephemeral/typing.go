@@ -165,3 +165,24 @@ func (s *Service) Typing(roomID string, from int64) (users []string, changed boo
 	slices.Sort(users)
 	return users, true
 }
+
+// Left ends a user's typing with the membership, in the transaction of the event.
+func (s *Service) Left(tx *store.Tx, roomID, userID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room := s.typing[roomID]
+	if room == nil {
+		return
+	}
+	if _, typing := room.users[userID]; !typing {
+		return
+	}
+	pos := tx.NextPos()
+	tx.Touch(notify.Typing, roomID)
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		delete(room.users, userID)
+		room.pos = pos
+		s.mu.Unlock()
+	})
+}
