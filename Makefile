@@ -101,7 +101,7 @@ test: tools-test ui build ## all tests: Go, user interface, real clients, browse
 	$(call say,"Go")
 	@go test -shuffle=on ./...
 	$(call say,"room algorithms against other implementations")
-	@if [ -f test/oracle/go.mod ]; then cd test/oracle && go test ./...; fi
+	@cd test/oracle && GOEXPERIMENT=jsonv2 go test -count=1 -tags goolm ./...
 	$(call say,"user interface")
 	@cd $(UI) && npm run --silent test
 	@$(MAKE) test-clients

@@ -7,5 +7,5 @@
 //
 // Run it with:
 //
-//	cd test/oracle && GOEXPERIMENT=jsonv2 CGO_ENABLED=0 go test -tags goolm ./...
+//	cd test/oracle && GOEXPERIMENT=jsonv2 CGO_ENABLED=0 go test -count=1 -tags goolm ./...
 package oracle
