@@ -65,7 +65,7 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
             <SelfTest path="/api/setup/selftest" />
 
             <div className="hf-actions">
-                <a className="hf-button" href="/" data-testid="setup-open">
+                <a className="hf-button" href="/?login" data-testid="setup-open">
                     {t("setup.done.open")}
                 </a>
             </div>

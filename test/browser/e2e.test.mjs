@@ -1,0 +1,290 @@
+// From the claim code to a video call, in two browsers, against the real program.
+import assert from "node:assert/strict";
+import { createHash, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { keepEvidence, openBrowser, skipReason, sleep, startServer, until } from "./lib.mjs";
+
+const skip = skipReason();
+const serverName = "demo.example";
+const admin = { name: "Ada Lovelace", localpart: "ada", password: "tram kiosk velvet 7" };
+const guest = { name: "Grace Hopper", localpart: "grace", password: "lantern orbit maple 4" };
+
+let server, ada, grace, inviteUrl;
+let failed = false;
+
+// step is one part of the story: later parts make no sense when one failed.
+function step(name, run) {
+    test(name, { skip, timeout: 180_000 }, async (t) => {
+        if (failed) return t.skip("an earlier step failed");
+        try {
+            await run(t);
+        } catch (e) {
+            failed = true;
+            await keepEvidence(name.replace(/\W+/g, "-"), [ada, grace]);
+            throw e;
+        }
+    });
+}
+
+before(async () => {
+    if (skip) return;
+    server = await startServer();
+    [ada, grace] = await Promise.all([openBrowser("ada"), openBrowser("grace")]);
+});
+
+after(async () => {
+    await Promise.all([ada?.browser.close(), grace?.browser.close()]);
+    if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
+});
+
+step("the claim code leads through the setup to an invite and a green self-test", async (t) => {
+    const p = ada.page;
+    await p.goto(server.base);
+    await p.waitForURL("**/setup");
+    await p.getByTestId("claim-code").fill("0000-0000-0000");
+    await p.keyboard.press("Enter");
+    await p.getByText("This is not the claim code").waitFor();
+    await sleep(2100); // a wrong code makes the next one wait
+
+    await p.getByTestId("claim-code").fill(server.claimCode.toLowerCase());
+    await p.keyboard.press("Enter");
+    await p.getByTestId("organisation").fill("Stadt Demo");
+    await p.keyboard.press("Enter");
+    await p.getByTestId("server-name").fill("https://demo.example/");
+    await p.getByTestId("setup-next").click();
+    await p.getByText("has no https://").waitFor();
+    await p.getByTestId("server-name").fill(serverName);
+    await p.getByTestId("setup-next").click();
+    await p.getByText("confirm that it is permanent").waitFor();
+    await p.getByTestId("server-name-sure").check();
+    await p.getByTestId("setup-next").click();
+    await p.getByTestId("ca").waitFor();
+    assert.match(await p.getByTestId("ca").innerText(), /([0-9A-F]{2}:){31}[0-9A-F]{2}/, "the fingerprint of the authority is shown");
+    await p.getByTestId("setup-next").click();
+    await p.getByTestId("admin-name").fill(admin.name);
+    await p.getByTestId("admin-localpart").fill(admin.localpart);
+    await p.getByTestId("admin-password").fill("password12");
+    await p.getByTestId("admin-repeat").fill("password12");
+    await p.getByTestId("setup-next").click();
+    await p.getByText("too easy to guess. Use").waitFor();
+    await p.getByTestId("admin-password").fill(admin.password);
+    await p.getByTestId("admin-repeat").fill(admin.password);
+    await p.getByTestId("setup-next").click();
+
+    await p.getByTestId("setup-done").waitFor();
+    await p.getByText(`@${admin.localpart}:${serverName}`).waitFor();
+    await p.locator('[data-testid=selftest]:not([data-state=running])').waitFor({ timeout: 40_000 });
+    assert.equal(await p.getByTestId("selftest").getAttribute("data-state"), "good", await p.getByTestId("selftest").innerText());
+    inviteUrl = (await p.getByTestId("invite-url").innerText()).trim();
+    assert.match(inviteUrl, /^https:\/\/.+\/e\/\w{20,}$/);
+    t.diagnostic(`invite link: ${new URL(inviteUrl).origin}/e/…`);
+
+    const again = await fetch(`${server.base}/api/setup/claim`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ code: server.claimCode }) });
+    assert.equal(again.status, 410, "a claim code works once");
+});
+
+step("the admin signs in by single sign-on", async () => {
+    const p = ada.page;
+    await p.getByTestId("setup-open").click();
+    await signIn(p, admin);
+    await home(p);
+});
+
+step("the invited person makes an account and signs in", async () => {
+    const p = grace.page;
+    await p.goto(inviteUrl);
+    await p.locator("#username").fill(guest.localpart);
+    await p.locator("#display_name").fill(guest.name);
+    await p.locator("#password").fill(guest.password);
+    await p.locator("#password2").fill(guest.password);
+    await p.locator("button[type=submit]").click();
+    await p.waitForLoadState();
+    const used = await fetchAs(p, inviteUrl);
+    assert.ok(used >= 400, `an invite for one person works once, but opening it again answers ${used}`);
+    await p.goto(new URL(inviteUrl).origin + "/?login");
+    await signIn(p, guest, true);
+    await home(p);
+});
+
+step("they exchange encrypted messages, replies, reactions and edits", async () => {
+    const [a, g] = [ada.page, grace.page];
+    await a.getByTestId("start-menu").click();
+    await a.getByTestId("start-dm").click();
+    await a.getByTestId("people-search").fill("grace");
+    await a.getByTestId("people-result").first().click();
+    await a.getByTestId("composer").waitFor();
+    await say(a, "Hello Grace, is this room quiet?");
+
+    await g.getByTestId("room-item").first().click({ timeout: 30_000 });
+    await g.getByTestId("invite-accept").click();
+    await g.getByTestId("composer").waitFor({ timeout: 30_000 });
+    // What was said before she joined: the key comes along with the invite or by history sharing; not asserted here.
+    await say(g, "Yes, only we can read it.");
+    await message(a, "Yes, only we can read it.");
+    await say(a, "A second one from Ada");
+    const one = await message(g, "A second one from Ada");
+    assert.equal(await one.getAttribute("data-own"), "false");
+
+    // A reply, which quotes.
+    await one.hover();
+    await one.getByTestId("message-reply").click();
+    await say(g, "This answers the second one");
+    const reply = await message(a, "This answers the second one");
+    assert.match(await reply.innerText(), /A second one from Ada/, "a reply shows what it answers");
+
+    // A reaction.
+    await reply.hover();
+    await reply.getByTestId("message-react").click();
+    await a.locator(".emoji-quick .emoji").first().click();
+    const emoji = (await (await message(a, "This answers the second one")).locator(".reaction, [data-testid=reaction]").first().innerText()).trim();
+    await until("the reaction arrives", async () => (await (await message(g, "This answers the second one")).innerText()).includes(emoji.split(/\s/)[0]));
+
+    // An edit.
+    const own = await message(a, "A second one from Ada");
+    await own.hover();
+    await own.getByTestId("message-more").click();
+    await a.getByRole("menuitem", { name: /edit/i }).click();
+    await a.getByTestId("composer").fill("A better second one");
+    await a.keyboard.press("Enter");
+    const edited = await message(g, "A better second one");
+    assert.doesNotMatch(await edited.innerText(), /A second one from Ada/);
+
+    // The server has seen none of it: every message event that it holds is ciphertext.
+    const types = await eventTypes(a);
+    assert.ok((types["m.room.encrypted"] ?? 0) >= 4, JSON.stringify(types));
+    assert.equal(types["m.room.message"], undefined, `messages in the clear: ${JSON.stringify(types)}`);
+});
+
+step("a file is dropped into the chat and comes out intact", async () => {
+    const [a, g] = [ada.page, grace.page];
+    const bytes = randomBytes(300_000);
+    const data = await a.evaluateHandle((b64) => {
+        const raw = Uint8Array.from(atob(b64), (c) => c.charCodeAt(0));
+        const dt = new DataTransfer();
+        dt.items.add(new File([raw], "minutes of the meeting.bin", { type: "application/octet-stream" }));
+        return dt;
+    }, bytes.toString("base64"));
+    for (const type of ["dragenter", "dragover", "drop"]) await a.dispatchEvent(".room-main", type, { dataTransfer: data });
+    await a.getByTestId("composer-file").waitFor();
+    await a.getByTestId("send").click();
+    const card = g.getByTestId("file").filter({ hasText: "minutes of the meeting.bin" });
+    await card.waitFor({ timeout: 30_000 });
+    const [download] = await Promise.all([g.waitForEvent("download", { timeout: 30_000 }), card.click()]);
+    const got = readFileSync(await download.path());
+    assert.equal(download.suggestedFilename(), "minutes of the meeting.bin");
+    const hash = (b) => createHash("sha256").update(b).digest("hex");
+    assert.equal(hash(got), hash(bytes), "the downloaded file differs from the one that was dropped");
+});
+
+step("they see and hear each other in a video call through the appliance", async (t) => {
+    const [a, g] = [ada.page, grace.page];
+    await a.getByTestId("start-call").click();
+    await a.getByTestId("call").waitFor();
+    await g.getByTestId("call-ringing").waitFor({ timeout: 40_000 });
+    await g.getByTestId("call-answer").click();
+    await g.getByTestId("call").waitFor();
+
+    // Frames that were received and decrypted, on both sides, in each of ten seconds.
+    await until("both see video", async () => (await received(a)).video > 0 && (await received(g)).video > 0, 60_000, 500);
+    const from = [await received(a), await received(g)];
+    let last = from;
+    for (let second = 1; second <= 10; second++) {
+        await sleep(1000);
+        const now = [await received(a), await received(g)];
+        for (const i of [0, 1]) assert.ok(now[i].video > last[i].video, `${[admin, guest][i].name} saw no new frame in second ${second}: ${JSON.stringify([last[i], now[i]])}`);
+        last = now;
+    }
+    for (const i of [0, 1]) {
+        assert.ok(last[i].audio > from[i].audio, "no sound arrived");
+        t.diagnostic(`${[admin, guest][i].name} saw ${last[i].video - from[i].video} video frames in 10 s (${last[i].width}x${last[i].height}), ${last[i].audio - from[i].audio} audio packets; media came from ${last[i].remote}`);
+    }
+
+    // The relay counts the same two people; the console shows it to the administrator.
+    const status = await a.evaluate(async () => (await fetch("/api/console/status")).json());
+    assert.deepEqual({ rooms: status.calls.rooms, participants: status.calls.participants }, { rooms: 1, participants: 2 });
+
+    // Small, large, and over for both.
+    await a.getByTestId("call-size").click();
+    await a.getByTestId("composer").click();
+    await a.getByTestId("call-size").click();
+    await a.getByTestId("call-hangup").click();
+    await a.getByTestId("call").waitFor({ state: "detached", timeout: 15_000 });
+    await until("the call of two ends when one leaves", async () => (await g.getByTestId("call").count()) === 0 || (await g.getByTestId("call-hangup").click().then(() => false, () => true)), 20_000, 3000);
+    await until("the relay is empty again", async () => (await a.evaluate(async () => (await fetch("/api/console/status")).json())).calls.participants === 0, 30_000, 500);
+});
+
+step("nobody was asked for anything elsewhere, and nothing broke the rules of the pages", () => {
+    const own = new Set(["localhost", "127.0.0.1", new URL(inviteUrl).hostname]);
+    for (const p of [ada, grace]) {
+        assert.deepEqual([...p.hosts].filter((h) => !own.has(h)), [], `${p.name}'s browser made requests to other hosts`);
+        assert.deepEqual(p.problems, [], `${p.name}'s browser reported problems`);
+    }
+});
+
+step("figures", (t) => t.diagnostic(`memory of the server after the run: ${(server.rssBytes() / 1e6).toFixed(0)} MB`));
+
+// signIn fills the sign-in page in, unless the browser is known already.
+async function signIn(p, who, mayBeKnown = false) {
+    await p.locator("#username, [data-testid=start-menu]").first().waitFor({ timeout: 30_000 });
+    if (mayBeKnown && !(await p.locator("#username").isVisible())) return;
+    await p.locator("#username").fill(who.localpart);
+    await p.locator("#password").fill(who.password);
+    await p.locator("button[type=submit]").click();
+}
+
+const fetchAs = (p, url) => p.evaluate(async (u) => (await fetch(u)).status, url);
+
+async function home(p) {
+    await p.getByTestId("start-menu").waitFor({ timeout: 40_000 });
+}
+
+async function say(p, text) {
+    await p.getByTestId("composer").fill(text);
+    await p.keyboard.press("Enter");
+}
+
+/** message waits for a message with a text and gives its place in the timeline. */
+async function message(p, text) {
+    const m = p.getByTestId("message").filter({ hasText: text }).last();
+    await m.waitFor({ timeout: 30_000 });
+    return m;
+}
+
+// eventTypes counts the types of what the server keeps of the open chat, asked with the page's own session.
+async function eventTypes(p) {
+    return p.evaluate(async () => {
+        const session = JSON.parse(Object.entries(localStorage).find(([, v]) => v.includes("accessToken"))?.[1] ?? "{}");
+        const room = decodeURIComponent(location.pathname.split("/")[2]);
+        const res = await fetch(`/_matrix/client/v3/rooms/${encodeURIComponent(room)}/messages?dir=b&limit=100`, { headers: { authorization: `Bearer ${session.accessToken}` } });
+        const { chunk } = await res.json();
+        const types = {};
+        for (const e of chunk) types[e.type] = (types[e.type] ?? 0) + 1;
+        return types;
+    });
+}
+
+// received sums what came in by all peer connections of the call's frame.
+async function received(p) {
+    const frame = p.frames().find((f) => f.url().includes("/element-call/"));
+    if (!frame) return { video: 0, audio: 0 };
+    return frame.evaluate(async () => {
+        const sum = { video: 0, audio: 0, width: 0, height: 0, remote: "" };
+        for (const pc of window.__peers ?? []) {
+            const stats = [...(await pc.getStats()).values()];
+            for (const r of stats) {
+                if (r.type === "inbound-rtp" && r.kind === "video") {
+                    sum.video += r.framesDecoded ?? 0;
+                    sum.width = Math.max(sum.width, r.frameWidth ?? 0);
+                    sum.height = Math.max(sum.height, r.frameHeight ?? 0);
+                }
+                if (r.type === "inbound-rtp" && r.kind === "audio") sum.audio += r.packetsReceived ?? 0;
+                if (r.type === "candidate-pair" && r.nominated) {
+                    const c = stats.find((x) => x.id === r.remoteCandidateId);
+                    if (c) sum.remote = `${c.address}:${c.port}/${c.protocol}`;
+                }
+            }
+        }
+        return sum;
+    });
+}

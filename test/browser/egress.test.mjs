@@ -1,0 +1,77 @@
+// The whole end-to-end run on a network without a way out. The kernel counts each packet or connection for which it
+// found no route: DNS questions, STUN, telemetry, update checks, fonts from elsewhere. The count must stay at zero,
+// and what the run did send must not have left by the only interface.
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { skipReason } from "./lib.mjs";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const ns = `hf-egress-${process.pid}`;
+
+function sh(...args) {
+    const r = spawnSync(args[0], args.slice(1), { encoding: "utf8" });
+    if (r.status !== 0) throw new Error(`${args.join(" ")}: ${r.stderr || r.error}`);
+    return r.stdout;
+}
+const inside = (...args) => sh("ip", "netns", "exec", ns, ...args);
+
+// counts reads how many packets had no route, and how many left by the interface.
+function counts() {
+    const [names, values] = inside("cat", "/proc/net/snmp")
+        .split("\n")
+        .filter((l) => l.startsWith("Ip:"))
+        .map((l) => l.split(/\s+/));
+    const v6 = /^Ip6OutNoRoutes\s+(\d+)/m.exec(inside("cat", "/proc/net/snmp6"));
+    return {
+        noRoute4: Number(values[names.indexOf("OutNoRoutes")]),
+        noRoute6: Number(v6?.[1] ?? 0),
+        left: Number(inside("cat", "/sys/class/net/lan0/statistics/tx_packets")),
+    };
+}
+
+test("nothing is tried beyond the network, and everything works", { skip: skipReason(), timeout: 15 * 60_000 }, async (t) => {
+    sh("ip", "netns", "add", ns);
+    t.after(() => {
+        spawnSync("ip", ["netns", "del", ns]);
+        rmSync(`/etc/netns/${ns}`, { recursive: true, force: true });
+    });
+    // An interface with an address, as in an office, but no gateway. Its peer is a cable that ends in the air.
+    inside("ip", "link", "set", "lo", "up");
+    inside("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "air0");
+    inside("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lan0/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/air0/disable_ipv6");
+    inside("ip", "addr", "add", "10.99.0.1/24", "dev", "lan0");
+    inside("ip", "link", "set", "lan0", "up");
+    inside("ip", "link", "set", "air0", "up");
+    // Chromium looks for a route to this address to learn whether there is IPv6; it sends nothing there.
+    inside("ip", "-6", "route", "add", "blackhole", "2001:4860:4860::8888");
+    assert.equal(inside("ip", "route", "show", "default"), "", "the namespace must have no default route");
+    // A name server that is outside: a DNS question is an attempt to leave.
+    mkdirSync(`/etc/netns/${ns}`, { recursive: true });
+    writeFileSync(`/etc/netns/${ns}/resolv.conf`, "nameserver 192.0.2.53\noptions timeout:1 attempts:1\n");
+
+    await t.test("the counters see what tries to leave", () => {
+        const before = counts();
+        spawnSync("ip", ["netns", "exec", ns, "bash", "-c", "echo x > /dev/udp/192.0.2.1/9"], { stdio: "ignore" });
+        const udp = counts();
+        assert.ok(udp.noRoute4 > before.noRoute4, "an IPv4 packet to an outside address was not counted");
+        spawnSync("ip", ["netns", "exec", ns, "bash", "-c", "echo x > /dev/tcp/2001:db8::1/443"], { stdio: "ignore" });
+        const tcp = counts();
+        assert.ok(tcp.noRoute6 > udp.noRoute6, "an IPv6 connection to an outside address was not counted");
+        spawnSync("ip", ["netns", "exec", ns, process.execPath, "-e", "require('dns').lookup('example.org', () => {})"], { stdio: "ignore" });
+        assert.ok(counts().noRoute4 > tcp.noRoute4, "a DNS question was not counted");
+    });
+
+    const before = counts();
+    const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+    const child = spawn("ip", ["netns", "exec", ns, process.execPath, "--test", "--test-reporter=spec", join(here, "e2e.test.mjs")], { env, stdio: "inherit" });
+    const code = await new Promise((ok) => child.once("exit", ok));
+    const after = counts();
+
+    await t.test("the end-to-end run passed", () => assert.equal(code, 0));
+    await t.test("no packet was tried to an outside address", () => assert.deepEqual(after, before));
+    t.diagnostic(`packets tried to the outside: ${after.noRoute4 - before.noRoute4} (IPv4), ${after.noRoute6 - before.noRoute6} (IPv6); packets that left by the interface: ${after.left - before.left}`);
+});

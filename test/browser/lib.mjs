@@ -1,0 +1,193 @@
+// What the end-to-end tests share: the real program on an empty folder, real browsers, and proofs of failure.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+const require = createRequire(join(root, "web/ui/package.json"));
+
+/** The folder for screenshots and logs of a failed run. */
+export const evidence = process.env.HOLDFAST_E2E_EVIDENCE ?? join(tmpdir(), "holdfast-e2e");
+export const binary = process.env.HOLDFAST_BIN ?? join(root, "bin/holdfast");
+
+export function chromiumPath() {
+    const found = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((p) => p && existsSync(p));
+    return found;
+}
+
+/** missing says what the tests cannot run without, or undefined. Under CI=true that is a failure, else a skip. */
+export function missing() {
+    if (!existsSync(binary)) return `${binary} is missing: run make build`;
+    if (!chromiumPath()) return "Chromium is missing: install the package chromium, or set CHROMIUM to a browser";
+    try {
+        require.resolve("playwright-core");
+    } catch {
+        return "playwright-core is missing: run npm ci in web/ui";
+    }
+    return undefined;
+}
+
+export function skipReason() {
+    const why = missing();
+    if (why && process.env.CI === "true") throw new Error(why);
+    return why ?? false;
+}
+
+export async function freePorts(n) {
+    const servers = await Promise.all(
+        Array.from({ length: n }, () => new Promise((ok, no) => { const s = createServer(); s.once("error", no); s.listen(0, "127.0.0.1", () => ok(s)); })),
+    );
+    const ports = servers.map((s) => s.address().port);
+    await Promise.all(servers.map((s) => new Promise((ok) => s.close(ok))));
+    return ports;
+}
+
+// Variables that begin with HOLDFAST_ are settings of the program; ours are not.
+const withoutSettings = (env) => Object.fromEntries(Object.entries(env).filter(([k]) => !k.startsWith("HOLDFAST_")));
+
+/** startServer runs the program on an empty folder and waits until it is ready. */
+export async function startServer(extra = []) {
+    const data = mkdtempSync(join(tmpdir(), "holdfast-e2e-data-"));
+    const [http, https, metrics] = await freePorts(3);
+    mkdirSync(evidence, { recursive: true });
+    const log = join(evidence, "server.log");
+    const args = ["serve", "--data", data, ...Object.entries({ "listen.http": `127.0.0.1:${http}`, "listen.https": `:${https}`, "listen.metrics": `127.0.0.1:${metrics}` }).flatMap(([k, v]) => ["--set", `${k}=${v}`]), ...extra];
+    const child = spawn(binary, args, { stdio: ["ignore", "pipe", openSync(log, "w")], env: withoutSettings(process.env) });
+    let out = "";
+    child.stdout.setEncoding("utf8");
+    child.stdout.on("data", (d) => (out += d));
+    const exited = new Promise((ok) => child.once("exit", (code, signal) => ok(`exit code ${code ?? signal}`)));
+    const base = `http://localhost:${http}`;
+    const ready = async () => {
+        for (;;) {
+            if (child.exitCode !== null) return;
+            try {
+                const r = await fetch(`${base}/api/setup`);
+                if (r.ok && /is ready/.test(out)) return;
+            } catch {}
+            await sleep(50);
+        }
+    };
+    await deadline(Promise.race([ready(), exited]), 20_000, "the server did not become ready");
+    if (child.exitCode !== null) throw new Error(`the server stopped at once:\n${out}\n${readFileSync(log, "utf8")}`);
+    return {
+        base,
+        data,
+        http,
+        https,
+        metrics: `http://127.0.0.1:${metrics}/metrics`,
+        pid: child.pid,
+        log,
+        get output() {
+            return out;
+        },
+        get claimCode() {
+            return /^\s+([0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4})\s*$/m.exec(out)?.[1];
+        },
+        rssBytes() {
+            return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))?.[1]) * 1024;
+        },
+        async stop() {
+            child.kill("SIGTERM");
+            const how = await deadline(exited, 15_000, "the server did not stop after SIGTERM");
+            rmSync(data, { recursive: true, force: true });
+            return how;
+        },
+    };
+}
+
+export const sleep = (ms) => new Promise((ok) => setTimeout(ok, ms));
+
+export async function deadline(promise, ms, what) {
+    let timer;
+    try {
+        return await Promise.race([promise, new Promise((_, no) => (timer = setTimeout(() => no(new Error(`${what} within ${ms / 1000} s`)), ms)))]);
+    } finally {
+        clearTimeout(timer);
+    }
+}
+
+/** until calls probe until it gives something true. */
+export async function until(what, probe, ms = 20_000, every = 200) {
+    const end = Date.now() + ms;
+    let last;
+    for (;;) {
+        try {
+            last = await probe();
+            if (last) return last;
+        } catch (e) {
+            last = e;
+        }
+        if (Date.now() > end) throw new Error(`${what}: not within ${ms / 1000} s (last: ${last instanceof Error ? last.message : JSON.stringify(last)})`);
+        await sleep(every);
+    }
+}
+
+// Everything that a browser would say to its maker on its own account is switched off, so that what is left to count
+// is what our pages cause.
+const quiet = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-client-side-phishing-detection",
+    "--disable-features=OptimizationHints,OptimizationGuideModelDownloading,MediaRouter,DialMediaRouteProvider,Translate,AutofillServerCommunication,CertificateTransparencyComponentUpdater,InterestFeedContentSuggestions,NetworkTimeServiceQuerying,AsyncDns,WebRtcHideLocalIpsWithMdns",
+    "--no-pings",
+    "--no-first-run",
+    "--metrics-recording-only",
+    "--safebrowsing-disable-auto-update",
+    // No switch stops its questions to its maker's account and update servers; these two names it cannot resolve.
+    "--host-resolver-rules=MAP accounts.google.com ~NOTFOUND, MAP update.googleapis.com ~NOTFOUND",
+];
+const media = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--mute-audio"];
+
+/** openBrowser starts a browser process of its own for one person. */
+export async function openBrowser(name, options = {}) {
+    const { chromium } = require("playwright-core");
+    const browser = await chromium.launch({ executablePath: chromiumPath(), args: [...quiet, ...media] });
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", ignoreHTTPSErrors: true, permissions: ["camera", "microphone", "clipboard-read", "clipboard-write"], acceptDownloads: true, ...options });
+    // Peer connections are kept where a test can ask them for statistics, in every frame.
+    await context.addInitScript(() => {
+        const Original = window.RTCPeerConnection;
+        if (!Original) return;
+        window.__peers = [];
+        window.RTCPeerConnection = class extends Original {
+            constructor(...args) {
+                super(...args);
+                window.__peers.push(this);
+            }
+        };
+    });
+    const page = await context.newPage();
+    const person = { name, browser, context, page, hosts: new Set(), problems: [], messages: [] };
+    context.on("request", (r) => {
+        const u = new URL(r.url());
+        if (/^(https?|wss?):$/.test(u.protocol)) person.hosts.add(u.hostname);
+    });
+    context.on("console", (m) => {
+        person.messages.push(`${m.type()}: ${m.text()}`);
+        if (/Content Security Policy/i.test(m.text())) person.problems.push(m.text());
+    });
+    context.on("weberror", (e) => person.problems.push(`uncaught: ${e.error().message}`));
+    return person;
+}
+
+/** keepEvidence saves what each person sees, and what their browser said. */
+export async function keepEvidence(label, people) {
+    const { writeFileSync } = await import("node:fs");
+    mkdirSync(evidence, { recursive: true });
+    for (const p of people) {
+        if (!p) continue;
+        const file = join(evidence, `${label}-${p.name}`);
+        await p.page.screenshot({ path: `${file}.png` }).catch(() => undefined);
+        writeFileSync(`${file}.log`, p.messages.join("\n"));
+        writeFileSync(`${file}.html`, await p.page.content().catch(() => ""));
+    }
+    console.error(`evidence of the failure: ${evidence}`);
+}
