@@ -76,17 +76,8 @@ func hashCode(code string) string {
 // openClaim makes a claim code for this start, unless there is an administrator.
 // The code of an earlier start cannot be shown again, since only its hash is kept.
 func (a *Appliance) openClaim(ctx context.Context) (code string, err error) {
-	if a.settings.Get(settings.Claimed) != "" {
-		return "", nil
-	}
-	users, err := a.core.Load().identity.Users(ctx)
-	if err != nil {
+	if claimed, err := a.claimed(ctx); claimed || err != nil {
 		return "", err
-	}
-	for _, u := range users {
-		if u.Admin {
-			return "", a.settings.Put(ctx, map[string]string{settings.Claimed: "yes", settings.ClaimHash: ""})
-		}
 	}
 	code = newClaimCode()
 	return code, a.settings.Put(ctx, map[string]string{settings.ClaimHash: hashCode(code)})
@@ -138,7 +129,7 @@ func (a *Appliance) banner(code string) {
 	if local != "" {
 		fmt.Fprintf(&b, "  On this machine:       %s\n", local)
 	}
-	if shared != local {
+	if shared != local && !strings.Contains(shared, "://localhost") {
 		fmt.Fprintf(&b, "  From other machines:   %s\n", shared)
 		for _, u := range a.moreURLs(shared) {
 			fmt.Fprintf(&b, "                         %s\n", u)
@@ -153,7 +144,7 @@ func (a *Appliance) banner(code string) {
 			base = shared
 		}
 		fmt.Fprintf(&b, "\n  Nobody has claimed this appliance yet. Open %s and type this code:\n\n      %s\n", base+"/setup", code)
-		if a.hasTLS() || local == "" {
+		if a.hasTLS() && !strings.Contains(shared, "://localhost") {
 			b.WriteString("\n  or scan this from a phone in the same network:\n\n")
 			writeQR(&b, shared+"/setup#code="+code)
 		}

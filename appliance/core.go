@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"net/http"
 
+	"holdfast/appliance/settings"
+	"holdfast/homeserver"
+	"holdfast/homeserver/calls"
 	"holdfast/identity"
+	"holdfast/store"
+	"holdfast/web"
 )
 
 // core is what carries the server name: homeserver and identity. It is built
@@ -13,9 +18,10 @@ import (
 type core struct {
 	name       string
 	identity   *identity.Service
+	hs         *homeserver.Homeserver
 	pages      http.Handler // identity
 	homeserver http.Handler
-	federation http.Handler // the federation listener's; nil: nothing
+	federation http.Handler // the federation listener's
 	end        []func()
 }
 
@@ -33,19 +39,55 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		}
 	}()
 	c.identity, err = identity.New(ctx, identity.Options{
-		ServerName: name,
-		PublicURL:  a.publicURLFor(name),
-		Origin:     a.origin,
-		DB:         a.db,
-		Log:        a.logs.component("identity"),
-		Limits:     a.cfg.Limits.Enabled,
+		ServerName:       name,
+		PublicURL:        a.publicURLFor(name),
+		Origin:           a.origin,
+		Organisation:     a.organisation,
+		DB:               a.db,
+		Log:              a.logs.component("identity"),
+		Devices:          sinks{a, c},
+		Profiles:         sinks{a, c},
+		Text:             web.Text,
+		Limits:           a.cfg.Limits.Enabled,
+		RegistrationOpen: a.cfg.Registration.Open,
+		Reserved:         func(localpart string) bool { return c.hs.Appservice.Reserved(localpart) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 	c.pages = c.identity.Handler()
-	c.homeserver = http.NotFoundHandler()
+	c.hs, err = homeserver.New(ctx, homeserver.Options{
+		ServerName:       name,
+		PublicURL:        a.origin,
+		DB:               a.db,
+		Blobs:            a.blobs,
+		Log:              a.logs.component("homeserver"),
+		Tokens:           tokens{c.identity},
+		Accounts:         accounts{c.identity},
+		Media:            a.media(),
+		RegistrationOpen: a.cfg.Registration.Open,
+		SharedSecret:     a.cfg.Registration.SharedSecret,
+		Limits:           a.cfg.Limits.Enabled,
+		Text:             web.Text,
+		AppserviceDir:    a.cfg.Appservice.Dir,
+		Client:           outbound(a.cfg.Network.AllowPrivate),
+		Version:          Version,
+		OnDeviceDeleted:  c.identity.EndDeviceTx,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("homeserver: %w", err)
+	}
+	c.end = append(c.end, c.hs.Close)
+	c.homeserver, c.federation = c.hs.Handler(), c.hs.Federation()
 	return c, nil
+}
+
+// media is the call relay as the homeserver sees it; a nil interface without one.
+func (a *Appliance) media() calls.MediaTokens {
+	if a.sfu == nil {
+		return nil
+	}
+	return a.sfu
 }
 
 func (a *Appliance) publicURLFor(name string) string {
@@ -53,4 +95,35 @@ func (a *Appliance) publicURLFor(name string) string {
 		return a.cfg.PublicURL
 	}
 	return "https://" + name
+}
+
+// organisation is what pages call the place: its name, else the server's.
+func (a *Appliance) organisation() string {
+	if o := a.settings.Get(settings.Organisation); o != "" {
+		return o
+	}
+	return a.ServerName()
+}
+
+// sinks tell the homeserver about devices and accounts, and fix the server name
+// with the first account. The homeserver is made after identity, hence the
+// indirection; nothing is called before both are there.
+type sinks struct {
+	a *Appliance
+	c *core
+}
+
+func (s sinks) UpsertDevice(tx *store.Tx, userID, deviceID, displayName string) error {
+	return s.c.hs.UpsertDevice(tx, userID, deviceID, displayName)
+}
+
+func (s sinks) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
+	return s.c.hs.DeleteDevice(tx, userID, deviceID)
+}
+
+func (s sinks) SetDisplayName(tx *store.Tx, userID, displayName string) error {
+	if _, err := s.a.settings.ClaimTx(tx, settings.ServerName, s.c.name); err != nil {
+		return err
+	}
+	return s.c.hs.SetDisplayName(tx, userID, displayName)
 }

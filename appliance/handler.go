@@ -50,11 +50,7 @@ func under(path, prefix string) bool {
 
 func (a *Appliance) federationHandler() http.Handler {
 	return a.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if f := a.core.Load().federation; f != nil {
-			f.ServeHTTP(w, r)
-			return
-		}
-		http.NotFound(w, r)
+		a.core.Load().federation.ServeHTTP(w, r)
 	}))
 }
 

@@ -30,10 +30,34 @@ func (a setup) State(ctx context.Context) (web.State, error) {
 		TLS:             a.tlsState(),
 		Version:         Version,
 	}
-	if a.settings.Get(settings.Claimed) != "" {
+	claimed, err := a.claimed(ctx)
+	if claimed {
 		st.State = "claimed"
 	}
-	return st, nil
+	return st, err
+}
+
+// claimed reports whether the setup is over: the wizard was finished, or an
+// administrator was made otherwise (by the command line, or a script).
+func (a *Appliance) claimed(ctx context.Context) (bool, error) {
+	if a.settings.Get(settings.Claimed) != "" {
+		return true, nil
+	}
+	// While the wizard finishes there is an administrator for a moment already.
+	if !a.coreMu.TryLock() {
+		return false, nil
+	}
+	defer a.coreMu.Unlock()
+	users, err := a.core.Load().identity.Users(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, u := range users {
+		if u.Admin {
+			return true, a.settings.Put(ctx, map[string]string{settings.Claimed: "yes", settings.ClaimHash: ""})
+		}
+	}
+	return false, nil
 }
 
 func (a *Appliance) tlsState() web.TLS {
@@ -45,7 +69,9 @@ func (a *Appliance) tlsState() web.TLS {
 }
 
 func (a setup) Claim(ctx context.Context, code string) error {
-	if a.settings.Get(settings.Claimed) != "" {
+	if claimed, err := a.claimed(ctx); err != nil {
+		return err
+	} else if claimed {
 		return errClaimed
 	}
 	return a.claim.check(a.settings.Get(settings.ClaimHash), code)

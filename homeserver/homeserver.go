@@ -18,6 +18,7 @@ import (
 	"holdfast/homeserver/devices"
 	"holdfast/homeserver/e2ee"
 	"holdfast/homeserver/ephemeral"
+	"holdfast/homeserver/federation"
 	"holdfast/homeserver/feed"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
@@ -51,6 +52,9 @@ type Options struct {
 	Text             func(lang, key string) string // message catalogue of the confirmation page; nil: keys
 	AppserviceDir    string                        // "": no application services
 	MaxUpload        int64                         // bytes; 0: the default
+	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
+	Version          string                        // of the program, for other servers
+	OnDeviceDeleted  func(tx *store.Tx, userID, deviceID string) error
 }
 
 // Homeserver is a running homeserver.
@@ -68,8 +72,10 @@ type Homeserver struct {
 	Delayed    *delayed.Service
 	Appservice *appservice.Service
 
-	server *route.Server
-	end    []func()
+	server     *route.Server
+	federation *route.Server
+	routes     []route.Route
+	end        []func()
 }
 
 // New makes and starts a homeserver. Close ends it, before the store.
@@ -99,6 +105,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		ConfirmReset: func(ctx context.Context, r *route.Request) error { return h.Account.ConfirmReset(ctx, r) }})
 	h.Devices.OnDelete(h.ToDevice.DeviceDeleted)
 	h.Devices.OnDelete(h.E2EE.DeviceDeleted)
+	if o.OnDeviceDeleted != nil {
+		h.Devices.OnDelete(o.OnDeviceDeleted)
+	}
 	h.Devices.OnRename(h.E2EE.Renamed)
 	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
 		if e.Type != mx.RoomMember || e.StateKey == nil {
@@ -163,7 +172,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return nil, err
 		}
 	}
-	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations})
+	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
 		WellKnown: h.Calls.WellKnown})
@@ -176,6 +185,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), files.Routes()} {
 		routes = append(routes, more...)
 	}
+	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
+	routes = append(routes, others.ClientRoutes()...)
+	h.federation = route.NewServer(nil, o.Log, o.Limits, others.Routes())
+	h.routes = routes
 	h.Account.Offer(routes)
 	h.server = route.NewServer(o.Tokens, o.Log, o.Limits, routes)
 	if len(registrations) > 0 {
@@ -198,6 +211,12 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.end = append(h.end, h.Appservice.Close)
 	return h, nil
 }
+
+// Routes are the operations that Handler answers.
+func (h *Homeserver) Routes() []route.Route { return h.routes }
+
+// Federation answers other servers, for the federation listener.
+func (h *Homeserver) Federation() http.Handler { return h.federation }
 
 // Handler answers /_matrix/, /_synapse/, /.well-known/matrix/ and /livekit/jwt/.
 func (h *Homeserver) Handler() http.Handler { return h.server }

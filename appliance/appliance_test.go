@@ -1,0 +1,421 @@
+package appliance_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/appliance"
+	"holdfast/appliance/appliancetest"
+	"holdfast/appliance/config"
+)
+
+func get(t *testing.T, url string, host string, headers ...string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
+}
+
+func TestEmptyFolderServesAtOnce(t *testing.T) {
+	begun := time.Now()
+	s := appliancetest.Start(t)
+	took := time.Since(begun)
+	for path, want := range map[string]string{"/_matrix/client/versions": "v1.", "/.well-known/openid-configuration": "issuer"} {
+		if code, body := get(t, s.URL+path, ""); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	if took > time.Second {
+		t.Errorf("ready after %v; the bar is a second", took)
+	}
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ready", "/metrics": "holdfast_http_request_seconds_count"} {
+		if code, body := get(t, s.Metrics+path, ""); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %.300s", path, code, body)
+		}
+	}
+	if code, _ := get(t, s.URL+"/metrics", ""); code == 200 {
+		// The web client answers unknown paths with its page, never with metrics.
+		if _, body := get(t, s.URL+"/metrics", ""); strings.Contains(body, "holdfast_") {
+			t.Error("metrics are on the public listener")
+		}
+	}
+}
+
+// The issuer shows which origin a request is given.
+func issuer(t *testing.T, url, host string, headers ...string) string {
+	t.Helper()
+	code, body := get(t, url+"/.well-known/openid-configuration", host, headers...)
+	var m struct{ Issuer string }
+	if err := json.Unmarshal([]byte(body), &m); err != nil || code != 200 {
+		t.Fatalf("%d %v %s", code, err, body)
+	}
+	return strings.TrimSuffix(m.Issuer, "/")
+}
+
+func TestOrigin(t *testing.T) {
+	s := appliancetest.Start(t, "tls.mode=own-ca", "listen.https=127.0.0.1:0")
+	plain := s.Addr("http").String()
+	_, port, _ := net.SplitHostPort(plain)
+	_, tlsPort, _ := net.SplitHostPort(s.Addr("https").String())
+	secure := "https://127.0.0.1:" + tlsPort
+	for _, c := range []struct{ url, host, want string }{
+		{s.URL, "localhost:" + port, "http://localhost:" + port},
+		{s.URL, plain, "http://" + plain},
+		{s.URL, "localhost:1", "https://hs.test"},
+		{s.URL, "evil.test", "https://hs.test"},
+		{s.URL, "evil.test:" + port, "https://hs.test"},
+		{secure, "", secure},
+		{secure, "localhost:" + tlsPort, "https://localhost:" + tlsPort},
+		{secure, "evil.test:" + tlsPort, "https://hs.test"},
+		{secure, "hs.test:" + tlsPort, "https://hs.test:" + tlsPort},
+	} {
+		if got := issuer(t, c.url, c.host); got != c.want {
+			t.Errorf("%s as %q: %s, want %s", c.url, c.host, got, c.want)
+		}
+	}
+	for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via"} {
+		if got := issuer(t, s.URL, "localhost:"+port, h, "1.2.3.4"); got != "https://hs.test" {
+			t.Errorf("behind a proxy (%s): %s", h, got)
+		}
+	}
+
+	fixed := appliancetest.Start(t, "public_url=https://chat.hs.test:8443")
+	_, port, _ = net.SplitHostPort(fixed.Addr("http").String())
+	for host, want := range map[string]string{"": "https://chat.hs.test:8443", "localhost:" + port: "http://localhost:" + port, "x": "https://chat.hs.test:8443"} {
+		if got := issuer(t, fixed.URL, host); got != want {
+			t.Errorf("as %q: %s, want %s", host, got, want)
+		}
+	}
+}
+
+func TestOwnAuthorityAndHTTP2(t *testing.T) {
+	s := appliancetest.Start(t, "tls.mode=own-ca", "listen.https=127.0.0.1:0")
+	_, ca := get(t, s.URL+"/ca.crt", "")
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(ca)) {
+		t.Fatalf("/ca.crt is %s", ca)
+	}
+	_, port, _ := net.SplitHostPort(s.Addr("https").String())
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	for _, host := range []string{"localhost", "127.0.0.1"} {
+		resp, err := (&http.Client{Transport: tr}).Get("https://" + host + ":" + port + "/_matrix/client/versions")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.ProtoMajor != 2 || resp.StatusCode != 200 {
+			t.Errorf("%s: %s %s", host, resp.Proto, resp.Status)
+		}
+	}
+	if !strings.Contains(s.Console.String(), "fingerprint") {
+		t.Error("the fingerprint was not printed")
+	}
+}
+
+func TestServerNameIsFixedByTheFirstAccount(t *testing.T) {
+	s := appliancetest.Start(t, "server_name=")
+	provisional := s.ServerName()
+	if provisional == "" || config.ValidServerName(provisional) != "" {
+		t.Fatalf("%q", provisional)
+	}
+	s.Login(t, "anna")
+	s.Close()
+	cfg, err := config.Load(config.Input{Data: s.Data, Set: []string{"server_name=other.test", "tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := appliance.Start(context.Background(), cfg, io.Discard, io.Discard)
+	if err == nil {
+		a.Close()
+		t.Fatal("another server name was accepted")
+	}
+	for _, want := range []string{"--set: server_name", provisional, "cannot change"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
+func TestConfiguredNameMayBeCorrectedBeforeTheFirstAccount(t *testing.T) {
+	s := appliancetest.Start(t, "server_name=typo.test")
+	s.Close()
+	cfg, err := config.Load(config.Input{Data: s.Data, Set: []string{"server_name=right.test", "tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := appliance.Start(context.Background(), cfg, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if a.ServerName() != "right.test" {
+		t.Error(a.ServerName())
+	}
+}
+
+// post sends JSON as the page of the same origin does.
+func post(t *testing.T, c *http.Client, url string, in any) (int, map[string]any) {
+	t.Helper()
+	b, _ := json.Marshal(in)
+	req, _ := http.NewRequest("POST", url, bytes.NewReader(b))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var out map[string]any
+	json.NewDecoder(resp.Body).Decode(&out)
+	return resp.StatusCode, out
+}
+
+type oneCookie struct{ cookies []*http.Cookie }
+
+func (j *oneCookie) RoundTrip(r *http.Request) (*http.Response, error) {
+	for _, c := range j.cookies {
+		r.AddCookie(c)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil {
+		j.cookies = append(j.cookies, resp.Cookies()...)
+	}
+	return resp, err
+}
+
+func TestSetup(t *testing.T) {
+	s := appliancetest.Start(t, "server_name=")
+	code := s.ClaimCode()
+	if code == "" {
+		t.Fatalf("no claim code was printed:\n%s", s.Console)
+	}
+	raw, err := os.ReadFile(filepath.Join(s.Data, "holdfast.db-wal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(raw, []byte(code)) || strings.Contains(s.Log.String(), code) {
+		t.Error("the claim code is kept in the clear")
+	}
+	c := &http.Client{Transport: &oneCookie{}}
+	choices := map[string]any{"organisation": "Ward 7", "server_name": "ward7", "tls": map[string]string{"mode": "off"},
+		"admin": map[string]string{"localpart": "Anna", "display_name": "Anna", "password": appliancetest.Password}}
+	if st, _ := post(t, c, s.URL+"/api/setup/finish", choices); st != 401 {
+		t.Fatalf("finished without the code: %d", st)
+	}
+	if st, _ := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": "0000-0000-0000"}); st != 403 {
+		t.Fatalf("a wrong code answers %d", st)
+	}
+	time.Sleep(300 * time.Millisecond) // the pause after a wrong one
+	if st, out := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": strings.ToLower(strings.ReplaceAll(code, "-", " "))}); st != 200 {
+		t.Fatalf("the code answers %d %v", st, out)
+	}
+	weak := map[string]any{"organisation": "Ward 7", "server_name": "ward7", "tls": map[string]string{}, "admin": map[string]string{"localpart": "anna", "password": "x"}}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", weak); st != 400 {
+		t.Fatalf("a weak password answers %d %v", st, out)
+	}
+	st, out := post(t, c, s.URL+"/api/setup/finish", choices)
+	if st != 200 || out["user_id"] != "@anna:ward7" || out["restart"] == true {
+		t.Fatalf("%d %v", st, out)
+	}
+	if s.ServerName() != "ward7" {
+		t.Error(s.ServerName())
+	}
+	u := s.Login(t, "anna")
+	if u.ID != "@anna:ward7" {
+		t.Error(u.ID)
+	}
+	if st, _ := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": code}); st != 410 {
+		t.Errorf("the code works twice: %d", st)
+	}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", choices); st != 410 {
+		t.Errorf("a second finish answers %d %v", st, out)
+	}
+	s.Restart(t)
+	if s.ServerName() != "ward7" || s.ClaimCode() != "" {
+		t.Errorf("after a restart: %s, code %q", s.ServerName(), s.ClaimCode())
+	}
+	if _, body := get(t, s.URL+"/api/setup", ""); !strings.Contains(body, `"claimed"`) || !strings.Contains(body, "Ward 7") {
+		t.Error(body)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	s := appliancetest.Start(t)
+	out, e, code := s.CLI(t, "user", "add", "anna", "--json", "--admin")
+	var made struct {
+		UserID   string `json:"user_id"`
+		Password string
+	}
+	if code != 0 || json.Unmarshal([]byte(out), &made) != nil || made.UserID != "@anna:hs.test" || made.Password == "" {
+		t.Fatalf("%d %s %s", code, out, e)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"user", "add", "anna"}, 1, "taken"},
+		{[]string{"user", "add", "Än na"}, 1, "not allowed"},
+		{[]string{"user", "add"}, 2, "say which NAME"},
+		{[]string{"user", "add", "a", "b"}, 2, "too much"},
+		{[]string{"user", "ad"}, 2, "no command"},
+		{[]string{"user", "list", "--jsn"}, 2, "user list --help"},
+		{[]string{"user", "password", "nobody"}, 1, "no such user"},
+		{[]string{"user", "disable", "nobody"}, 1, "no such user"},
+		{[]string{"invite", "--expires", "soon"}, 2, "7d"},
+		{[]string{"claim"}, 1, "set up already"},
+		{[]string{"user", "list", "--set", "lsten.http=:1"}, 2, "listen.http"},
+	} {
+		_, e, code := s.CLI(t, c.args...)
+		if code != c.code || !strings.Contains(e, c.want) {
+			t.Errorf("%q: %d %s", c.args, code, e)
+		}
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"user", "list"}, "@anna:hs.test"},
+		{[]string{"user", "list", "--json"}, `"admin": true`},
+		{[]string{"user", "password", "anna", "--password", appliancetest.Password}, "new password"},
+		{[]string{"user", "disable", "@anna:hs.test"}, "locked"},
+		{[]string{"user", "list", "--json"}, `"locked"`},
+		{[]string{"user", "disable", "anna", "--undo"}, "may log in"},
+		{[]string{"invite", "--json", "--uses", "3"}, "/e/"},
+		{[]string{"config", "print"}, "listen"},
+		{[]string{"config", "print", "--template"}, "#server_name"},
+		{[]string{"version", "--json"}, `"version"`},
+		{[]string{"user", "add", "--help"}, "--password-stdin"},
+	} {
+		out, e, code := s.CLI(t, c.args...)
+		if code != 0 || !strings.Contains(out, c.want) {
+			t.Errorf("%q: %d %s %s", c.args, code, out, e)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(s.Data, "holdfast.sock")); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Error("the socket", fi, err)
+	}
+	s.Close()
+	if _, e, code := s.CLI(t, "user", "list"); code != 3 || !strings.Contains(e, "holdfast serve") {
+		t.Errorf("%d %s", code, e)
+	}
+}
+
+func TestTwoOnOneFolder(t *testing.T) {
+	s := appliancetest.Start(t)
+	cfg, err := config.Load(config.Input{Data: s.Data, Set: []string{"tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := appliance.Start(context.Background(), cfg, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "another Holdfast") {
+		t.Fatal(err)
+	}
+	if _, _, code := s.CLI(t, "user", "list"); code != 0 {
+		t.Error("the first one lost its socket")
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var out, e bytes.Buffer
+	code := appliance.Main(context.Background(), []string{"serve", "--data", t.TempDir(), "--set", "tls.mode=off", "--set", "listen.http=" + ln.Addr().String()}, &out, &e)
+	if code != 1 || !strings.Contains(e.String(), "--set listen.http=IP:PORT") {
+		t.Fatalf("%d %s", code, e.String())
+	}
+}
+
+// A stop lets a request that runs finish, and ends a long poll at once.
+func TestStop(t *testing.T) {
+	s := appliancetest.Start(t)
+	u := s.Login(t, "anna")
+	var first struct {
+		Next string `json:"next_batch"`
+	}
+	if code := u.Do(t, "GET", "/_matrix/client/v3/sync?timeout=0", nil, &first); code != 200 {
+		t.Fatal(code)
+	}
+	type answer struct {
+		code int
+		body string
+	}
+	poll := make(chan answer, 1)
+	go func() {
+		req, _ := http.NewRequest("GET", s.URL+"/_matrix/client/v3/sync?timeout=30000&since="+first.Next, nil)
+		req.Header.Set("Authorization", "Bearer "+u.Token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			poll <- answer{0, err.Error()}
+			return
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		poll <- answer{resp.StatusCode, string(b)}
+	}()
+	// An upload of which half has come.
+	conn, err := net.Dial("tcp", s.Addr("http").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := strings.Repeat("x", 1000)
+	io.WriteString(conn, "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\nAuthorization: Bearer "+u.Token+"\r\n\r\n"+body[:500])
+	time.Sleep(300 * time.Millisecond)
+	closed := make(chan time.Duration, 1)
+	begun := time.Now()
+	go func() { s.Close(); closed <- time.Since(begun) }()
+	select {
+	case a := <-poll:
+		if d := time.Since(begun); d > 2*time.Second {
+			t.Errorf("the long poll ended after %v", d)
+		}
+		if a.code != 200 || !strings.Contains(a.body, "next_batch") {
+			t.Errorf("the long poll answered %d %s", a.code, a.body)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the long poll goes on")
+	}
+	io.WriteString(conn, body[500:])
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal("the upload was cut:", err)
+	}
+	b, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != 200 || !strings.Contains(string(b), "mxc://") {
+		t.Errorf("the upload answered %d %s", resp.StatusCode, b)
+	}
+	if d := <-closed; d > 4*time.Second {
+		t.Errorf("stopping took %v", d)
+	}
+}

@@ -1,0 +1,86 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// errPrivate is why a request of the server itself was not made.
+var errPrivate = errors.New("this is an address of this machine or of a private network, and network.allow_private is off; set it to true if the server may go there")
+
+// outbound is the client for requests that the server itself makes. The address
+// is looked at when the connection is made, after the name was resolved, so a name
+// that leads to a private address does not get around it.
+func outbound(allowPrivate bool) *http.Client {
+	d := &net.Dialer{Timeout: 10 * time.Second}
+	if !allowPrivate {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			ap, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			if !public(ap.Addr()) {
+				return fmt.Errorf("%s: %w", ap.Addr(), errPrivate)
+			}
+			return nil
+		}
+	}
+	return &http.Client{
+		Timeout: 60 * time.Second,
+		Transport: &http.Transport{
+			DialContext:           d.DialContext, // no proxy: it would be asked for private addresses
+			ForceAttemptHTTP2:     true,
+			MaxIdleConnsPerHost:   4,
+			IdleConnTimeout:       90 * time.Second,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: 60 * time.Second,
+		},
+	}
+}
+
+// notPublic are ranges that the standard library has no word for.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT, tailnets
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("100::/64"),
+	netip.MustParsePrefix("2001:db8::/32"),
+	netip.MustParsePrefix("fec0::/10"),
+}
+
+var (
+	nat64   = netip.MustParsePrefix("64:ff9b::/96")
+	sixToV4 = netip.MustParsePrefix("2002::/16")
+)
+
+// public reports whether an address is one of the Internet.
+func public(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	b := a.As16()
+	switch { // an IPv4 address may be inside
+	case a.Is6() && nat64.Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[12:16])))
+	case a.Is6() && sixToV4.Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[2:6])))
+	}
+	if !a.IsGlobalUnicast() || a.IsPrivate() {
+		return false
+	}
+	for _, p := range notPublic {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
