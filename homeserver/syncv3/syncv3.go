@@ -177,8 +177,9 @@ func (s *Sync) sync(ctx context.Context, r *route.Request) (any, error) {
 			}), nil
 		}
 		session.Wait(ctx, to, timeout-time.Since(begun))
-		if err := ctx.Err(); err != nil {
-			return nil, err // the client is gone
+		if ctx.Err() != nil {
+			// The client is gone, or the server stops: answer at once with what there is.
+			ctx, timeout = context.WithoutCancel(ctx), 0
 		}
 	}
 }
