@@ -10,7 +10,7 @@ import {
     PendingEventOrdering,
 } from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger";
-import { clientId, homeserver } from "./oauth";
+import { clientId, homeserver } from "./place";
 import { Security } from "./security";
 import { cryptoDatabase, dropSession, saveSession, syncDatabase, wipeDatabases, type Session } from "./store";
 
@@ -34,7 +34,6 @@ export async function start(session: Session, onEnded: (why: Ended) => void): Pr
         indexedDB: window.indexedDB,
         localStorage: window.localStorage,
         dbName: syncDatabase,
-        workerFactory: () => new Worker(new URL("./sync.worker.ts", import.meta.url), { type: "module" }),
     });
     const security = new Security();
     let kept = session;
@@ -53,6 +52,7 @@ export async function start(session: Session, onEnded: (why: Ended) => void): Pr
         cryptoCallbacks: security.callbacks,
         timelineSupport: true,
         disableVoip: true,
+        verificationMethods: ["m.sas.v1"],
         useAuthorizationHeader: true,
         fallbackICEServerAllowed: false,
         logger,

@@ -5,10 +5,13 @@ import { t } from "../i18n";
 import { navigate } from "../router";
 import type { Running } from "./client";
 import { acquire, type Held } from "./lock";
-import { finishLogin, LoginError, returning, startLogin } from "./oauth";
+import { LoginError, returning } from "./place";
 import { dropSession, loadSession, wipeDatabases } from "./store";
 
 const Chat = lazy(() => import("../chat"));
+// The SDK's part of signing in loads only when somebody does.
+const startLogin = (returnTo: string): Promise<void> => import("./oauth").then((m) => m.startLogin(returnTo));
+const finishLogin = (): Promise<string> => import("./oauth").then((m) => m.finishLogin());
 
 type State =
     | { at: "starting" }

@@ -1,11 +1,9 @@
 // Signing in by OAuth 2.0: authorization code with PKCE, at this server's own identity service. The client is
 // static and trusted by the server, so there is no registration and no consent page.
 import { OAuth2, isValidAuthMetadata, type ValidatedAuthMetadata } from "matrix-js-sdk/lib/oauth";
+import { answer, clientId, homeserver, LoginError } from "./place";
 import { dropSession, loadSession, saveSession, wipeDatabases, type Session } from "./store";
 
-export const clientId = "holdfast-web";
-/** The homeserver is always the one that served this page: the security policy allows no other. */
-export const homeserver = location.origin;
 const redirectUri = `${location.origin}/`;
 const pendingKey = "hf.login.";
 
@@ -13,15 +11,6 @@ interface Pending {
     deviceId: string;
     codeVerifier: string;
     returnTo: string;
-}
-
-export class LoginError extends Error {
-    constructor(
-        readonly kind: "offline" | "server" | "denied" | "expired",
-        cause?: unknown,
-    ) {
-        super(kind, { cause });
-    }
 }
 
 async function metadata(): Promise<ValidatedAuthMetadata> {
@@ -46,16 +35,6 @@ export async function startLogin(returnTo: string, prompt?: "create"): Promise<v
     const pending: Pending = { deviceId: oauth.context.deviceId, codeVerifier: oauth.context.codeVerifier, returnTo };
     sessionStorage.setItem(pendingKey + state, JSON.stringify(pending));
     location.assign(await oauth.generateAuthorizationCodeGrantUrl(state, redirectUri, "fragment", prompt));
-}
-
-/** returning says whether this page load comes back from the sign-in page. */
-export function returning(): boolean {
-    return answer().has("state");
-}
-
-function answer(): URLSearchParams {
-    const fragment = new URLSearchParams(location.hash.slice(1));
-    return fragment.has("state") ? fragment : new URLSearchParams(location.search);
 }
 
 /** finishLogin takes the code of the sign-in page to the server and keeps the session. Gives the place to go to. */

@@ -1,0 +1,65 @@
+// Desktop notifications, and the number of unread messages in the window's title.
+import { useEffect, useState } from "react";
+import { ClientEvent, KnownMembership, type MatrixEvent, NotificationCountType, type Room, RoomEvent, SyncState } from "matrix-js-sdk";
+import { PushProcessor } from "matrix-js-sdk/lib/pushprocessor";
+import { t } from "../i18n";
+import { navigate } from "../router";
+import { nameOf, useClient, useOn, useRefresh } from "./context";
+import { kindOf, summary } from "./describe";
+import { directs, otherOf, roomName } from "./rooms";
+
+export type Permission = "default" | "granted" | "denied" | "unsupported";
+const key = "hf.notify";
+
+export const permission = (): Permission => ("Notification" in window ? Notification.permission : "unsupported");
+/** wanted says whether the person has turned notifications on on this device. */
+export const wanted = (): boolean => permission() === "granted" && localStorage.getItem(key) !== "off";
+
+/** turnOn asks the browser if needed. */
+export async function turnOn(on: boolean): Promise<Permission> {
+    if (!on) {
+        localStorage.setItem(key, "off");
+        return permission();
+    }
+    localStorage.removeItem(key);
+    if (permission() === "default") await Notification.requestPermission();
+    return permission();
+}
+
+/** useNotifications shows a notification for each message that the person's rules ask for. */
+export function useNotifications(current: string | undefined): void {
+    const client = useClient();
+    const [processor] = useState(() => new PushProcessor(client));
+    const show = (event: MatrixEvent, room: Room): void => {
+        if (event.getSender() === client.getUserId() || !kindOf(event)) return;
+        // What is on the screen needs no notification.
+        if (room.roomId === current && !document.hidden && document.hasFocus()) return;
+        if (room.getMyMembership() !== KnownMembership.Join || !wanted()) return;
+        if (!processor.actionsForEvent(event).notify) return;
+        const name = roomName(room, otherOf(room, directs(client)));
+        const from = nameOf(event.sender, event.getSender() ?? "");
+        const n = new Notification(name, { body: name === from ? summary(event) : t("rooms.from", { name: from, text: summary(event) }), tag: room.roomId, icon: "/icon.svg" });
+        n.onclick = () => {
+            window.focus();
+            navigate(`/chat/${encodeURIComponent(room.roomId)}`);
+            n.close();
+        };
+    };
+    useOn(client, [RoomEvent.Timeline], (event: MatrixEvent, room: Room | undefined, toStart: boolean | undefined, _removed: boolean, data: { liveEvent?: boolean }) => {
+        if (!room || toStart || !data.liveEvent || client.getSyncState() !== SyncState.Syncing || event.status) return;
+        if (event.isBeingDecrypted() || event.shouldAttemptDecryption()) event.once("Event.decrypted" as never, (() => show(event, room)) as never);
+        else show(event, room);
+    });
+    useOn(client, [RoomEvent.MyMembership], (room: Room, membership: string, before: string | undefined) => {
+        if (membership !== "invite" || before === "invite" || !wanted() || client.getSyncState() !== SyncState.Syncing || document.hasFocus()) return;
+        new Notification(t("notify.invite"), { body: roomName(room, otherOf(room, directs(client))), tag: room.roomId, icon: "/icon.svg" });
+    });
+
+    useRefresh(client, [RoomEvent.UnreadNotifications, RoomEvent.Receipt, RoomEvent.MyMembership, ClientEvent.Room]);
+    const unread = client.getVisibleRooms().reduce((n, r) => n + (r.getMyMembership() === KnownMembership.Invite ? 1 : r.getUnreadNotificationCount(NotificationCountType.Total)), 0);
+    useEffect(() => {
+        document.title = unread ? t("app.titleUnread", { count: unread }) : t("app.name");
+        const badge = navigator as { setAppBadge?: (n: number) => Promise<void>; clearAppBadge?: () => Promise<void> };
+        void (unread ? badge.setAppBadge?.(unread) : badge.clearAppBadge?.())?.catch(() => undefined);
+    }, [unread]);
+}
