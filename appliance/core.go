@@ -55,6 +55,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
+	c.end = append(c.end, c.identity.Close)
 	c.pages = c.identity.Handler()
 	c.hs, err = homeserver.New(ctx, homeserver.Options{
 		ServerName:       name,
