@@ -112,6 +112,32 @@ func fromInterfaces(ifaces []net.Interface, addrs func(*net.Interface) ([]net.Ad
 	return a, nil
 }
 
+// interfaceAddresses lists the addresses that clients may be offered, as one string.
+func interfaceAddresses() string {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return ""
+	}
+	var all []string
+	for i := range ifaces {
+		f := &ifaces[i]
+		if f.Flags&net.FlagUp == 0 || slices.ContainsFunc(bridges, func(p string) bool { return strings.HasPrefix(f.Name, p) }) {
+			continue
+		}
+		addrs, err := f.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() && !n.IP.IsLoopback() {
+				all = append(all, f.Name+" "+n.IP.String())
+			}
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
 // defaultRoute is the interface of the default route in the format of Linux'
 // /proc/net/route, or "".
 func defaultRoute(table []byte) string {

@@ -33,6 +33,7 @@ type engine struct {
 	signal *service.SignalServer
 	turn   *turn.Server
 	done   chan struct{}
+	seen   string // the interfaces' addresses when it started
 }
 
 // LiveKit keeps its logger and its metrics in package variables.
@@ -82,8 +83,9 @@ func configure(o Options, key, secret string) (*config.Config, Ports, error) {
 // start assembles LiveKit from its exported constructors: what a single node needs
 // for calls, and nothing of its HTTP server, its management API, recording,
 // ingress, telephony or agents.
-func start(s *SFU) (e *engine, err error) {
-	conf, ports, err := configure(s.o, s.key, s.secret)
+func start(s *SFU, o Options) (e *engine, err error) {
+	seen := interfaceAddresses()
+	conf, ports, err := configure(o, s.key, s.secret)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,7 @@ func start(s *SFU) (e *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{})}
+	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{}), seen: seen}
 	keys := auth.NewFileBasedKeyProviderFromMap(conf.Keys)
 	e.auth = service.NewAPIKeyAuthMiddleware(keys)
 

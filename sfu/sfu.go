@@ -52,6 +52,7 @@ type Options struct {
 	// For tests.
 	tcpOnly   bool          // as if UDP were blocked
 	departure time.Duration // instead of departureTimeout
+	look      time.Duration // instead of lookInterval
 }
 
 // Stats are the relay's present figures.
@@ -88,7 +89,9 @@ type SFU struct {
 
 	mu      sync.RWMutex
 	engine  *engine // nil: not running
+	started bool
 	closing bool
+	done    chan struct{} // closed by Close
 
 	removedMu sync.Mutex
 	removed   map[[2]string]time.Time // room and identity whose tokens are void, and until when
@@ -110,24 +113,28 @@ func New(o Options) (*SFU, error) {
 	return &SFU{
 		o: o, log: o.Log,
 		key: "HF" + rand.Text()[:12], secret: rand.Text() + rand.Text(),
-		presence: newPresence(), removed: map[[2]string]time.Time{},
+		done: make(chan struct{}), presence: newPresence(), removed: map[[2]string]time.Time{},
 	}, nil
 }
 
 // Start opens the media ports. It returns when calls can be made. A relay is
-// started once: LiveKit leaves goroutines behind when it stops.
+// started once: LiveKit leaves goroutines behind when it stops. When the machine's
+// addresses change, the relay takes up the new ones, once nobody is in a call.
 func (s *SFU) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.engine != nil || s.closing {
+	if s.started || s.closing {
 		return errors.New("sfu: the call relay was started before")
 	}
 	begun := time.Now()
-	e, err := start(s)
+	e, err := start(s, s.o)
 	if err != nil {
 		return fmt.Errorf("sfu: %w", err)
 	}
-	s.engine = e
+	s.engine, s.started = e, true
+	if s.o.NodeIP == "" {
+		go s.follow(e.seen)
+	}
 	s.log.Info("the call relay is ready", "udp", e.ports.UDP, "tcp", e.ports.TCP, "turn", e.ports.TURN,
 		"address", strings.Join(e.conf.RTC.NodeIP.ToStringSlice(), ","), "took", time.Since(begun).Round(time.Millisecond))
 	return nil
@@ -143,6 +150,7 @@ func (s *SFU) Close(ctx context.Context) error {
 		return nil
 	}
 	s.closing = true
+	close(s.done)
 	s.mu.Unlock()
 	if e == nil {
 		s.presence.close()
@@ -165,6 +173,61 @@ drain:
 	e.stop()
 	s.presence.close()
 	return nil
+}
+
+// lookInterval is how often the machine's addresses are looked at.
+const lookInterval = 5 * time.Second
+
+// follow watches the machine's addresses, of which seen are those in use.
+func (s *SFU) follow(seen string) {
+	every := lookInterval
+	if s.o.look > 0 {
+		every = s.o.look
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := seen
+	for {
+		select {
+		case <-tick.C:
+		case <-s.done:
+			return
+		}
+		now := interfaceAddresses()
+		if now != last { // wait until they have settled
+			last = now
+			continue
+		}
+		if now != seen && s.move() {
+			seen = now
+		}
+	}
+}
+
+// move starts the relay anew on the machine's present addresses, on the same
+// ports. It reports false where it should be tried later.
+func (s *SFU) move() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return true
+	}
+	if e := s.engine; e != nil {
+		if s.presence.stats().Rooms > 0 { // or somebody may be about to join
+			return false
+		}
+		s.o.UDPPort, s.o.TCPPort, s.o.TURNPort = e.ports.UDP, e.ports.TCP, e.ports.TURN
+		s.engine = nil
+		e.stop()
+	}
+	e, err := start(s, s.o)
+	if err != nil {
+		s.log.Error("the call relay cannot take up the machine's new addresses; trying again", "err", err)
+		return false
+	}
+	s.engine = e
+	s.log.Info("the machine's addresses changed; the call relay uses the new ones", "address", strings.Join(e.conf.RTC.NodeIP.ToStringSlice(), ","))
+	return true
 }
 
 func (s *SFU) running() (*engine, error) {

@@ -644,7 +644,42 @@ func TestLoopbackOnly(t *testing.T) {
 		c.close()
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestLoopbackOnly$", "-test.v")
+	inNamespace(t)
+}
+
+// A machine that gets its address after the relay was started, as after booting,
+// is reached at it.
+func TestNewAddress(t *testing.T) {
+	if os.Getenv("SFU_NETNS") == "1" {
+		loopbackUp(t)
+		s, _ := begin(t, Options{look: 100 * time.Millisecond})
+		ports := s.Ports()
+		if got := s.Addresses(); !slices.Equal(got, []string{"127.0.0.1"}) {
+			t.Fatalf("addresses %v", got)
+		}
+		for _, args := range []string{"link add v0 type veth peer name v1", "link set v1 up", "addr add 10.77.0.1/24 dev v0", "link set v0 up"} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				t.Skipf("ip %s: %v %s", args, err, out)
+			}
+		}
+		eventually(t, "the new address is used", 10*time.Second, func() bool { return slices.Equal(s.Addresses(), []string{"10.77.0.1"}) })
+		if got := s.Ports(); got != ports {
+			t.Errorf("ports %+v, before %+v", got, ports)
+		}
+		for _, p := range []Path{PathUDP, PathTCP, PathTURN} {
+			if _, err := s.Probe(t.Context(), p); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+		}
+		return
+	}
+	inNamespace(t)
+}
+
+// inNamespace runs the test in a process with a network of its own.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), "SFU_NETNS=1")
 	uid, gid := os.Getuid(), os.Getgid()
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -656,7 +691,10 @@ func TestLoopbackOnly(t *testing.T) {
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSPC) {
 		t.Skip("this machine allows no network namespaces:", err)
 	}
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestLoopbackOnly") {
+	if err == nil && strings.Contains(string(out), "--- SKIP: "+t.Name()) {
+		t.Skipf("%s", out)
+	}
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }
