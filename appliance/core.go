@@ -50,7 +50,12 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Text:             web.Text,
 		Limits:           a.cfg.Limits.Enabled,
 		RegistrationOpen: a.cfg.Registration.Open,
-		Reserved:         func(localpart string) bool { return c.hs.Appservice.Reserved(localpart) },
+		Deactivated: func(userID string) {
+			if err := c.hs.LeaveAll(context.WithoutCancel(ctx), userID); err != nil {
+				a.log.Error("a closed account could not leave all its rooms", "user", userID, "err", err)
+			}
+		},
+		Reserved: func(localpart string) bool { return c.hs.Appservice.Reserved(localpart) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)

@@ -72,6 +72,7 @@ type Homeserver struct {
 	Delayed    *delayed.Service
 	Appservice *appservice.Service
 
+	db         *store.DB
 	server     *route.Server
 	federation *route.Server
 	routes     []route.Route
@@ -83,7 +84,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h = &Homeserver{}
+	h = &Homeserver{db: o.DB}
 	defer func() {
 		if err != nil {
 			h.Close()
@@ -239,6 +240,20 @@ func (h *Homeserver) UpsertDevice(tx *store.Tx, userID, deviceID, displayName st
 // DeleteDevice removes a device whose session ended.
 func (h *Homeserver) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
 	return h.Devices.Delete(tx, userID, deviceID)
+}
+
+// LeaveAll takes a user whose account was closed out of all rooms. It goes on
+// after an error and returns them all.
+func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
+	var list []string
+	err := h.db.Read(ctx, func(q store.Querier) (err error) {
+		list, err = h.Rooms.JoinedRooms(q, userID)
+		return err
+	})
+	for _, roomID := range list {
+		err = errors.Join(err, h.Rooms.Leave(ctx, roomID, userID, ""))
+	}
+	return err
 }
 
 // SetDisplayName makes the profile of a new account.

@@ -78,8 +78,6 @@ type Options struct {
 	WellKnown func(*http.Request) map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
 	AppserviceUser func(appservice, userID string) bool
-	// Deactivated runs after an account was closed: it leaves the rooms. May be nil.
-	Deactivated func(ctx context.Context, userID string) error
 	// Text is the message catalogue of the fallback page. nil: keys are shown.
 	Text func(lang, key string) string
 	Now  func() time.Time // nil: the machine's clock
