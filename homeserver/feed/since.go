@@ -99,7 +99,7 @@ func (s *Session) touches(from, to int64, members map[string]rooms.Member) touch
 			t.sharing = true
 		}
 	})
-	t.all = !held
+	t.all = !held || from == 0 // a first sync gets everything, on a fresh store too
 	return t
 }
 

@@ -269,12 +269,3 @@ func (s *Service) changeTags(ctx context.Context, r *route.Request, change func(
 		return s.SetData(tx, r.UserID, roomID, mx.Tag, raw)
 	})
 }
-
-// Ignored is the method of this name for who has no Service; it always reads.
-func Ignored(q store.Querier, userID string) (map[string]bool, error) {
-	raw, err := loadData(q, userID, "", mx.IgnoredUserList)
-	if err != nil && err != store.ErrNotFound {
-		return nil, err
-	}
-	return parseIgnored(raw), nil
-}

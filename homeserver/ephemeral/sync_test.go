@@ -1,0 +1,157 @@
+package ephemeral_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"holdfast/homeserver/hstest"
+	"holdfast/homeserver/mx"
+)
+
+// next is the answer of a sync that waited while do ran.
+func next(t *testing.T, c *hstest.Client, do func()) hstest.Value {
+	t.Helper()
+	wait := c.SyncAsync(context.Background(), "timeout=5000")
+	time.Sleep(50 * time.Millisecond)
+	start := time.Now()
+	do()
+	a := <-wait
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("the waiting sync was not woken: it took %v", took)
+	}
+	c.Since = a.JSON.At("next_batch").String()
+	return a.JSON
+}
+
+// ephemeralOf is the content of the room's ephemeral event of a type.
+func ephemeralOf(v hstest.Value, room, typ string) hstest.Value {
+	for _, e := range v.Joined(room).At("ephemeral", "events").List() {
+		if e.At("type").String() == typ {
+			return e.At("content")
+		}
+	}
+	return hstest.Value{}
+}
+
+func TestTypingThroughSync(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(object{"preset": "public_chat"})
+	bob.Join(room)
+	alice.Sync()
+	typing := func(on bool, ms int) {
+		bob.Must("PUT", hstest.Room(room)+"/typing/"+bob.UserID, object{"typing": on, "timeout": ms})
+	}
+	v := next(t, alice, func() { typing(true, 30000) })
+	if ids := ephemeralOf(v, room, mx.Typing).At("user_ids").List(); len(ids) != 1 || ids[0].String() != bob.UserID {
+		t.Fatal(v.Text())
+	}
+	v = next(t, alice, func() { typing(false, 0) })
+	if c := ephemeralOf(v, room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
+		t.Fatal("the stop did not come:", v.Text())
+	}
+	next(t, alice, func() { typing(true, 300) })
+	v = next(t, alice, func() {}) // by itself
+	if c := ephemeralOf(v, room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
+		t.Fatal("the end by time did not come:", v.Text())
+	}
+	typing(true, 30000)
+	alice.Sync()
+	bob.Leave(room)
+	if c := ephemeralOf(alice.Sync(), room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
+		t.Fatal("who left goes on typing")
+	}
+}
+
+func TestReceiptsThroughSync(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	phone := hs.Login(t, "bob")
+	room := alice.CreateRoom(object{"preset": "public_chat"})
+	bob.Join(room)
+	id := alice.Send(room, "one")
+	alice.Sync()
+	phone.Sync()
+	v := bob.Sync()
+	if n := v.Joined(room).At("unread_notifications", "notification_count").Int(); n != 1 {
+		t.Fatalf("%d unread: %s", n, v.Joined(room).Text())
+	}
+	alice.Sync() // bob came online
+	v = next(t, alice, func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+id, object{}) })
+	if ephemeralOf(v, room, mx.Receipt).At(id, "m.read", bob.UserID, "ts").Int() <= 0 {
+		t.Fatal(v.Text())
+	}
+	v = phone.Sync()
+	if n := v.Joined(room).At("unread_notifications", "notification_count").Int(); n != 0 {
+		t.Fatalf("bob's other device still shows %d unread: %s", n, v.Text())
+	}
+
+	second := alice.Send(room, "two")
+	alice.Sync()
+	phone.Sync()
+	v = next(t, phone, func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read.private/"+second, object{}) })
+	if ephemeralOf(v, room, mx.Receipt).At(second, "m.read.private", bob.UserID, "ts").Int() <= 0 {
+		t.Fatal("bob's other device does not hear of the private receipt:", v.Text())
+	}
+	if n := v.Joined(room).At("unread_notifications", "notification_count").Int(); n != 0 {
+		t.Fatalf("%d unread after the private receipt", n)
+	}
+	if c := ephemeralOf(alice.Sync(), room, mx.Receipt); c.V != nil {
+		t.Fatal("alice sees the private receipt:", c.Text())
+	}
+	if c := ephemeralOf(alice.SyncFrom(""), room, mx.Receipt); c.At(second).V != nil || c.At(id).V == nil {
+		t.Fatal("a first sync:", c.Text())
+	}
+	// One's own message counts as read.
+	alice.Send(room, "three")
+	bob.Sync()
+	bob.Send(room, "mine")
+	if n := bob.Sync().Joined(room).At("unread_notifications", "notification_count").Int(); n != 0 {
+		t.Fatalf("%d unread after one's own message", n)
+	}
+
+	v = next(t, phone, func() {
+		bob.Must("POST", hstest.Room(room)+"/read_markers", object{"m.fully_read": second})
+		phone.Sync() // whatever came before
+	})
+	marker := phone.Must("GET", "/user/"+bob.UserID+hstest.Room(room)+"/account_data/m.fully_read", nil)
+	if marker.At("event_id").String() != second {
+		t.Fatal(marker.Text())
+	}
+	hs.Restart()
+	if c := ephemeralOf(alice.SyncFrom(""), room, mx.Receipt); c.At(id).V == nil {
+		t.Fatal("receipts are gone after a restart")
+	}
+}
+
+func TestPresenceThroughSync(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob, eve := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "eve")
+	room := alice.CreateRoom(object{"preset": "public_chat"})
+	bob.Join(room)
+	eve.Sync()
+	alice.Sync()
+	of := func(v hstest.Value, user string) string {
+		for _, e := range v.At("presence", "events").List() {
+			if e.At("sender").String() == user {
+				return e.At("content", "presence").String()
+			}
+		}
+		return ""
+	}
+	v := next(t, alice, func() { bob.Sync() })
+	if got := of(v, bob.UserID); got != "online" {
+		t.Fatalf("%q: %s", got, v.Text())
+	}
+	v = next(t, alice, func() {
+		bob.Must("PUT", "/presence/"+bob.UserID+"/status", object{"presence": "unavailable", "status_msg": "away"})
+	})
+	if got := of(v, bob.UserID); got != "unavailable" {
+		t.Fatalf("%q: %s", got, v.Text())
+	}
+	if got := of(eve.Sync(), bob.UserID); got != "" {
+		t.Fatal("eve shares no room with bob and sees", got)
+	}
+	alice.Fails(400, mx.InvalidParam, "GET", "/sync?set_presence=away", nil)
+}
