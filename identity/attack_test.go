@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -602,22 +601,23 @@ func TestAttack32Timing(t *testing.T) {
 		o.PasswordCost = identity.PasswordCost{MemoryKiB: 8 << 10, Passes: 2, Threads: 1}
 	})
 	r.user("alice")
-	median := func(name string) time.Duration {
-		var all []time.Duration
-		for range 9 {
+	// The fastest of many, taken in turns: other load only ever adds.
+	names := []string{"alice", "nobody", "@alice:elsewhere.test"}
+	best := map[string]time.Duration{}
+	for range 12 {
+		for _, name := range names {
 			start := time.Now()
 			if _, err := r.svc.VerifyPassword(t.Context(), name, "wrong", "192.0.2.9"); !errors.Is(err, identity.ErrWrongPassword) {
 				t.Fatal(err)
 			}
-			all = append(all, time.Since(start))
+			if took := time.Since(start); best[name] == 0 || took < best[name] {
+				best[name] = took
+			}
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
 	}
-	known, unknown, foreign := median("alice"), median("nobody"), median("@alice:elsewhere.test")
-	for _, x := range []time.Duration{unknown, foreign} {
-		if x*3 < known || known*3 < x {
-			t.Errorf("known %v, unknown %v, foreign %v", known, unknown, foreign)
+	for _, name := range names[1:] {
+		if known := best["alice"]; best[name]*2 < known || known*2 < best[name] {
+			t.Errorf("a known name takes %v, %s takes %v", known, name, best[name])
 		}
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"holdfast/homeserver/route"
 )
 
-// versionsListed are all there are: clients look for exact strings.
+// versionsListed are all since v1.1: clients look for exact strings. Of r0 only
+// some paths are served, so it is not claimed.
 var versionsListed = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
 	"v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
-	"r0.6.0", "r0.6.1",
 }
 
 // features maps the unstable features that clients ask for to the operation that
