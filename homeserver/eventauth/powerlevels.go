@@ -56,25 +56,50 @@ func levelMap(v pdu.Version, raw []byte) (m map[string]int64, ok bool) {
 	return m, ok && err == nil
 }
 
-// levels reads single power levels straight from the events, without decoding
-// the rest: an m.room.power_levels event can have thousands of users.
+// content is an m.room.power_levels event, read once. Values that are no power
+// levels are left out.
+type content struct {
+	plain                        map[string]int64
+	users, events, notifications map[string]int64
+}
+
+func readContent(e *pdu.Event) any {
+	c := &content{plain: map[string]int64{}}
+	pdu.Members(e.Content, func(k string, val []byte) error {
+		switch k {
+		case "users":
+			c.users, _ = levelMap(e.Version, val)
+		case "events":
+			c.events, _ = levelMap(e.Version, val)
+		case "notifications":
+			c.notifications, _ = levelMap(e.Version, val)
+		default:
+			if n, ok := level(e.Version, val); ok {
+				c.plain[k] = n
+			}
+		}
+		return nil
+	})
+	return c
+}
+
+// nothing is the content where there is no m.room.power_levels event.
+var nothing = &content{}
+
+// levels answers from a room's m.room.power_levels event, with its defaults.
 type levels struct {
-	v          pdu.Version
-	create, pl *pdu.Event // pl may be nil
+	v      pdu.Version
+	create *pdu.Event
+	pl     *pdu.Event // may be nil
+	c      *content
 }
 
-func (l levels) field(name string) (int64, bool) {
-	if l.pl == nil {
-		return 0, false
+func newLevels(v pdu.Version, create, pl *pdu.Event) levels {
+	l := levels{v, create, pl, nothing}
+	if pl != nil {
+		l.c = pl.Derived(readContent).(*content)
 	}
-	return level(l.v, pdu.Field(l.pl.Content, name))
-}
-
-func (l levels) in(name, key string) (int64, bool) {
-	if l.pl == nil {
-		return 0, false
-	}
-	return level(l.v, pdu.Path(l.pl.Content, name, key))
+	return l
 }
 
 func (l levels) user(userID string) int64 {
@@ -82,30 +107,28 @@ func (l levels) user(userID string) int64 {
 	if creator && l.v.PrivilegedCreators() {
 		return Infinite
 	}
-	if n, ok := l.in("users", userID); ok {
+	if n, ok := l.c.users[userID]; ok {
 		return n
 	}
 	if creator {
 		return 100
 	}
-	n, _ := l.field("users_default")
-	return n
+	return l.c.plain["users_default"]
 }
 
 func (l levels) event(typ string, state bool) int64 {
-	if n, ok := l.in("events", typ); ok {
+	if n, ok := l.c.events[typ]; ok {
 		return n
 	}
 	if !state {
-		n, _ := l.field("events_default")
-		return n
+		return l.c.plain["events_default"]
 	}
 	return l.action("state_default")
 }
 
 // action is the level of a plain field. Spec: cs#mroompower_levels
 func (l levels) action(name string) int64 {
-	if n, ok := l.field(name); ok {
+	if n, ok := l.c.plain[name]; ok {
 		return n
 	}
 	switch name {
@@ -115,7 +138,8 @@ func (l levels) action(name string) int64 {
 	return 0
 }
 
-// PowerLevels are a room's power levels with all defaults applied.
+// PowerLevels are a room's power levels with all defaults applied. Its maps must
+// not be changed.
 type PowerLevels struct {
 	Ban, Kick, Redact, Invite                 int64
 	EventsDefault, StateDefault, UsersDefault int64
@@ -127,25 +151,18 @@ type PowerLevels struct {
 // ParsePowerLevels reads a room's power levels. pl is the m.room.power_levels
 // event, nil where the room has none.
 func ParsePowerLevels(v pdu.Version, create, pl *pdu.Event) *PowerLevels {
-	l := levels{v, create, pl}
+	l := newLevels(v, create, pl)
 	p := &PowerLevels{
 		Ban: l.action("ban"), Kick: l.action("kick"), Redact: l.action("redact"), Invite: l.action("invite"),
 		EventsDefault: l.action("events_default"), StateDefault: l.action("state_default"), UsersDefault: l.action("users_default"),
-		Users: map[string]int64{}, Events: map[string]int64{}, Notifications: map[string]int64{},
+		Users: l.c.users, Events: l.c.events, Notifications: l.c.notifications,
 	}
 	if v.PrivilegedCreators() {
 		p.creators = Creators(v, create)
-	} else if pl == nil && create != nil {
+	} else if pl == nil {
+		p.Users = map[string]int64{}
 		for _, c := range Creators(v, create) {
 			p.Users[c] = 100
-		}
-	}
-	if pl == nil {
-		return p
-	}
-	for name, m := range map[string]*map[string]int64{"users": &p.Users, "events": &p.Events, "notifications": &p.Notifications} {
-		if read, _ := levelMap(v, pdu.Field(pl.Content, name)); read != nil {
-			*m = read
 		}
 	}
 	return p
@@ -188,9 +205,9 @@ func (p *PowerLevels) Notification(key string) int64 {
 	return 50
 }
 
-// UserLevel is one user's power level, without decoding the others'.
+// UserLevel is one user's power level.
 func UserLevel(v pdu.Version, create, pl *pdu.Event, userID string) int64 {
-	return levels{v, create, pl}.user(userID)
+	return newLevels(v, create, pl).user(userID)
 }
 
 // MayRedact reports whether a redaction by sender is applied to an event of
@@ -200,7 +217,7 @@ func MayRedact(v pdu.Version, state StateLookup, sender, targetSender string) bo
 	if mx.Domain(sender) == mx.Domain(targetSender) {
 		return true
 	}
-	l := levels{v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, "")}
+	l := newLevels(v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, ""))
 	return l.user(sender) >= l.action("redact")
 }
 
@@ -208,15 +225,15 @@ func MayRedact(v pdu.Version, state StateLookup, sender, targetSender string) bo
 // targetSender: their own, or with the redact level anybody's.
 // Spec: cs#redactions
 func MaySendRedaction(v pdu.Version, state StateLookup, sender, targetSender string) bool {
-	l := levels{v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, "")}
+	l := newLevels(v, state(mx.RoomCreate, ""), state(mx.RoomPowerLevels, ""))
 	return sender == targetSender || l.user(sender) >= l.action("redact")
 }
 
 // MayNotify reports whether a user's power level allows notifications of a key,
 // such as "room". pl may be nil. Spec: cs#mroompower_levels (notifications)
 func MayNotify(v pdu.Version, create, pl *pdu.Event, userID, key string) bool {
-	l := levels{v, create, pl}
-	need, ok := l.in("notifications", key)
+	l := newLevels(v, create, pl)
+	need, ok := l.c.notifications[key]
 	if !ok {
 		need = 50
 	}

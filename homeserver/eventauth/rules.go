@@ -36,7 +36,7 @@ func (c *checker) check() (rule, msg string) {
 	if string(pdu.Field(c.create.Content, "m.federate")) == "false" && mx.Domain(e.Sender) != mx.Domain(c.create.Sender) {
 		return "4", "This room is closed to other servers."
 	}
-	c.levels = levels{c.v, c.create, c.state(mx.RoomPowerLevels, "")}
+	c.levels = newLevels(c.v, c.create, c.state(mx.RoomPowerLevels, ""))
 
 	if e.Type == mx.RoomAliases && !c.v.AtLeast(6) {
 		switch {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 
 	"holdfast/homeserver/mx"
 )
@@ -42,7 +43,19 @@ type Event struct {
 	Redacts        string          // event that an m.room.redaction names, wherever the version puts it
 	Unsigned       json.RawMessage // what came with the PDU; nil in events that Build made
 
-	json []byte
+	json    []byte
+	derived atomic.Pointer[any]
+}
+
+// Derived returns what f makes of the event, from memory after the first time.
+// There is one place for it in each event: eventauth keeps power levels there.
+func (e *Event) Derived(f func(*Event) any) any {
+	if p := e.derived.Load(); p != nil {
+		return *p
+	}
+	v := f(e)
+	e.derived.Store(&v)
+	return v
 }
 
 // JSON is the canonical, signed PDU. It must not be changed.

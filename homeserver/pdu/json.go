@@ -450,8 +450,8 @@ func AppendString(dst []byte, s string) []byte {
 
 // Members calls f with each member of a JSON object: the decoded key and the
 // value's text as it stands, both valid only while raw is. It stops at f's first
-// error. The text is checked as it is read, but numbers and duplicate keys are
-// not. Errors: ErrNotObject, ErrSyntax, or f's.
+// error. Only the structure is checked: use Canonical first on what came from
+// outside. Errors: ErrNotObject, ErrSyntax, or f's.
 func Members(raw []byte, f func(key string, value []byte) error) error {
 	return members(raw, func(k, v []byte) error { return f(string(k), v) })
 }
@@ -537,20 +537,20 @@ func Elements(raw []byte, f func(value []byte) error) error {
 func (s *scanner) skipString() ([]byte, error) {
 	start := s.i
 	s.i++
-	for s.i < len(s.b) {
-		switch c := s.b[s.i]; {
-		case c == '"':
-			s.i++
-			return s.b[start:s.i], nil
-		case c == '\\':
-			s.i += 2
-		case c < 0x20:
+	for {
+		n := bytes.IndexByte(s.b[s.i:], '"')
+		if n < 0 {
 			return nil, ErrSyntax
-		default:
-			s.i++
+		}
+		esc := bytes.IndexByte(s.b[s.i:s.i+n], '\\')
+		if esc < 0 {
+			s.i += n + 1
+			return s.b[start:s.i], nil
+		}
+		if s.i += esc + 2; s.i > len(s.b) {
+			return nil, ErrSyntax
 		}
 	}
-	return nil, ErrSyntax
 }
 
 // skip passes over a value, checking its structure.
