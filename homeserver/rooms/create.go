@@ -99,7 +99,7 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 		h.id = "!" + randomID() + ":" + r.o.ServerName
 	}
 	h.mu.Lock()
-	err = r.run(ctx, h, func(b *batch) error {
+	err = r.run(ctx, h, false, func(b *batch) error {
 		b.also = append(b.also, func(tx *store.Tx, _ int64) (err error) {
 			h.w.nid, err = insertRoom(tx, h.id, v, c.Visibility == "public", r.o.Now().UnixMilli())
 			return err

@@ -102,8 +102,9 @@ func (h *hotRoom) grow(c *hotCache, n int) {
 
 var errStale = errors.New("rooms: the event was built on one that was not written")
 
-// lock returns the room ready to be built in, locked. Errors: errNoRoom.
-func (r *Rooms) lock(ctx context.Context, roomID string) (*hotRoom, error) {
+// lock returns the room ready to be built in, locked; alone: with nothing of it
+// still queued. Errors: errNoRoom.
+func (r *Rooms) lock(ctx context.Context, roomID string, alone bool) (*hotRoom, error) {
 	r.hot.mu.Lock()
 	h := r.hot.rooms[roomID]
 	if h == nil {
@@ -112,6 +113,9 @@ func (r *Rooms) lock(ctx context.Context, roomID string) (*hotRoom, error) {
 	}
 	r.hot.mu.Unlock()
 	h.mu.Lock()
+	if alone {
+		h.pending.Wait()
+	}
 	if h.loaded && !h.broken.Load() {
 		return h, nil
 	}

@@ -37,18 +37,21 @@ type built struct {
 // when what it built on did not reach the disk.
 func (r *Rooms) change(ctx context.Context, roomID string, build func(b *batch) error) error {
 	for try := 0; ; try++ {
-		h, err := r.lock(ctx, roomID)
+		// After some bad luck, nobody else gets in between.
+		alone := try >= 3
+		h, err := r.lock(ctx, roomID, alone)
 		if err != nil {
 			return err
 		}
-		if err = r.run(ctx, h, build); err == nil || !errors.Is(err, errStale) || try == 9 {
+		if err = r.run(ctx, h, alone, build); err == nil || !errors.Is(err, errStale) || try == 9 {
 			return err
 		}
 	}
 }
 
-// run builds under the room's lock, which it gives back, and waits for the disk.
-func (r *Rooms) run(ctx context.Context, h *hotRoom, build func(b *batch) error) error {
+// run builds under the room's lock, which it gives back, and waits for the disk;
+// alone: before it gives the lock back.
+func (r *Rooms) run(ctx context.Context, h *hotRoom, alone bool, build func(b *batch) error) error {
 	b := &batch{r: r, ctx: ctx, h: h, head: h.head, depth: h.depth}
 	p, err := func() (*store.Pending, error) {
 		defer h.mu.Unlock()
@@ -68,6 +71,9 @@ func (r *Rooms) run(ctx context.Context, h *hotRoom, build func(b *batch) error)
 			return nil, err
 		}
 		h.seq++
+		if alone {
+			return nil, p.Wait()
+		}
 		return p, nil
 	}()
 	if err != nil || p == nil {
