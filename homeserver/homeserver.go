@@ -242,8 +242,9 @@ func (h *Homeserver) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
 	return h.Devices.Delete(tx, userID, deviceID)
 }
 
-// LeaveAll takes a user whose account was closed out of all rooms. It goes on
-// after an error and returns them all.
+// LeaveAll takes a user whose account was closed out of all rooms, and removes
+// what was the user's alone: profile, account data, keys and key backups. It goes
+// on after an error and returns them all.
 func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	var list []string
 	err := h.db.Read(ctx, func(q store.Querier) (err error) {
@@ -253,7 +254,9 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	for _, roomID := range list {
 		err = errors.Join(err, h.Rooms.Leave(ctx, roomID, userID, ""))
 	}
-	return err
+	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
+		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID))
+	}))
 }
 
 // SetDisplayName makes the profile of a new account.

@@ -169,6 +169,15 @@ func (s *Service) DeviceDeleted(tx *store.Tx, userID, deviceID string) error {
 	return nil
 }
 
+// Deactivated removes the keys and backups of an account that is closed. Its
+// devices are deleted by who calls it.
+func (s *Service) Deactivated(tx *store.Tx, userID string) error {
+	if err := deleteUser(tx, userID); err != nil {
+		return err
+	}
+	return s.Changed(tx, userID)
+}
+
 // Membership is to be called in the transaction of every m.room.member event,
 // with its position: joined says whether the user is joined from then on. What
 // is no change is passed over.

@@ -480,3 +480,23 @@ func upsertDehydrated(tx *store.Tx, userID, deviceID string, data []byte) error 
 	_, err := tx.Exec(upsertDehydratedSQL, userID, deviceID, string(data))
 	return err
 }
+
+// Closed accounts.
+
+var deleteUserSQL = []string{
+	`DELETE FROM e2ee_cross_signing_keys WHERE user_id = $1`,
+	`DELETE FROM e2ee_signatures WHERE user_id = $1 OR signer = $1`,
+	`DELETE FROM e2ee_signed_users WHERE signer = $1 OR user_id = $1`,
+	`DELETE FROM e2ee_backup_keys WHERE user_id = $1`,
+	`DELETE FROM e2ee_backups WHERE user_id = $1`,
+	`DELETE FROM e2ee_dehydrated WHERE user_id = $1`,
+}
+
+func deleteUser(tx *store.Tx, userID string) error {
+	for _, sql := range deleteUserSQL {
+		if _, err := tx.Exec(sql, userID); err != nil {
+			return err
+		}
+	}
+	return nil
+}

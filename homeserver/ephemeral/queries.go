@@ -64,3 +64,10 @@ func listPrivateRooms(q store.Querier, userID string, from, to int64) (out []str
 	}
 	return out, rows.Err()
 }
+
+const deleteReceiptsSQL = `DELETE FROM room_receipts WHERE user_id = $1`
+
+func deleteReceipts(tx *store.Tx, userID string) error {
+	_, err := tx.Exec(deleteReceiptsSQL, userID)
+	return err
+}

@@ -190,3 +190,13 @@ func (s *Service) ReadUpTo(q store.Querier, roomID, userID string) (out ReadUpTo
 	}
 	return out, err
 }
+
+// Deactivated removes the receipts and the presence of an account that is closed.
+func (s *Service) Deactivated(tx *store.Tx, userID string) error {
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		delete(s.presence, userID)
+		s.mu.Unlock()
+	})
+	return deleteReceipts(tx, userID)
+}

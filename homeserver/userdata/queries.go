@@ -9,8 +9,10 @@ import (
 
 // Profiles.
 
-const insertProfileSQL = `INSERT INTO user_profiles (user_id, displayname) VALUES ($1, $2) ON CONFLICT DO NOTHING`
+const insertProfileSQL = `INSERT INTO user_profiles (user_id, displayname) VALUES ($1, $2)
+	ON CONFLICT (user_id) DO UPDATE SET displayname = excluded.displayname, hidden = 0 WHERE hidden = 1`
 
+// insertProfile leaves an existing profile as it is, unless its account was closed.
 func insertProfile(tx *store.Tx, userID, displayName string) error {
 	_, err := tx.Exec(insertProfileSQL, userID, displayName)
 	return err

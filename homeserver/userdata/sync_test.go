@@ -111,3 +111,31 @@ func TestProfileFansOut(t *testing.T) {
 		t.Fatal(got.Text())
 	}
 }
+
+func TestClosedAccountLeavesNothing(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(object{"preset": "public_chat"})
+	bob.Join(room)
+	id := alice.Send(room, "hello")
+	bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+id, object{})
+	bob.Must("PUT", "/user/"+bob.UserID+"/account_data/a.b", object{"x": 1})
+	bob.Must("POST", "/room_keys/version", object{"algorithm": "x", "auth_data": object{}})
+	if err := hs.LeaveAll(t.Context(), bob.UserID); err != nil {
+		t.Fatal(err)
+	}
+	if got := alice.Must("GET", hstest.Room(room)+"/joined_members", nil); got.At("joined").Exists(bob.UserID) {
+		t.Fatal("still in the room")
+	}
+	alice.Fails(404, mx.NotFound, "GET", "/profile/"+bob.UserID, nil)
+	bob.Fails(404, mx.NotFound, "GET", "/user/"+bob.UserID+"/account_data/a.b", nil)
+	bob.Fails(404, mx.NotFound, "GET", "/room_keys/version", nil)
+	bob.Fails(404, mx.NotFound, "GET", "/devices/"+bob.DeviceID, nil)
+	if got := alice.Must("POST", "/user_directory/search", object{"search_term": "bob"}); len(got.At("results").List()) != 0 {
+		t.Fatal(got.Text())
+	}
+	hs.Login(t, "bob") // opened again
+	if got := alice.Must("GET", "/profile/"+bob.UserID, nil); got.At("displayname").String() != "bob" {
+		t.Fatal(got.Text())
+	}
+}
