@@ -42,7 +42,7 @@ CREATE TABLE e2ee_device_keys (
 -- seq keeps the order of upload, in which keys are claimed (MSC4225).
 -- owner: homeserver/e2ee
 CREATE TABLE e2ee_one_time_keys (
-	seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+	seq       INTEGER PRIMARY KEY, -- above all those that wait
 	user_id   TEXT NOT NULL,
 	device_id TEXT NOT NULL,
 	algorithm TEXT NOT NULL,
