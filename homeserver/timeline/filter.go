@@ -199,6 +199,9 @@ func anyType(list []string, typ string) bool {
 
 func glob(pattern, s string) bool {
 	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
 	first, last := parts[0], parts[len(parts)-1]
 	if !strings.HasPrefix(s, first) {
 		return false
