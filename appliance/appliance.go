@@ -73,6 +73,7 @@ func Start(ctx context.Context, cfg *config.Config, out, logTo io.Writer) (*Appl
 	a := &Appliance{cfg: cfg, out: out, started: time.Now(), netErrs: make(chan error, 8)}
 	a.logs = newLogs(cfg, logTo)
 	a.log = a.logs.component("appliance")
+	slog.SetDefault(a.logs.component("identity")) // the only logger that zitadel/oidc knows
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	if err := a.start(ctx); err != nil {
 		a.Close()

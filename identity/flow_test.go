@@ -516,6 +516,11 @@ func BenchmarkLookup(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
+	if _, err := r.Lookup(b.Context(), tk.Access); err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if _, err := r.Lookup(b.Context(), tk.Access); err != nil {
