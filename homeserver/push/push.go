@@ -109,6 +109,7 @@ const (
 	maxItems      = 400     // unread events of an entry that are held one by one
 	maxCost       = 8 << 20 // bytes of entries
 	maxViews      = 1024
+	maxViewed     = 4096 // bytes of an event whose view is kept
 	maxTouched    = 50000
 	saveAfter     = 500 // events evaluated since the last checkpoint
 	flushInterval = 30 * time.Second
@@ -261,6 +262,9 @@ func (c *Counter) view(e *rooms.Event) *pushrules.View {
 		return v
 	}
 	v = pushrules.NewView(e.Event)
+	if len(e.JSON()) > maxViewed {
+		return v
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.views[e.Pos] == nil {
