@@ -118,6 +118,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	})
 	h.Ephemeral = ephemeral.New(ephemeral.Options{DB: o.DB, Rooms: h.Rooms, SetRoomData: h.Userdata.SetRoomData, SharedUsers: h.Rooms.SharedUsers})
 	h.end = append(h.end, h.Ephemeral.Close)
+	if err := h.Ephemeral.Start(ctx); err != nil {
+		return nil, err
+	}
 	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
 		if e.Type == mx.RoomMember && e.StateKey != nil && e.Membership() != mx.Join {
 			h.Ephemeral.Left(tx, e.RoomID, *e.StateKey)

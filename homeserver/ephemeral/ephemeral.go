@@ -4,7 +4,7 @@
 // Invariants: typing and presence live in memory only, yet their changes take
 // positions of the store's sequence; receipts only move forward; an
 // m.read.private receipt is given to its own user only; an end of typing is a
-// change like its begin.
+// change like its begin, also after the server ended meanwhile.
 package ephemeral
 
 import (

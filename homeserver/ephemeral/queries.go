@@ -49,8 +49,12 @@ func listOwnReceipts(q store.Querier, roomID, userID string) ([]receipt, error) 
 
 const listPrivateRoomsSQL = `SELECT DISTINCT room_id FROM room_receipts WHERE user_id = $1 AND type = 'm.read.private' AND pos > $2 AND pos <= $3`
 
-func listPrivateRooms(q store.Querier, userID string, from, to int64) (out []string, err error) {
-	rows, err := q.Query(listPrivateRoomsSQL, userID, from, to)
+func listPrivateRooms(q store.Querier, userID string, from, to int64) ([]string, error) {
+	return listRooms(q, listPrivateRoomsSQL, userID, from, to)
+}
+
+func listRooms(q store.Querier, sql string, args ...any) (out []string, err error) {
+	rows, err := q.Query(sql, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -70,4 +74,19 @@ const deleteReceiptsSQL = `DELETE FROM room_receipts WHERE user_id = $1`
 func deleteReceipts(tx *store.Tx, userID string) error {
 	_, err := tx.Exec(deleteReceiptsSQL, userID)
 	return err
+}
+
+const (
+	insertTypingSQL = `INSERT INTO room_typing (room_id) VALUES ($1) ON CONFLICT DO NOTHING`
+	takeTypingSQL   = `DELETE FROM room_typing RETURNING room_id`
+)
+
+func insertTyping(tx *store.Tx, roomID string) error {
+	_, err := tx.Exec(insertTypingSQL, roomID)
+	return err
+}
+
+// takeTyping lists and forgets the rooms in which somebody typed.
+func takeTyping(tx *store.Tx) ([]string, error) {
+	return listRooms(tx, takeTypingSQL)
 }

@@ -62,6 +62,18 @@ func TestTypingThroughSync(t *testing.T) {
 	if c := ephemeralOf(alice.Sync(), room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
 		t.Fatal("who left goes on typing")
 	}
+	bob.Join(room)
+	typing(true, 30000)
+	if c := ephemeralOf(alice.Sync(), room, mx.Typing); len(c.At("user_ids").List()) != 1 {
+		t.Fatal("bob types again")
+	}
+	hs.Restart()
+	if c := ephemeralOf(alice.Sync(), room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
+		t.Fatal("after a restart bob types for ever")
+	}
+	if c := ephemeralOf(alice.Sync(), room, mx.Typing); c.V != nil {
+		t.Fatal("told twice")
+	}
 }
 
 func TestReceiptsThroughSync(t *testing.T) {

@@ -22,6 +22,7 @@ const (
 type typingRoom struct {
 	users map[string]time.Time // until when
 	pos   int64                // of the last change of who types
+	noted bool                 // in room_typing
 	timer *time.Timer
 }
 
@@ -70,6 +71,8 @@ func (s *Service) SetTyping(ctx context.Context, roomID, userID string, timeout 
 		return nil
 	}
 	_, was := room.users[userID]
+	note := !room.noted
+	room.noted = true
 	if timeout > 0 {
 		room.users[userID] = now.Add(timeout)
 		s.schedule(roomID, room)
@@ -80,12 +83,38 @@ func (s *Service) SetTyping(ctx context.Context, roomID, userID string, timeout 
 	if was == (timeout > 0) {
 		return nil
 	}
-	return s.announceTyping(ctx, roomID)
+	return s.announceTyping(ctx, roomID, note)
 }
 
-// announceTyping takes a position for what changed and wakes who waits.
-func (s *Service) announceTyping(ctx context.Context, roomID string) error {
+// Start sends the end of typing to those rooms in which somebody typed before the
+// server ended, however it ended. To be called before the first request.
+func (s *Service) Start(ctx context.Context) error {
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		list, err := takeTyping(tx)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		pos := tx.NextPos()
+		tx.AfterCommit(func() {
+			s.mu.Lock()
+			for _, id := range list {
+				s.typing[id] = &typingRoom{users: map[string]time.Time{}, pos: pos}
+			}
+			s.mu.Unlock()
+		})
+		return nil
+	})
+}
+
+// announceTyping takes a position for what changed and wakes who waits. It costs a
+// disk access only the first time in a room (note), for Start.
+func (s *Service) announceTyping(ctx context.Context, roomID string, note bool) error {
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if note {
+			if err := insertTyping(tx, roomID); err != nil {
+				return err
+			}
+		}
 		pos := tx.NextPos()
 		tx.AfterCommit(func() {
 			s.mu.Lock()
@@ -133,7 +162,7 @@ func (s *Service) expireTyping(roomID string) {
 	}
 	s.mu.Unlock()
 	if ended {
-		_ = s.announceTyping(context.Background(), roomID) // the store closes: nobody is left to tell
+		_ = s.announceTyping(context.Background(), roomID, false) // the store closes: nobody is left to tell
 	}
 }
 

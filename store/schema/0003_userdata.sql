@@ -63,3 +63,10 @@ CREATE TABLE push_counts (
 	data    TEXT NOT NULL, -- JSON
 	PRIMARY KEY (user_id, room_id)
 ) WITHOUT ROWID;
+
+-- Rooms in which somebody typed since the server started. After a start the end
+-- of typing is sent there, since nobody knows any more who typed.
+-- owner: homeserver/ephemeral
+CREATE TABLE room_typing (
+	room_id TEXT PRIMARY KEY
+) WITHOUT ROWID;
