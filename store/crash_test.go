@@ -171,9 +171,17 @@ func TestPositionsAreSeenInOrder(t *testing.T) {
 	}))
 	var listened []int64
 	var lastPos int64
+	db.OnVisible(func(pos int64, _ []store.Touch) {
+		if db.Pos() != pos {
+			t.Errorf("woken for %d, but Pos is %d", pos, db.Pos())
+		}
+	})
 	db.OnCommit(func(pos int64, touched []store.Touch) { // under the writer: no lock needed
 		if pos < lastPos {
 			t.Errorf("commits were published at %d, then at %d", lastPos, pos)
+		}
+		if db.Pos() >= pos { // a reader of Pos would not find in memory what this listener has yet to note
+			t.Errorf("Pos reports %d before its listeners ran", pos)
 		}
 		lastPos = pos
 		for _, c := range touched {

@@ -5,8 +5,9 @@
 //   - There is one writer. Writes that wait run in one transaction, each under its
 //     own savepoint, share one commit, and are answered after it (group commit).
 //   - Positions come from one sequence for all streams. They become visible in
-//     order: rows of a position are readable before Pos reports it, and listeners
-//     of OnCommit run under the writer, in commit order, before Write returns.
+//     order: when Pos reports a position, its rows are readable and the listeners
+//     of OnCommit have run. They and those of OnVisible, which wake who waits, run
+//     under the writer, in commit order, before Write returns.
 //   - The package knows no Matrix and no OAuth.
 package store
 
@@ -111,7 +112,8 @@ type DB struct {
 	reserved int64        // positions up to here are safe to hand out; owned by the writer
 
 	mu        sync.Mutex
-	listeners []func(pos int64, touched []Touch)
+	listeners []func(pos int64, touched []Touch) // before Pos reports it
+	wakers    []func(pos int64, touched []Touch) // after
 
 	stats struct{ writes, commits atomic.Int64 }
 }
@@ -356,10 +358,19 @@ func (db *DB) Pos() int64 { return db.pos.Load() }
 func (db *DB) Path() string { return db.path }
 
 // OnCommit adds a listener. It is called under the writer after each commit that
-// touched something, in commit order, and must be quick.
+// touched something, in commit order, before Pos reports the commit: what is kept
+// in memory about the store is brought up to date here. It must be quick.
 func (db *DB) OnCommit(f func(pos int64, touched []Touch)) {
 	db.mu.Lock()
 	db.listeners = append(db.listeners[:len(db.listeners):len(db.listeners)], f)
+	db.mu.Unlock()
+}
+
+// OnVisible adds a listener like OnCommit's that is called once Pos reports the
+// commit: to wake those who will look.
+func (db *DB) OnVisible(f func(pos int64, touched []Touch)) {
+	db.mu.Lock()
+	db.wakers = append(db.wakers[:len(db.wakers):len(db.wakers)], f)
 	db.mu.Unlock()
 }
 
@@ -544,14 +555,18 @@ func (db *DB) publish(batch []*write) {
 			touched = append(touched, w.tx.touched...)
 		}
 	}
-	db.pos.Store(db.next)
 	if len(touched) == 0 {
+		db.pos.Store(db.next)
 		return
 	}
 	db.mu.Lock()
-	listeners := db.listeners
+	listeners, wakers := db.listeners, db.wakers
 	db.mu.Unlock()
 	for _, f := range listeners {
+		f(db.next, touched)
+	}
+	db.pos.Store(db.next)
+	for _, f := range wakers {
 		f(db.next, touched)
 	}
 }

@@ -246,7 +246,7 @@ func (s *Service) Start(ctx context.Context) {
 		s.wg.Go(func() { s.push(ctx, a) })
 	}
 	if pushed {
-		s.o.DB.OnCommit(func(int64, []store.Touch) {
+		s.o.DB.OnVisible(func(int64, []store.Touch) {
 			for _, a := range s.apps {
 				select {
 				case a.wake <- struct{}{}:

@@ -81,6 +81,7 @@ func New(o Options) *Feed {
 	// looked up in SQL.
 	f.ring.init()
 	o.DB.OnCommit(f.committed)
+	o.DB.OnVisible(f.wake)
 	f.ring.raise(o.DB.Pos())
 	go f.sweep()
 	return f
@@ -104,13 +105,13 @@ func (f *Feed) Close() {
 	<-f.done
 }
 
-// committed runs under the store's writer: first the ring, then what is stale,
-// then the wake-ups.
-func (f *Feed) committed(pos int64, touched []store.Touch) {
+// committed runs under the store's writer before the store reports the position:
+// whoever reads up to a position finds its touches in the ring, and knows what is
+// stale.
+func (f *Feed) committed(_ int64, touched []store.Touch) {
 	f.ring.add(touched)
-	var shared []string // rooms of those whose presence or devices changed
-	all := false
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, t := range touched {
 		switch t.Kind {
 		case notify.Member:
@@ -125,16 +126,27 @@ func (f *Feed) committed(pos int64, touched []store.Touch) {
 			if d := f.devices[t.Key]; d != nil {
 				d.waiting.Store(true)
 			}
-		case notify.DevList, notify.Presence:
-			if u := f.users[t.Key]; u != nil {
-				shared = append(shared, u.roomList()...)
-			} else {
-				all = true
-			}
+		}
+	}
+}
+
+// wake runs under the store's writer once the store reports the position.
+func (f *Feed) wake(pos int64, touched []store.Touch) {
+	f.o.Hub.Touched(pos, touched)
+	var shared []string // rooms of those whose presence or devices changed
+	all := false
+	f.mu.Lock()
+	for _, t := range touched {
+		if t.Kind != notify.DevList && t.Kind != notify.Presence {
+			continue
+		}
+		if u := f.users[t.Key]; u != nil {
+			shared = append(shared, u.roomList()...)
+		} else {
+			all = true
 		}
 	}
 	f.mu.Unlock()
-	f.o.Hub.Touched(pos, touched)
 	for _, id := range shared {
 		f.o.Hub.Publish(notify.Key{Kind: sharedKey, Key: id}, pos)
 	}
