@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -236,8 +237,8 @@ func TestSetup(t *testing.T) {
 	if st, out := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": strings.ToLower(strings.ReplaceAll(code, "-", " "))}); st != 200 {
 		t.Fatalf("the code answers %d %v", st, out)
 	}
-	weak := map[string]any{"organisation": "Ward 7", "server_name": "ward7", "tls": map[string]string{}, "admin": map[string]string{"localpart": "anna", "password": "x"}}
-	if st, out := post(t, c, s.URL+"/api/setup/finish", weak); st != 400 {
+	weak := map[string]any{"organisation": "Ward 7", "server_name": "ward7", "tls": map[string]string{"mode": "off"}, "admin": map[string]string{"localpart": "anna", "password": "x"}}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", weak); st != 400 || !strings.Contains(fmt.Sprint(out), "admin.password") {
 		t.Fatalf("a weak password answers %d %v", st, out)
 	}
 	st, out := post(t, c, s.URL+"/api/setup/finish", choices)
@@ -325,6 +326,50 @@ func TestCommandLine(t *testing.T) {
 	s.Close()
 	if _, e, code := s.CLI(t, "user", "list"); code != 3 || !strings.Contains(e, "holdfast serve") {
 		t.Errorf("%d %s", code, e)
+	}
+}
+
+// The wizard's last page: all of it is green on a fresh appliance, and broken parts are not.
+func TestSelfTest(t *testing.T) {
+	s := appliancetest.Start(t, "server_name=", "sfu.enabled=true", "limits.enabled=true")
+	c := &http.Client{Transport: &oneCookie{}}
+	if st, out := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": s.ClaimCode()}); st != 200 {
+		t.Fatal(st, out)
+	}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", map[string]any{"organisation": "Ward 7", "server_name": "ward7", "tls": map[string]string{"mode": "off"},
+		"admin": map[string]string{"localpart": "anna", "display_name": "Anna", "password": appliancetest.Password}}); st != 200 {
+		t.Fatal(st, out)
+	}
+	for range 2 {
+		req, _ := http.NewRequest("POST", s.URL+"/api/setup/selftest", strings.NewReader("{}"))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Sec-Fetch-Site", "same-origin")
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var checks []struct {
+			Name, Detail string
+			OK           bool
+		}
+		json.NewDecoder(resp.Body).Decode(&checks)
+		resp.Body.Close()
+		var names []string
+		for _, c := range checks {
+			names = append(names, c.Name)
+			if !c.OK {
+				t.Errorf("%s: %s", c.Name, c.Detail)
+			}
+		}
+		if strings.Join(names, " ") != "login message media call" {
+			t.Fatal(resp.Status, names)
+		}
+	}
+	if out, _, _ := s.CLI(t, "user", "list"); strings.Contains(out, "selftest") {
+		t.Errorf("the self-test is among the people:\n%s", out)
+	}
+	if _, e, code := s.CLI(t, "user", "add", "_selftest"); code == 0 {
+		t.Error("its name can be taken", e)
 	}
 }
 

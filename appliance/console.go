@@ -99,7 +99,7 @@ func (a console) RevokeInvite(ctx context.Context, id string) error {
 }
 
 func (a console) Users(ctx context.Context) ([]web.User, error) {
-	list, err := a.id().Users(ctx)
+	list, err := a.people(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (a console) SetDisabled(ctx context.Context, userID string, disabled bool) 
 }
 
 func (a console) Status(ctx context.Context) (web.Report, error) {
-	users, err := a.id().Users(ctx)
+	users, err := a.people(ctx)
 	if err != nil {
 		return web.Report{}, err
 	}

@@ -173,7 +173,7 @@ func (a *Appliance) controlHandler() http.Handler {
 		return map[string]string{"code": code, "url": a.sharedURL() + "/setup"}, err
 	})
 	handle("GET /v1/users", func(r *http.Request) (any, error) {
-		list, err := a.core.Load().identity.Users(r.Context())
+		list, err := a.people(r.Context())
 		out := make([]userInfo, 0, len(list))
 		for _, u := range list {
 			out = append(out, toUserInfo(u))
@@ -260,7 +260,7 @@ func (a *Appliance) controlMessage(err error) string {
 }
 
 func (a *Appliance) health(ctx context.Context) (health, error) {
-	users, err := a.core.Load().identity.Users(ctx)
+	users, err := a.people(ctx)
 	if err != nil {
 		return health{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"holdfast/appliance/settings"
 	"holdfast/homeserver"
@@ -55,7 +56,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 				a.log.Error("a closed account could not leave all its rooms", "user", userID, "err", err)
 			}
 		},
-		Reserved: func(localpart string) bool { return c.hs.Appservice.Reserved(localpart) },
+		Reserved: func(localpart string) bool { return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -132,4 +133,10 @@ func (s sinks) SetDisplayName(tx *store.Tx, userID, displayName string) error {
 		return err
 	}
 	return s.c.hs.SetDisplayName(tx, userID, displayName)
+}
+
+// people are the accounts of people, without the self-test's.
+func (a *Appliance) people(ctx context.Context) ([]identity.User, error) {
+	list, err := a.core.Load().identity.Users(ctx)
+	return slices.DeleteFunc(list, func(u identity.User) bool { return u.Localpart == selfTestUser }), err
 }

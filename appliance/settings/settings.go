@@ -18,6 +18,7 @@ const (
 	ServerName   = "server_name" // fixed: accounts carry it
 	Claimed      = "claimed"     // "yes" once the setup was finished
 	ClaimHash    = "claim.hash"  // SHA-256 of the claim code, hex
+	SelfTestRoom = "selftest.room"
 	TLSMode      = "tls.mode"
 	TLSEmail     = "tls.acme_email"
 )
