@@ -366,7 +366,7 @@ func (a *answer) joined(m rooms.Member, touched bool, data []userdata.Data, priv
 			return nil, err
 		}
 		view = v
-		if from == 0 || !v.JoinedSince(from) {
+		if from == 0 || v.Membership(from) != mx.Join {
 			fresh, from, touched = true, 0, true
 		}
 		room.Membership = v.Membership
@@ -418,12 +418,7 @@ func (a *answer) timeline(room *Room, from int64, view *timeline.View, m rooms.M
 		return nil
 	}
 	limit := f.LimitOr(defaultTimeline, maxTimeline)
-	sees := func(e *rooms.Event) bool {
-		if view != nil && e.Pos <= m.Pos && !view.Sees(e) || e.StateKey == nil && a.ignore[e.Sender] {
-			return false
-		}
-		return true
-	}
+	sees := func(e *rooms.Event) bool { return view == nil || e.Pos > m.Pos || view.Sees(e) }
 	if view == nil && f.All() && len(a.ignore) == 0 { // nearly always
 		events, more, err := a.f.o.Rooms.Last(a.q, room.ID, from, a.to, limit)
 		if err != nil {
@@ -441,7 +436,9 @@ func (a *answer) timeline(room *Room, from int64, view *timeline.View, m rooms.M
 	return nil
 }
 
-// pick gathers the newest events that pass a filter and are seen.
+// pick gathers the newest events that pass a filter, down to the first that the
+// user may not see: were it left out of the midst, its change of state would be
+// lost to the client.
 func (a *answer) pick(room *Room, from, to int64, limit int, f *timeline.RoomEventFilter, sees func(*rooms.Event) bool) error {
 	var back []*rooms.Event
 	for looked := 0; ; {
@@ -453,7 +450,11 @@ func (a *answer) pick(room *Room, from, to int64, limit int, f *timeline.RoomEve
 		for i := len(batch) - 1; i >= 0; i-- {
 			e := batch[i]
 			to = e.Pos - 1
-			if !sees(e) || !f.PassEvent(e.Event) {
+			if !sees(e) {
+				room.Limited = true
+				break
+			}
+			if !f.PassEvent(e.Event) || e.StateKey == nil && a.ignore[e.Sender] {
 				continue
 			}
 			if len(back) == limit {

@@ -140,6 +140,10 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 	if a.from == 0 {
 		d.sent, d.count = map[string]map[string]sentMember{}, 0
 	}
+	if full { // whoever joins anew begins anew
+		d.count -= len(d.sent[room.ID])
+		delete(d.sent, room.ID)
+	}
 	var out []*rooms.Event
 	for _, e := range state {
 		if e.Type != mx.RoomMember {
@@ -240,12 +244,7 @@ func (a *answer) left(m rooms.Member) (*Room, error) {
 	}
 	room := &Room{ID: m.RoomID, Prev: m.Pos, Membership: view.Membership}
 	from := a.from
-	was := false // whether they were in the room since from
-	if from > 0 && view.Membership(from) == mx.Join {
-		was = true
-	} else {
-		from = 0
-	}
+	was := from > 0 && view.Membership(from) == mx.Join // whether the client has the state as of from
 	f := &a.r.Filter.Room.Timeline
 	if f.PassRoom(m.RoomID) && !f.None() {
 		if err := a.pick(room, from, m.Pos, f.LimitOr(defaultTimeline, maxTimeline), f, view.Sees); err != nil {

@@ -138,16 +138,3 @@ func (v *View) sees(pos int64, visibility string) bool {
 	}
 	return false
 }
-
-// JoinedSince reports whether the user has been joined from position from on.
-func (v *View) JoinedSince(from int64) bool {
-	if at(v.members, from, "") != mx.Join {
-		return false
-	}
-	for _, c := range v.members {
-		if c.Pos > from && c.Membership != mx.Join {
-			return false
-		}
-	}
-	return true
-}

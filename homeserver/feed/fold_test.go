@@ -1,0 +1,326 @@
+package feed_test
+
+import (
+	"fmt"
+	"math/rand"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"holdfast/homeserver/hstest"
+	"holdfast/homeserver/mx"
+)
+
+type obj = hstest.Obj
+
+// follower is a client that knows of rooms what its syncs told, and nothing else.
+type follower struct {
+	*hstest.Client
+	name   string
+	params []string
+	after  string // name of state_after, "" for state
+	lazy   bool
+	rooms  map[string]*known
+}
+
+type known struct {
+	membership string
+	state      map[string]string // type, key → event ID
+	events     []string          // IDs of the timeline, in order
+	members    map[string]bool   // whose member events it has
+}
+
+func stateKey(e hstest.Value) string {
+	return e.At("type").String() + "\x00" + e.At("state_key").String()
+}
+
+func (f *follower) room(id string) *known {
+	k := f.rooms[id]
+	if k == nil {
+		k = &known{state: map[string]string{}, members: map[string]bool{}}
+		f.rooms[id] = k
+	}
+	return k
+}
+
+func (k *known) apply(events []hstest.Value) {
+	for _, e := range events {
+		if e.Exists("state_key") {
+			k.state[stateKey(e)] = e.At("event_id").String()
+			if e.At("type").String() == mx.RoomMember {
+				k.members[e.At("state_key").String()] = true
+			}
+		}
+	}
+}
+
+// follow takes in one sync.
+func (f *follower) follow(t *testing.T) {
+	t.Helper()
+	v := f.Sync(append([]string{"timeout=0"}, f.params...)...)
+	for id, kind := range map[string]string{"join": mx.Join, "leave": mx.Leave} {
+		for _, room := range v.At("rooms", id).Keys() {
+			r := v.At("rooms", id, room)
+			k := f.room(room)
+			if kind == mx.Join && k.membership != mx.Join { // what was known before may be old
+				k.state, k.members, k.events = map[string]string{}, map[string]bool{}, nil
+			}
+			k.membership = kind
+			timeline := r.At("timeline", "events").List()
+			if f.after == "" {
+				k.apply(r.At("state", "events").List())
+			} else if !r.Exists(f.after) || r.Exists("state") {
+				t.Fatalf("%s: a room has state %v, %s %v", f.name, r.Exists("state"), f.after, r.Exists(f.after))
+			}
+			if f.lazy && kind == mx.Join {
+				have := map[string]bool{}
+				for u := range k.members {
+					have[u] = true
+				}
+				for _, e := range append(r.At(f.after, "events").List(), timeline...) {
+					if e.At("type").String() == mx.RoomMember {
+						have[e.At("state_key").String()] = true
+					}
+				}
+				for _, e := range timeline {
+					if !have[e.At("sender").String()] {
+						t.Fatalf("%s: lazy: the member event of %s is missing: %s", f.name, e.At("sender").String(), r.Text())
+					}
+				}
+			}
+			// A gap is filled from prev_batch down to what is known.
+			var gap []string
+			if r.At("timeline", "limited").Bool() && kind == mx.Join {
+				gap = f.fill(t, room, r.At("timeline", "prev_batch").String(), k.events)
+			}
+			k.events = append(k.events, gap...)
+			for _, e := range timeline {
+				id := e.At("event_id").String()
+				if slices.Contains(k.events, id) {
+					t.Fatalf("%s: an event came twice: %s", f.name, e.Text())
+				}
+				k.events = append(k.events, id)
+			}
+			if f.after == "" {
+				k.apply(timeline)
+			} else {
+				k.apply(r.At(f.after, "events").List())
+			}
+		}
+	}
+	for _, room := range v.At("rooms", "invite").Keys() {
+		f.room(room).membership = mx.Invite
+	}
+}
+
+func (f *follower) fill(t *testing.T, room, from string, known []string) []string {
+	var gap []string
+	for range 1000 {
+		m := f.Do("GET", hstest.Room(room)+"/messages?dir=b&limit=20&from="+from, nil)
+		if m.Status != 200 {
+			t.Fatalf("%s: %s", f.name, m.Body)
+		}
+		for _, e := range m.JSON.At("chunk").List() {
+			id := e.At("event_id").String()
+			if slices.Contains(known, id) {
+				slices.Reverse(gap)
+				return gap
+			}
+			gap = append(gap, id)
+		}
+		if !m.JSON.Exists("end") {
+			break
+		}
+		from = m.JSON.At("end").String()
+	}
+	slices.Reverse(gap)
+	return gap
+}
+
+// check compares what is known with what the server says now.
+func (f *follower) check(t *testing.T) {
+	t.Helper()
+	joined := map[string]bool{}
+	for _, r := range f.Must("GET", "/joined_rooms", nil).At("joined_rooms").List() {
+		joined[r.String()] = true
+	}
+	for id, k := range f.rooms {
+		if (k.membership == mx.Join) != joined[id] {
+			t.Errorf("%s: thinks of room %s as %s", f.name, id, k.membership)
+		}
+	}
+	for id := range joined {
+		k := f.rooms[id]
+		if k == nil {
+			t.Errorf("%s: does not know room %s", f.name, id)
+			continue
+		}
+		want := map[string]string{}
+		for _, e := range f.Must("GET", hstest.Room(id)+"/state", nil).List() {
+			want[stateKey(e)] = e.At("event_id").String()
+		}
+		for key, event := range want {
+			got := k.state[key]
+			if f.lazy && len(key) > 13 && key[:13] == "m.room.member" && got == "" {
+				continue
+			}
+			if got != event {
+				t.Errorf("%s: state %q is %s, want %s", f.name, key, got, event)
+			}
+		}
+		for key := range k.state {
+			if want[key] == "" {
+				t.Errorf("%s: state %q is not in the room", f.name, key)
+			}
+		}
+		var all []string
+		from := ""
+		for range 1000 {
+			m := f.Must("GET", hstest.Room(id)+"/messages?dir=f&limit=50"+from, nil)
+			for _, e := range m.At("chunk").List() {
+				all = append(all, e.At("event_id").String())
+			}
+			if !m.Exists("end") {
+				break
+			}
+			from = "&from=" + m.At("end").String()
+		}
+		if !slices.Equal(k.events, all) {
+			t.Errorf("%s: has %d events of room %s, the room has %d to see", f.name, len(k.events), id, len(all))
+		}
+	}
+}
+
+func followers(t *testing.T, hs *hstest.HS, users []string) []*follower {
+	var list []*follower
+	for _, u := range users {
+		for _, v := range []struct {
+			name, filter, after string
+			lazy                bool
+		}{
+			{"plain", `{"room":{"timeline":{"limit":50}}}`, "", false},
+			{"short", `{"room":{"timeline":{"limit":2}}}`, "", false},
+			{"lazy", `{"room":{"timeline":{"limit":3},"state":{"lazy_load_members":true}}}`, "", true},
+			{"after", `{"room":{"timeline":{"limit":2}}}`, "org.matrix.msc4222.state_after", false},
+			{"lazy after", `{"room":{"timeline":{"limit":2},"state":{"lazy_load_members":true}}}`, "state_after", true},
+		} {
+			f := &follower{Client: hs.Login(t, u), name: u + " " + v.name, after: v.after, lazy: v.lazy, rooms: map[string]*known{}}
+			f.Filter = v.filter
+			switch v.after {
+			case "state_after":
+				f.params = []string{"use_state_after=true"}
+			case "":
+			default:
+				f.params = []string{"org.matrix.msc4222.use_state_after=true"}
+			}
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+var visibilities = []string{"joined", "invited", "shared", "world_readable"}
+
+// act does something at random. Much of it is refused: that is part of it.
+func act(rnd *rand.Rand, clients []*hstest.Client, rooms []string, n int) {
+	c := clients[rnd.Intn(len(clients))]
+	other := clients[rnd.Intn(len(clients))]
+	p := hstest.Room(rooms[rnd.Intn(len(rooms))])
+	switch k := rnd.Intn(20); {
+	case k < 9:
+		c.Do("PUT", fmt.Sprintf("%s/send/m.room.message/a%d", p, n), obj{"body": fmt.Sprint(n), "msgtype": "m.text"})
+	case k < 11:
+		c.Do("PUT", p+"/state/m.room.topic", obj{"topic": fmt.Sprint(n)})
+	case k < 12:
+		c.Do("PUT", fmt.Sprintf("%s/state/m.test/%d", p, rnd.Intn(4)), obj{"n": n})
+	case k < 14:
+		c.Do("POST", p+"/join", obj{})
+	case k < 15:
+		c.Do("POST", p+"/leave", obj{})
+	case k < 16:
+		c.Do("POST", p+"/invite", obj{"user_id": other.UserID})
+	case k < 17:
+		c.Do("POST", p+"/kick", obj{"user_id": other.UserID})
+	case k < 18:
+		c.Do("PUT", p+"/state/m.room.history_visibility", obj{"history_visibility": visibilities[rnd.Intn(4)]})
+	case k < 19:
+		c.Do("PUT", "/profile/"+c.UserID+"/displayname", obj{"displayname": fmt.Sprint("name ", n)})
+	default:
+		c.Do("POST", p+"/receipt/m.read/$none", obj{})
+	}
+}
+
+func setUp(t *testing.T) (*hstest.HS, []*hstest.Client, []string, []*follower) {
+	hs := hstest.New(t, nil)
+	users := []string{"alice", "bob", "carol"}
+	var clients []*hstest.Client
+	for _, u := range users {
+		clients = append(clients, hs.Login(t, u))
+	}
+	var rooms []string
+	for i, v := range visibilities {
+		c := clients[i%3]
+		rooms = append(rooms, c.CreateRoom(obj{"preset": "public_chat", "room_version": []string{"10", "11", "12"}[i%3],
+			"initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": v}}}}))
+	}
+	return hs, clients, rooms, followers(t, hs, users)
+}
+
+// What syncs tell, folded from nothing, is what the server says the rooms are: for
+// every kind of client, however seldom it syncs, across a restart and a ring that
+// is too short.
+func TestFoldedSyncsEqualState(t *testing.T) {
+	hs, clients, rooms, list := setUp(t)
+	seed := rand.Int63()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewSource(seed))
+	steps := 250
+	if testing.Short() {
+		steps = 80
+	}
+	for n := range steps {
+		act(rnd, clients, rooms, n)
+		for _, f := range list {
+			if rnd.Intn(6) == 0 {
+				f.follow(t)
+			}
+		}
+		if n == steps/2 {
+			hs.Restart()
+		}
+	}
+	for _, f := range list {
+		f.follow(t)
+		f.check(t)
+	}
+}
+
+// The same while everybody writes at once.
+func TestFoldedSyncsUnderLoad(t *testing.T) {
+	_, clients, rooms, list := setUp(t)
+	var wg, readers sync.WaitGroup
+	var over atomic.Bool
+	for w := range 3 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewSource(int64(w) + 7))
+			for n := range 80 {
+				act(rnd, clients, rooms, (w+1)*1000+n)
+			}
+		})
+	}
+	for _, f := range list[:10] {
+		readers.Go(func() {
+			for !over.Load() && !t.Failed() {
+				f.follow(t)
+			}
+		})
+	}
+	wg.Wait()
+	over.Store(true)
+	readers.Wait()
+	for _, f := range list {
+		f.follow(t)
+		f.check(t)
+	}
+}
