@@ -80,6 +80,9 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Client:           outbound(a.cfg.Network.AllowPrivate),
 		Version:          Version,
 		OnDeviceDeleted:  c.identity.EndDeviceTx,
+		// The wizard made it the server of one organisation, whose people look for
+		// each other by name.
+		FindEveryone: func() bool { return a.settings.Get(settings.Organisation) != "" },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("homeserver: %w", err)

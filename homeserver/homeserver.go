@@ -55,6 +55,9 @@ type Options struct {
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
 	Version          string                        // of the program, for other servers
 	OnDeviceDeleted  func(tx *store.Tx, userID, deviceID string) error
+	// FindEveryone reports whether people find all local accounts by name. nil: only
+	// those with whom they share a room or who are in a public one.
+	FindEveryone func() bool
 }
 
 // Homeserver is a running homeserver.
@@ -96,7 +99,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers,
+	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers, Everyone: o.FindEveryone,
 		ProfileChanged: func(ctx context.Context, userID string, p userdata.Profile) error {
 			return h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL)
 		}})

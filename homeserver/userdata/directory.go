@@ -53,6 +53,7 @@ func (s *Service) search(ctx context.Context, r *route.Request, in searchRequest
 		return out, mx.Errorf(mx.InvalidParam, "A search has at most 500 bytes.")
 	}
 	out.Results = []person{}
+	everyone := s.o.Everyone != nil && s.o.Everyone()
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
 		visible, err := s.visible(q, r.UserID)
 		if err != nil {
@@ -65,7 +66,7 @@ func (s *Service) search(ctx context.Context, r *route.Request, in searchRequest
 			p := person{UserID: userID, DisplayName: name, AvatarURL: avatar}
 			local := strings.ToLower(mx.Localpart(userID))
 			exact := len(terms) == 1 && (terms[0] == local || "@"+terms[0] == strings.ToLower(userID))
-			if !exact && !s.o.Everyone && !visible[userID] {
+			if !exact && !everyone && !visible[userID] {
 				return
 			}
 			switch lower := strings.ToLower(name); {

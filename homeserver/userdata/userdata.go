@@ -30,9 +30,9 @@ type Options struct {
 	// PublicUsers lists the users who are joined to a room that anybody may find;
 	// nil: none.
 	PublicUsers func(q store.Querier) ([]string, error)
-	// Everyone lets the user directory find every local account, not only those
-	// who share a room with the searcher or are in a public room.
-	Everyone bool
+	// Everyone reports whether the user directory finds every local account, not
+	// only those who share a room with the searcher or are in a public room. nil: no.
+	Everyone func() bool
 	// ProfileChanged brings a changed display name or avatar into the member
 	// events of the user's joined rooms; nil: nothing is done.
 	ProfileChanged func(ctx context.Context, userID string, p Profile) error
