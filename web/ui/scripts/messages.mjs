@@ -101,10 +101,13 @@ async function check() {
         };
         visit(source);
     }
-    const identity = [...walk(join(root, "../../identity"), /\.(go|html|tmpl)$/)].map((f) => readFileSync(f, "utf8")).join("\n");
+    const identity = ["identity", "homeserver/account", "appliance"].flatMap((dir) => [...walk(join(root, "../..", dir), /\.(go|html|tmpl)$/)]).map((f) => readFileSync(f, "utf8")).join("\n");
     for (const key of keys) {
         if (key.startsWith("identity.")) {
-            if (identity && !identity.includes(key) && !identity.includes(key.replace(/\.[^.]+$/, "."))) problems.push(`en.json: unused key ${key}`);
+            const short = key.slice("identity.".length);
+            // The server puts keys together: a page's name and "title", a problem's name and "text".
+            const page = `"${short.split(".")[0]}`;
+            if (identity && ![key, `"${short}"`, page].some((part) => identity.includes(part))) problems.push(`en.json: unused key ${key}`);
         } else if (!used.has(key)) problems.push(`en.json: unused key ${key}`);
         try {
             params(load()[key]);
@@ -112,7 +115,7 @@ async function check() {
             problems.push(`en.json: ${key}: ${e.message}`);
         }
     }
-    for (const m of identity.matchAll(/["'`](identity\.[a-z0-9_.]+[a-z0-9_])["'`]/g)) if (!keys.has(m[1])) problems.push(`identity: missing key ${m[1]}`);
+    for (const m of identity.matchAll(/\{\{-?\s*t "([^"]+)"/g)) if (!keys.has(`identity.${m[1]}`)) problems.push(`identity: missing key identity.${m[1]}`);
     if (problems.length) {
         console.error(problems.join("\n"));
         process.exit(1);

@@ -1,6 +1,6 @@
 // What every part of the chat shares: the client, and hooks that follow its events.
-import { createContext, useContext, useEffect, useReducer, useRef, useSyncExternalStore } from "react";
-import { ClientEvent, type MatrixClient, type Room, type RoomMember, SyncState } from "matrix-js-sdk";
+import { createContext, useContext, useEffect, useReducer, useRef, useState, useSyncExternalStore } from "react";
+import { ClientEvent, type MatrixClient, type RoomMember, SyncState } from "matrix-js-sdk";
 import type { Security, SecurityState } from "../session/security";
 
 export interface ChatContext {
@@ -72,16 +72,25 @@ export function useOnline(): boolean {
     return state !== SyncState.Error && state !== SyncState.Reconnecting;
 }
 
-/** useWide follows a width of the window. */
-export function useMedia(query: string): boolean {
-    return useSyncExternalStore(
-        (l) => {
-            const m = matchMedia(query);
-            m.addEventListener("change", l);
-            return () => m.removeEventListener("change", l);
-        },
-        () => matchMedia(query).matches,
-    );
+/** useMe gives the person's own name and picture. Without presence the server says them only when asked. */
+export function useMe(): { name: string; picture: string | undefined } {
+    const client = useClient();
+    const userId = client.getSafeUserId();
+    useRefresh(client, ["User.displayName", "User.avatarUrl"]);
+    const [asked, setAsked] = useState<{ displayname?: string; avatar_url?: string }>();
+    useEffect(() => {
+        let gone = false;
+        client.getProfileInfo(userId).then(
+            (p) => gone || setAsked(p),
+            () => undefined,
+        );
+        return () => {
+            gone = true;
+        };
+    }, [client, userId]);
+    const user = client.getUser(userId);
+    const known = user?.displayName && user.displayName !== userId ? user.displayName : undefined;
+    return { name: known ?? asked?.displayname ?? localpart(userId), picture: user?.avatarUrl ?? asked?.avatar_url };
 }
 
 /** nameOf is what a person is called in a chat; two of the same name are told apart by their user name. */
@@ -91,9 +100,4 @@ export function nameOf(member: RoomMember | null | undefined, userId: string): s
 
 export function localpart(userId: string): string {
     return /^@([^:]*)/.exec(userId)?.[1] ?? userId;
-}
-
-/** personName is what a person is called anywhere. */
-export function personName(client: MatrixClient, userId: string, room?: Room): string {
-    return nameOf(room?.getMember(userId) ?? null, client.getUser(userId)?.displayName?.trim() || userId);
 }

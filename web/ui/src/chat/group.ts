@@ -20,31 +20,33 @@ const dayOf = (ts: number): string => {
     return `${d.getFullYear()}-${d.getMonth()}-${d.getDate()}`;
 };
 
-/** toRows lays events out. The unread line stands after the event unreadAfter, if anything from others follows. */
-export function toRows<E extends RowEvent>(events: E[], unreadAfter: string | undefined, me: string): Row<E>[] {
+/** firstUnread finds the first message from others after the event that had been read. */
+export function firstUnread(events: RowEvent[], readUpTo: string | undefined, me: string): string | undefined {
+    const at = readUpTo ? events.findIndex((e) => e.id === readUpTo) : -1;
+    if (at < 0) return undefined;
+    return events.find((e, i) => i > at && e.sender !== me && e.kind === "message")?.id;
+}
+
+/** toRows lays events out. The unread line stands before the event lineAt. */
+export function toRows<E extends RowEvent>(events: E[], lineAt: string | undefined): Row<E>[] {
     const rows: Row<E>[] = [];
     let day = "";
-    let line = -1;
-    if (unreadAfter) {
-        const at = events.findIndex((e) => e.id === unreadAfter);
-        if (at >= 0) line = events.findIndex((e, i) => i > at && e.sender !== me && e.kind === "message");
-    }
-    events.forEach((event, i) => {
+    for (const event of events) {
         const today = dayOf(event.ts);
         if (today !== day) {
             day = today;
             rows.push({ type: "day", key: `day ${today} ${event.id}`, ts: event.ts });
         }
-        if (i === line) rows.push({ type: "unread", key: "unread" });
+        if (event.id === lineAt) rows.push({ type: "unread", key: "unread" });
         const before = rows[rows.length - 1];
         if (event.kind === "change") {
             if (before?.type === "changes") before.events.push(event);
             else rows.push({ type: "changes", key: `changes ${event.id}`, events: [event] });
-            return;
+            continue;
         }
         const joins = before?.type === "message" && before.event.sender === event.sender && event.ts - before.event.ts < groupWithinMs;
         if (joins) before.last = false;
         rows.push({ type: "message", key: event.id, event, first: !joins, last: true });
-    });
+    }
     return rows;
 }

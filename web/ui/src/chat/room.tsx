@@ -41,8 +41,8 @@ export function RoomPane({ room, startCall, inCall, confirmDevice }: RoomPanePro
     const calling = useRoomCall(client, room);
 
     useEffect(() => {
-        void room.loadMembersIfNeeded().catch(() => undefined);
-    }, [room]);
+        if (membership === KnownMembership.Join) void room.loadMembersIfNeeded().catch(() => undefined);
+    }, [room, membership]);
     // A reply to a message that is deleted meanwhile has lost its sense.
     useOn(room, [RoomEvent.Redaction], () => {
         if (replyTo?.isRedacted()) setReplyTo(undefined);

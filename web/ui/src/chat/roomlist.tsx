@@ -4,7 +4,7 @@ import { ListBox, ListBoxItem } from "react-aria-components";
 import { Avatar, Button, Empty, Icon, IconButton, Menu, type MenuAction, TextField } from "../design";
 import { t } from "../i18n";
 import { navigate } from "../router";
-import { useClient, useRefresh } from "./context";
+import { useClient, useMe } from "./context";
 import { useIsAdmin } from "./dialogs";
 import { brief } from "./format";
 import { useFace } from "./media";
@@ -19,10 +19,8 @@ export function RoomList({ current, onStart, children }: { current: string | und
     const [query, setQuery] = useState("");
     const shown = useMemo(() => (query.trim() ? rooms.filter((r) => matches(r, query.trim())) : rooms), [rooms, query]);
     const admin = useIsAdmin();
-    useRefresh(client, ["User.displayName", "User.avatarUrl"]);
-    const me = client.getUser(client.getSafeUserId());
-    const myName = me?.displayName || client.getUserIdLocalpart() || "";
-    const myFace = useFace(client, me?.avatarUrl, 40);
+    const { name: myName, picture } = useMe();
+    const myFace = useFace(client, picture, 40);
     const start: MenuAction[] = [
         { id: "direct", label: t("direct.title"), icon: "chat", "data-testid": "start-dm", onAction: () => onStart("direct") },
         { id: "group", label: t("group.title"), icon: "people", "data-testid": "create-room", onAction: () => onStart("group") },

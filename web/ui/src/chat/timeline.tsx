@@ -7,7 +7,7 @@ import { Lightbox } from "./attachment";
 import { nameOf, useClient, useRefresh } from "./context";
 import { describe, kindOf, summary } from "./describe";
 import { day, names } from "./format";
-import { type Row, toRows } from "./group";
+import { firstUnread, type Row, toRows } from "./group";
 import { Message, type MessageActions } from "./message";
 import { useTimeline } from "./usetimeline";
 
@@ -37,7 +37,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
     const [focused, setFocused] = useState<string>();
     const [found, setFound] = useState<string>();
     const [media, setMedia] = useState<MatrixEvent>();
-    // What had been read when the chat was opened; the line stays there until it is opened again.
+    // What had been read when the chat was opened. The line is drawn once and stays until the chat is opened again.
     const [readUpTo] = useState(() => (room.getAccountData("m.fully_read")?.getContent()["event_id"] as string | undefined) ?? room.getEventReadUpTo(me) ?? undefined);
 
     const items = useMemo(() => {
@@ -46,7 +46,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         for (const event of [...timeline.events, ...timeline.pending]) {
             const kind = kindOf(event);
             const id = event.getId();
-            if (!kind || !id || seen.has(id) || event.isRelation("m.replace")) continue;
+            if (!kind || !id || seen.has(id) || (kind === "change" && isSetUp(room, event))) continue;
             seen.add(id);
             out.push({ id, sender: event.getSender() ?? "", ts: event.getTs(), kind, event });
         }
@@ -54,7 +54,12 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         // The window's list changes in place: version says when.
         // oxlint-disable-next-line react-hooks/exhaustive-deps
     }, [timeline.version, timeline.state]);
-    const rows = useMemo(() => toRows(items, readUpTo, me), [items, readUpTo, me]);
+    const [line, setLine] = useState<string | null>();
+    const lineAt = line === undefined && timeline.state === "ready" ? firstUnread(items, readUpTo, me) : (line ?? undefined);
+    useEffect(() => {
+        if (line === undefined && timeline.state === "ready") setLine(lineAt ?? null);
+    }, [line, lineAt, timeline.state]);
+    const rows = useMemo(() => toRows(items, lineAt), [items, lineAt]);
     // oxlint-disable-next-line react-hooks/exhaustive-deps
     const readers = useMemo(() => readersOf(room, me, items, timeline.events), [room, me, items, timeline.version]);
 
@@ -167,6 +172,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         spoken.current = newest.id;
         if (start || newest.sender === me || newest.kind !== "message") return;
         if (!atEnd.current) setMissed((n) => n + 1);
+        if (document.hidden || !document.hasFocus()) setLine((old) => old ?? newest.id);
         setAnnounce(t("timeline.announce", { name: nameOf(room.getMember(newest.sender), newest.sender), text: summary(newest.event) }));
     }, [newest, timeline.state, timeline.version, me, room]);
     // One's own message always brings the end into view.
@@ -411,6 +417,14 @@ function Typing({ room }: { room: Room }) {
             )}
         </div>
     );
+}
+
+// isSetUp: what a chat is given while it is made needs no lines of its own.
+function isSetUp(room: Room, event: MatrixEvent): boolean {
+    const create = room.currentState.getStateEvents(EventType.RoomCreate, "");
+    if (!create || event === create || event.getType() === EventType.RoomCreate) return false;
+    if (event.getSender() !== create.getSender() || event.getTs() - create.getTs() > 15_000) return false;
+    return event.getType() !== EventType.RoomMember || event.getStateKey() === create.getSender();
 }
 
 // readersOf finds, for each person, the newest shown message that they have read.

@@ -179,6 +179,14 @@ function Starting() {
 function SignIn({ userId, note, error, onForget }: { userId?: string; note?: "ended" | "signedOut" | undefined; error?: LoginError["kind"] | undefined; onForget?: () => void }) {
     const [busy, setBusy] = useState(false);
     const [failed, setFailed] = useState(error);
+    const [server, setServer] = useState(location.host);
+    useEffect(() => {
+        // Where people are: the organisation, or at least the server, by its name.
+        fetch("/api/setup")
+            .then(async (res) => (res.ok ? ((await res.json()) as { organisation?: string; server_name?: string }) : {}))
+            .then((s) => setServer((old) => s.organisation || s.server_name || old))
+            .catch(() => undefined);
+    }, []);
     const go = () => {
         setBusy(true);
         setFailed(undefined);
@@ -188,7 +196,7 @@ function SignIn({ userId, note, error, onForget }: { userId?: string; note?: "en
         });
     };
     return (
-        <Page title={userId ? t("session.again.title") : t("session.signIn.title", { server: location.host })}>
+        <Page title={userId ? t("session.again.title") : t("session.signIn.title", { server })}>
             {note && <Banner icon="info">{t(`session.note.${note}`)}</Banner>}
             <p className="hf-lead">{userId ? t("session.again.text", { user: userId }) : t("session.signIn.text")}</p>
             <ErrorNote>{failed && t(`session.error.${failed}`)}</ErrorNote>
