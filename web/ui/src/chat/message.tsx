@@ -124,9 +124,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
                             <ReactPicker event={event} onHeld={setHeld} />
                             <IconButton small icon="reply" label={t("message.reply")} onPress={() => actions.reply(event)} data-testid="message-reply" />
                             {menu.length > 0 && (
-                                <span onPointerDown={() => setHeld(true)} onKeyDown={() => setHeld(true)}>
-                                    <Menu label={t("message.more")} items={menu} trigger={<IconButton small icon="more" label={t("message.more")} data-testid="message-more" />} />
-                                </span>
+                                <Menu label={t("message.more")} items={menu} onOpenChange={setHeld} trigger={<IconButton small icon="more" label={t("message.more")} data-testid="message-more" />} />
                             )}
                         </div>
                     )}

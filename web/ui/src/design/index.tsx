@@ -246,9 +246,9 @@ export interface MenuAction extends TestId {
 }
 
 /** Menu opens below its trigger, which is the only child that is a button. */
-export function Menu({ trigger, items, label, placement = "bottom end" }: { trigger: ReactNode; items: MenuAction[]; label: string; placement?: Placement }) {
+export function Menu({ trigger, items, label, placement = "bottom end", onOpenChange }: { trigger: ReactNode; items: MenuAction[]; label: string; placement?: Placement; onOpenChange?: (open: boolean) => void }) {
     return (
-        <MenuTrigger>
+        <MenuTrigger {...(onOpenChange ? { onOpenChange } : {})}>
             {trigger}
             <Popover className="hf-popover" placement={placement}>
                 <AriaMenu className="hf-menu" aria-label={label}>
