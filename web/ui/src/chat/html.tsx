@@ -29,7 +29,7 @@ export function safeLink(href: string | null): string | undefined {
 
 /** mentioned gives the user ID that a link points to, if it is a link to a person. */
 export function mentioned(href: string | null): string | undefined {
-    const m = /^https:\/\/matrix\.to\/#\/(@[^/?]+)/.exec(href ?? "") ?? /^matrix:u\/([^/?]+)/.exec(href ?? "");
+    const m = /^https:\/\/matrix\.to\/#\/((?:@|%40)[^/?]+)/i.exec(href ?? "") ?? /^matrix:u\/([^/?]+)/.exec(href ?? "");
     if (!m) return undefined;
     try {
         const id = decodeURIComponent(m[1]!);

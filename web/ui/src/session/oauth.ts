@@ -1,6 +1,7 @@
 // Signing in by OAuth 2.0: authorization code with PKCE, at this server's own identity service. The client is
 // static and trusted by the server, so there is no registration and no consent page.
 import { OAuth2, isValidAuthMetadata, type ValidatedAuthMetadata } from "matrix-js-sdk/lib/oauth";
+import { t } from "../i18n";
 import { answer, clientId, homeserver, LoginError } from "./place";
 import { dropSession, loadSession, saveSession, wipeDatabases, type Session } from "./store";
 
@@ -63,6 +64,7 @@ export async function finishLogin(): Promise<string> {
         await wipeDatabases();
     }
     saveSession(session);
+    if (!before) await nameDevice(session).catch((e: unknown) => console.warn("naming the device failed", e));
     return pending.returnTo;
 }
 
@@ -73,9 +75,19 @@ async function whoami(token: string): Promise<{ user_id: string; device_id: stri
     return { user_id: body.user_id, device_id: body.device_id };
 }
 
-/** revoke ends a session at the server without loading the chat. */
-export async function revoke(session: Session): Promise<void> {
-    const oauth = new OAuth2(await metadata(), { clientId, deviceId: session.deviceId });
-    if (session.refreshToken) await oauth.revokeToken(session.refreshToken, "refresh_token");
-    if (session.accessToken) await oauth.revokeToken(session.accessToken, "access_token");
+// nameDevice tells the person's devices apart in the list of devices.
+async function nameDevice(session: Session): Promise<void> {
+    await fetch(`${homeserver}/_matrix/client/v3/devices/${encodeURIComponent(session.deviceId)}`, {
+        method: "PUT",
+        headers: { authorization: `Bearer ${session.accessToken}`, "content-type": "application/json" },
+        body: JSON.stringify({ display_name: deviceName(navigator.userAgent) }),
+    });
+}
+
+/** deviceName names a browser by what it says of itself. */
+export function deviceName(agent: string): string {
+    const pick = (known: [RegExp, string][]): string | undefined => known.find(([re]) => re.test(agent))?.[1];
+    const browser = pick([[/\bEdg/, "Edge"], [/\bOPR\//, "Opera"], [/\bFirefox\/|\bFxiOS\//, "Firefox"], [/\b(Headless)?Chrom(e|ium)\/|\bCriOS\//, "Chrome"], [/\bSafari\//, "Safari"]]);
+    const system = pick([[/\biPhone\b/, "iPhone"], [/\biPad\b/, "iPad"], [/\bAndroid\b/, "Android"], [/\bWindows\b/, "Windows"], [/\bMac OS X\b/, "macOS"], [/\bCrOS\b/, "ChromeOS"], [/\bLinux\b/, "Linux"]]);
+    return browser && system ? t("session.device", { browser, system }) : (browser ?? system ?? t("app.name"));
 }
