@@ -162,7 +162,7 @@ func (s *Service) sendDue(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		for _, d := range due {
-			if wait := time.UnixMilli(d.ts).Sub(time.Now()); wait > 0 {
+			if wait := time.Until(time.UnixMilli(d.ts)); wait > 0 {
 				return wait, nil
 			}
 			if err := s.fire(ctx, d.id); err != nil {
