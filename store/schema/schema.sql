@@ -1,0 +1,518 @@
+-- What the migrations make: the whole data model. Generated; `go test ./store/schema -update` writes it anew.
+
+-- owner: appliance/settings
+CREATE TABLE appliance_settings (
+	key   TEXT PRIMARY KEY, -- "organisation", "server_name", "tls.mode", "claim.hash" ...
+	value TEXT NOT NULL,
+	since INTEGER NOT NULL  -- Unix milliseconds
+) WITHOUT ROWID;
+
+-- owner: homeserver/appservice
+CREATE TABLE appservice_cursors (
+	id      TEXT PRIMARY KEY,           -- of the registration
+	pos     INTEGER NOT NULL,           -- events up to here were delivered or did not interest it
+	sending INTEGER NOT NULL DEFAULT 0, -- last position of the transaction under way, 0: none
+	txn     INTEGER NOT NULL DEFAULT 0  -- number of the transaction under way or last delivered
+) WITHOUT ROWID;
+
+-- owner: homeserver/calls
+CREATE TABLE call_delegations (
+	room      TEXT NOT NULL,     -- the relay's name of the call
+	identity  TEXT NOT NULL,     -- the relay's name of the participant
+	delay_id  TEXT NOT NULL,
+	delay_ms  INTEGER NOT NULL,
+	PRIMARY KEY (room, identity)
+) WITHOUT ROWID;
+
+-- owner: homeserver/delayed
+CREATE TABLE delayed_events (
+	delay_id     TEXT PRIMARY KEY, -- also what allows to restart, send or cancel
+	user_id      TEXT NOT NULL,
+	device_id    TEXT NOT NULL,
+	request      TEXT,             -- the request's transaction, so that a retry finds its event; NULL: it has none
+	room_id      TEXT NOT NULL,
+	type         TEXT NOT NULL,
+	state_key    TEXT,             -- NULL: a message
+	content      TEXT NOT NULL,
+	origin_ts    INTEGER NOT NULL, -- of an application service that sets it, ms; 0: the time of sending
+	delay_ms     INTEGER NOT NULL,
+	since_ts     INTEGER NOT NULL, -- when it was scheduled or last restarted, ms
+	due_ts       INTEGER,          -- ms; NULL: it was sent or dropped
+	finalised_ts INTEGER,          -- ms; NULL: it waits
+	event_id     TEXT,             -- of the event that was sent
+	error        TEXT              -- JSON: why it could not be sent
+);
+CREATE INDEX delayed_events_due ON delayed_events (due_ts) WHERE due_ts IS NOT NULL;
+CREATE INDEX delayed_events_finalised ON delayed_events (finalised_ts) WHERE finalised_ts IS NOT NULL;
+CREATE UNIQUE INDEX delayed_events_request ON delayed_events (user_id, device_id, request) WHERE request IS NOT NULL;
+CREATE INDEX delayed_events_user ON delayed_events (user_id, due_ts);
+
+-- owner: homeserver/todevice
+CREATE TABLE device_message_txns (
+	user_id    TEXT NOT NULL,
+	device_id  TEXT NOT NULL,
+	txn_id     TEXT NOT NULL, -- event type and the client's transaction ID
+	created_ts INTEGER NOT NULL, -- ms
+	PRIMARY KEY (user_id, device_id, txn_id)
+) WITHOUT ROWID;
+CREATE INDEX device_message_txns_age ON device_message_txns (created_ts);
+
+-- owner: homeserver/todevice
+CREATE TABLE device_messages (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	pos       INTEGER NOT NULL,
+	message   TEXT NOT NULL, -- JSON object as sync gives it: sender, type, content
+	PRIMARY KEY (user_id, device_id, pos)
+) WITHOUT ROWID;
+
+-- owner: homeserver/devices
+CREATE TABLE devices (
+	user_id      TEXT NOT NULL,
+	device_id    TEXT NOT NULL,
+	display_name TEXT NOT NULL DEFAULT '',
+	created_ts   INTEGER NOT NULL,           -- ms
+	seen_ts      INTEGER NOT NULL DEFAULT 0, -- ms; written at most every few minutes
+	seen_ip      TEXT NOT NULL DEFAULT '',
+	seen_agent   TEXT NOT NULL DEFAULT '',
+	PRIMARY KEY (user_id, device_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_backup_keys (
+	user_id             TEXT NOT NULL,
+	version             INTEGER NOT NULL,
+	room_id             TEXT NOT NULL,
+	session_id          TEXT NOT NULL,
+	first_message_index INTEGER NOT NULL,
+	forwarded_count     INTEGER NOT NULL,
+	is_verified         INTEGER NOT NULL,
+	session_data        TEXT NOT NULL, -- JSON object, encrypted by the client
+	PRIMARY KEY (user_id, version, room_id, session_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_backups (
+	user_id   TEXT NOT NULL,
+	version   INTEGER NOT NULL,
+	algorithm TEXT NOT NULL,
+	auth_data TEXT NOT NULL, -- JSON object
+	etag      INTEGER NOT NULL DEFAULT 0, -- grows with each change
+	count     INTEGER NOT NULL DEFAULT 0, -- sessions stored
+	deleted   INTEGER NOT NULL DEFAULT 0, -- 1: gone, kept so that its number is not used again
+	PRIMARY KEY (user_id, version)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_cross_signing_keys (
+	user_id    TEXT NOT NULL,
+	usage      TEXT NOT NULL, -- master, self_signing or user_signing
+	public_key TEXT NOT NULL, -- unpadded base64
+	key        TEXT NOT NULL, -- JSON object as uploaded
+	PRIMARY KEY (user_id, usage)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_dehydrated (
+	user_id     TEXT PRIMARY KEY,
+	device_id   TEXT NOT NULL,
+	device_data TEXT NOT NULL -- JSON object
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_device_keys (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	keys      TEXT NOT NULL, -- JSON object
+	PRIMARY KEY (user_id, device_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_fallback_keys (
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	algorithm TEXT NOT NULL,
+	key_id    TEXT NOT NULL,
+	key       TEXT NOT NULL, -- JSON
+	used      INTEGER NOT NULL DEFAULT 0,
+	PRIMARY KEY (user_id, device_id, algorithm)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_list_changes (
+	user_id TEXT PRIMARY KEY,
+	pos     INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX e2ee_list_changes_pos ON e2ee_list_changes (pos);
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_one_time_keys (
+	seq       INTEGER PRIMARY KEY, -- above all those that wait
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,
+	algorithm TEXT NOT NULL,
+	key_id    TEXT NOT NULL,
+	key       TEXT NOT NULL, -- JSON
+	UNIQUE (user_id, device_id, algorithm, key_id)
+);
+CREATE INDEX e2ee_one_time_keys_order ON e2ee_one_time_keys (user_id, device_id, algorithm, seq);
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_sharing (
+	room_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	user_id TEXT NOT NULL,
+	joined  INTEGER NOT NULL, -- 1: joined, 0: left
+	PRIMARY KEY (user_id, room_id, pos)
+) WITHOUT ROWID;
+CREATE INDEX e2ee_sharing_pos ON e2ee_sharing (pos);
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_signatures (
+	user_id   TEXT NOT NULL, -- whose key is signed
+	target    TEXT NOT NULL, -- device ID or public key
+	signer    TEXT NOT NULL, -- user ID
+	key_id    TEXT NOT NULL, -- "ed25519:..."
+	signature TEXT NOT NULL,
+	PRIMARY KEY (user_id, target, signer, key_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/e2ee
+CREATE TABLE e2ee_signed_users (
+	signer  TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	PRIMARY KEY (signer, user_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
+CREATE TABLE events (
+	pos         INTEGER PRIMARY KEY,
+	room        INTEGER NOT NULL,
+	event_id    TEXT NOT NULL UNIQUE,
+	type        TEXT NOT NULL,
+	state_key   TEXT,
+	sender      TEXT NOT NULL,
+	ts          INTEGER NOT NULL, -- origin_server_ts
+	state_group INTEGER NOT NULL, -- state before the event; 0: none
+	replaces    INTEGER NOT NULL DEFAULT 0, -- pos of the state event it took the place of
+	device      TEXT,
+	txn         TEXT,             -- the device's transaction ID
+	relates_to  TEXT,
+	rel_type    TEXT,
+	redacted_by TEXT,             -- event ID of the redaction
+	extra       TEXT,             -- what our own server puts in unsigned
+	json        BLOB NOT NULL     -- the signed PDU
+);
+CREATE INDEX events_relation ON events (relates_to, rel_type, pos) WHERE relates_to IS NOT NULL;
+CREATE INDEX events_room ON events (room, pos);
+CREATE INDEX events_state ON events (room, type, state_key, pos) WHERE state_key IS NOT NULL;
+CREATE UNIQUE INDEX events_txn ON events (sender, device, txn, room, type) WHERE txn IS NOT NULL;
+
+-- owner: identity/opstore
+CREATE TABLE id_access_tokens (
+	hash       BLOB PRIMARY KEY,
+	session_id TEXT NOT NULL,
+	refresh    BLOB,             -- the refresh token it was given out with
+	scopes     TEXT NOT NULL,
+	expires    INTEGER NOT NULL, -- 0: never
+	first_used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX id_access_tokens_expires ON id_access_tokens (expires) WHERE expires <> 0;
+CREATE INDEX id_access_tokens_session ON id_access_tokens (session_id);
+
+-- owner: identity/account
+CREATE TABLE id_auth_failures (
+	key   BLOB PRIMARY KEY, -- hash of what failed: name and address
+	count INTEGER NOT NULL,
+	until INTEGER NOT NULL, -- no attempt is looked at before
+	at    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_auth_requests (
+	id           TEXT PRIMARY KEY,
+	client_id    TEXT NOT NULL,
+	browser_hash BLOB NOT NULL, -- of the cookie of the browser that began it
+	params       TEXT NOT NULL, -- JSON: the checked parameters
+	user_id      TEXT NOT NULL, -- '': nobody signed in yet
+	auth_time    INTEGER NOT NULL,
+	state        TEXT NOT NULL, -- open, done, code, used
+	code_hash    BLOB UNIQUE,
+	code_expires INTEGER NOT NULL,
+	session_id   TEXT NOT NULL, -- made from the code; ended when the code comes again
+	expires      INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX id_auth_requests_expires ON id_auth_requests (expires);
+
+-- owner: identity/account
+CREATE TABLE id_browser_sessions (
+	hash      BLOB PRIMARY KEY, -- of the cookie
+	user_id   TEXT NOT NULL,
+	auth_time INTEGER NOT NULL, -- when the person last proved who they are
+	created   INTEGER NOT NULL,
+	expires   INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX id_browser_sessions_user ON id_browser_sessions (user_id);
+
+-- owner: identity/register
+CREATE TABLE id_clients (
+	id        TEXT PRIMARY KEY,
+	digest    BLOB NOT NULL UNIQUE, -- of metadata: the same registration gives the same client
+	metadata  TEXT NOT NULL,        -- JSON, validated
+	created   INTEGER NOT NULL,
+	last_used INTEGER NOT NULL      -- last sign-in that began; 0: never
+) WITHOUT ROWID;
+
+-- owner: identity/account
+CREATE TABLE id_invites (
+	id         TEXT PRIMARY KEY,
+	hash       BLOB NOT NULL UNIQUE,
+	localpart  TEXT NOT NULL, -- '': the person chooses
+	admin      INTEGER NOT NULL,
+	uses       INTEGER NOT NULL,
+	uses_left  INTEGER NOT NULL,
+	created    INTEGER NOT NULL,
+	expires    INTEGER NOT NULL,
+	created_by TEXT NOT NULL, -- user ID
+	revoked    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_keys (
+	kid     TEXT PRIMARY KEY,
+	alg     TEXT NOT NULL,
+	sealed  BLOB NOT NULL, -- private key, sealed under the key file
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_login_tokens (
+	hash    BLOB PRIMARY KEY,
+	user_id TEXT NOT NULL,
+	expires INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/account
+CREATE TABLE id_passwords (
+	user_id TEXT PRIMARY KEY,
+	phc     TEXT NOT NULL, -- argon2id
+	changed INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_refresh_tokens (
+	hash       BLOB PRIMARY KEY,
+	session_id TEXT NOT NULL,
+	parent     BLOB,             -- the token this one replaced
+	created    INTEGER NOT NULL,
+	expires    INTEGER NOT NULL,
+	consumed   INTEGER NOT NULL  -- when its child was first used; 0: still good
+) WITHOUT ROWID;
+CREATE INDEX id_refresh_tokens_consumed ON id_refresh_tokens (consumed) WHERE consumed <> 0;
+CREATE INDEX id_refresh_tokens_session ON id_refresh_tokens (session_id);
+
+-- owner: identity/account
+CREATE TABLE id_resets (
+	user_id TEXT PRIMARY KEY,
+	until   INTEGER NOT NULL -- cross-signing keys may be replaced until then
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_sessions (
+	id          TEXT PRIMARY KEY,
+	user_id     TEXT NOT NULL,
+	client_id   TEXT NOT NULL, -- '': a legacy login
+	scopes      TEXT NOT NULL,
+	device_id   TEXT NOT NULL, -- '': no Matrix device
+	auth_time   INTEGER NOT NULL,
+	created     INTEGER NOT NULL,
+	last_active INTEGER NOT NULL,
+	ended       INTEGER NOT NULL, -- 0: alive
+	reason      TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX id_sessions_client ON id_sessions (client_id) WHERE ended = 0;
+CREATE INDEX id_sessions_ended ON id_sessions (ended) WHERE ended <> 0;
+CREATE INDEX id_sessions_user ON id_sessions (user_id, device_id) WHERE ended = 0;
+
+-- owner: identity/account
+CREATE TABLE id_users (
+	id           TEXT PRIMARY KEY, -- ULID, the OpenID subject
+	localpart    TEXT NOT NULL UNIQUE,
+	display_name TEXT NOT NULL,    -- as given when the account was made
+	admin        INTEGER NOT NULL,
+	state        TEXT NOT NULL,    -- active, suspended, locked or deactivated
+	source       TEXT NOT NULL,    -- what made the account
+	created      INTEGER NOT NULL,
+	last_seen    INTEGER NOT NULL  -- last sign-in; 0: never
+) WITHOUT ROWID;
+
+-- owner: homeserver/media
+CREATE TABLE media (
+	media_id     TEXT PRIMARY KEY,
+	user_id      TEXT NOT NULL,
+	content_type TEXT NOT NULL DEFAULT '', -- as the uploader said, checked for its form
+	file_name    TEXT NOT NULL DEFAULT '',
+	created_ts   INTEGER NOT NULL,         -- ms
+	expires_ts   INTEGER,                  -- ms; until then a created ID waits for its content
+	hash         TEXT,                     -- blob; NULL: not uploaded yet
+	size         INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX media_hash ON media (hash) WHERE hash IS NOT NULL;
+CREATE INDEX media_user ON media (user_id, created_ts);
+CREATE INDEX media_waiting ON media (expires_ts) WHERE hash IS NULL;
+
+-- owner: homeserver/media
+CREATE TABLE media_thumbnails (
+	hash         TEXT NOT NULL, -- of the original
+	width        INTEGER NOT NULL,
+	height       INTEGER NOT NULL,
+	method       TEXT NOT NULL, -- scale or crop
+	content_type TEXT NOT NULL,
+	thumbnail    TEXT NOT NULL, -- blob
+	size         INTEGER NOT NULL,
+	PRIMARY KEY (hash, width, height, method)
+) WITHOUT ROWID;
+
+-- owner: homeserver/calls
+CREATE TABLE openid_tokens (
+	hash    BLOB PRIMARY KEY,  -- SHA-256
+	user_id TEXT NOT NULL,
+	expires INTEGER NOT NULL   -- ms
+) WITHOUT ROWID;
+CREATE INDEX openid_tokens_expires ON openid_tokens (expires);
+CREATE INDEX openid_tokens_user ON openid_tokens (user_id, expires);
+
+-- owner: homeserver/push
+CREATE TABLE push_counts (
+	user_id TEXT NOT NULL,
+	room_id TEXT NOT NULL,
+	pos     INTEGER NOT NULL,
+	data    TEXT NOT NULL, -- JSON
+	PRIMARY KEY (user_id, room_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
+CREATE TABLE room_aliases (
+	alias   TEXT PRIMARY KEY,
+	room    INTEGER NOT NULL,
+	creator TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX room_aliases_room ON room_aliases (room);
+
+-- owner: homeserver/rooms
+CREATE TABLE room_members (
+	user_id    TEXT NOT NULL,
+	room       INTEGER NOT NULL,
+	membership TEXT NOT NULL,
+	sender     TEXT NOT NULL,
+	event      INTEGER NOT NULL, -- pos
+	forgotten  INTEGER NOT NULL DEFAULT 0,
+	PRIMARY KEY (user_id, room)
+) WITHOUT ROWID;
+CREATE INDEX room_members_room ON room_members (room, membership, user_id);
+
+-- owner: homeserver/ephemeral
+CREATE TABLE room_receipts (
+	room_id   TEXT NOT NULL,
+	user_id   TEXT NOT NULL,
+	type      TEXT NOT NULL, -- m.read, m.read.private, or m.fully_read only to keep the marker monotonic
+	thread_id TEXT NOT NULL, -- '': unthreaded
+	event_id  TEXT NOT NULL,
+	event_pos INTEGER NOT NULL, -- position of the event: receipts only move forward
+	ts        INTEGER NOT NULL, -- ms
+	pos       INTEGER NOT NULL,
+	PRIMARY KEY (room_id, user_id, type, thread_id)
+) WITHOUT ROWID;
+CREATE INDEX room_receipts_pos ON room_receipts (room_id, pos);
+CREATE INDEX room_receipts_private ON room_receipts (user_id, pos) WHERE type = 'm.read.private';
+
+-- owner: homeserver/rooms
+CREATE TABLE room_state (
+	room      INTEGER NOT NULL,
+	type      TEXT NOT NULL,
+	state_key TEXT NOT NULL,
+	event     INTEGER NOT NULL, -- pos
+	PRIMARY KEY (room, type, state_key)
+) WITHOUT ROWID;
+
+-- owner: homeserver/ephemeral
+CREATE TABLE room_typing (
+	room_id TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
+CREATE TABLE rooms (
+	nid     INTEGER PRIMARY KEY,
+	room_id TEXT NOT NULL UNIQUE,
+	version TEXT NOT NULL,
+	public  INTEGER NOT NULL DEFAULT 0, -- listed in the room directory
+	created INTEGER NOT NULL            -- ms
+);
+
+-- owner: homeserver/rooms
+CREATE TABLE server_keys (
+	key_id  TEXT PRIMARY KEY, -- "ed25519:a1b2c3"
+	private BLOB NOT NULL,    -- Ed25519 seed
+	created INTEGER NOT NULL, -- ms
+	expired INTEGER           -- ms; NULL: in use
+) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
+CREATE TABLE state_groups (
+	id        INTEGER PRIMARY KEY,
+	prev      INTEGER,
+	chain     INTEGER NOT NULL, -- groups back to the snapshot; 0: it is one
+	type      TEXT NOT NULL,
+	state_key TEXT NOT NULL
+);
+
+-- owner: homeserver/rooms
+CREATE TABLE state_snapshots (
+	state_group INTEGER NOT NULL,
+	type        TEXT NOT NULL,
+	state_key   TEXT NOT NULL,
+	event       INTEGER NOT NULL, -- pos
+	PRIMARY KEY (state_group, type, state_key)
+) WITHOUT ROWID;
+
+-- owner: store
+CREATE TABLE store_sequence (
+	name  TEXT PRIMARY KEY,
+	value INTEGER NOT NULL -- positions up to here may have been handed out
+) WITHOUT ROWID;
+
+-- owner: homeserver/userdata
+CREATE TABLE user_account_data (
+	user_id TEXT NOT NULL,
+	room_id TEXT NOT NULL,
+	type    TEXT NOT NULL,
+	content TEXT NOT NULL, -- JSON object
+	pos     INTEGER NOT NULL,
+	PRIMARY KEY (user_id, room_id, type)
+) WITHOUT ROWID;
+CREATE INDEX user_account_data_pos ON user_account_data (user_id, pos);
+
+-- owner: homeserver/userdata
+CREATE TABLE user_filters (
+	user_id   TEXT NOT NULL,
+	filter_id TEXT NOT NULL, -- from a hash of the content: equal filters have one ID
+	filter    TEXT NOT NULL, -- JSON object
+	PRIMARY KEY (user_id, filter_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/userdata
+CREATE TABLE user_profiles (
+	user_id     TEXT PRIMARY KEY,
+	displayname TEXT NOT NULL DEFAULT '',
+	avatar_url  TEXT NOT NULL DEFAULT '',
+	fields      TEXT NOT NULL DEFAULT '{}',
+	hidden      INTEGER NOT NULL DEFAULT 0 -- 1: not found by the user directory (deactivated)
+) WITHOUT ROWID;
+
+-- owner: homeserver/userdata
+CREATE TABLE user_push_rules (
+	user_id TEXT PRIMARY KEY,
+	changes TEXT NOT NULL, -- JSON
+	pos     INTEGER NOT NULL
+) WITHOUT ROWID;
