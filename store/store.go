@@ -374,7 +374,40 @@ func (db *DB) OnVisible(f func(pos int64, touched []Touch)) {
 	db.mu.Unlock()
 }
 
-// Read runs fn on a consistent snapshot. fn must not write and must not keep q.
+// reader is a read snapshot. It begins with its first statement, so that a read
+// which memory answered costs nothing.
+type reader struct {
+	c     *conn
+	begun bool
+}
+
+func (r *reader) begin() error {
+	if r.begun {
+		return nil
+	}
+	if _, err := r.c.exec("BEGIN"); err != nil {
+		return unavailable(err)
+	}
+	r.begun = true
+	return nil
+}
+
+func (r *reader) Query(query string, args ...any) (*sql.Rows, error) {
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	return r.c.Query(query, args...)
+}
+
+func (r *reader) QueryRow(query string, args ...any) *Row {
+	if err := r.begin(); err != nil {
+		return &Row{nil, err}
+	}
+	return r.c.QueryRow(query, args...)
+}
+
+// Read runs fn on a consistent snapshot, which is taken at fn's first statement.
+// fn must not write and must not keep q.
 func (db *DB) Read(ctx context.Context, fn func(q Querier) error) error {
 	var c *conn
 	select {
@@ -388,12 +421,14 @@ func (db *DB) Read(ctx context.Context, fn func(q Querier) error) error {
 			return ErrClosed
 		}
 	}
-	defer func() { db.readers <- c }()
-	if _, err := c.exec("BEGIN"); err != nil {
-		return unavailable(err)
-	}
-	defer c.exec("ROLLBACK")
-	return fn(c)
+	r := &reader{c: c}
+	defer func() {
+		if r.begun {
+			c.exec("ROLLBACK")
+		}
+		db.readers <- c
+	}()
+	return fn(r)
 }
 
 // Write queues fn and waits until it is on disk. fn runs once, on the writer's

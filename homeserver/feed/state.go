@@ -168,6 +168,10 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 		}
 	}
 	for u := range need {
+		// What changed since is told as a change.
+		if m, ok := d.sent[room.ID][u]; ok && m.in <= a.from && !redundant {
+			continue
+		}
 		e, err := a.f.o.Rooms.State(a.q, room.ID, mx.RoomMember, u)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
