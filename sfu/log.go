@@ -12,8 +12,8 @@ import (
 )
 
 // lkLogger lets LiveKit write to our log. LiveKit tells the life of every
-// participant at its level info: that is debug to an administrator. Of pion's
-// messages only errors are of use.
+// participant at its levels info and warn (somebody hanging up is six warnings):
+// that is debug to an administrator. Of pion's messages only errors are of use.
 type lkLogger struct {
 	h    slog.Handler
 	with []any
@@ -23,6 +23,9 @@ type lkLogger struct {
 func newLogger(l *slog.Logger) logger.Logger { return lkLogger{h: l.Handler()} }
 
 func (l lkLogger) log(level slog.Level, msg string, err error, kv []any) {
+	if level == slog.LevelWarn && (aboutOne(l.with) || aboutOne(kv)) {
+		level = slog.LevelDebug
+	}
 	if (l.pion && level < slog.LevelError) || !l.h.Enabled(context.Background(), level) {
 		return
 	}
@@ -38,6 +41,17 @@ func (l lkLogger) log(level slog.Level, msg string, err error, kv []any) {
 		}
 	}
 	slog.New(l.h).Log(context.Background(), level, msg, args...)
+}
+
+// aboutOne reports whether values name a participant or a connection.
+func aboutOne(kv []any) bool {
+	for i := 0; i < len(kv); i += 2 {
+		switch kv[i] {
+		case "participant", "participantID", "connID":
+			return true
+		}
+	}
+	return false
 }
 
 func (l lkLogger) Debugw(string, ...any)                   {} // as much as one line for each packet
