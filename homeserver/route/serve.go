@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"holdfast/homeserver/mx"
 )
@@ -78,6 +79,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Access-Control-Max-Age", "86400")
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	// The mux would redirect paths that it can clean; no operation has such a path.
+	if p := r.URL.EscapedPath(); strings.Contains(p, "//") || strings.Contains(p, "/./") || strings.Contains(p, "/../") {
+		WriteError(w, r, s.log, mx.Errorf(mx.Unrecognized, "This server has no %s %s.", r.Method, r.URL.Path))
 		return
 	}
 	s.mux.ServeHTTP(w, r)
@@ -153,6 +159,9 @@ func (s *Server) call(w http.ResponseWriter, r *Request) (out any, err error) {
 		}
 		if err != nil {
 			return nil, mx.Errorf(mx.NotJSON, "The request ended early.")
+		}
+		if !utf8.Valid(r.body) { // encoding/json would take it, and change it
+			return nil, mx.Errorf(mx.NotJSON, "The request is not UTF-8.")
 		}
 	}
 	return r.Route.Handle(r.Context(), r)

@@ -42,8 +42,12 @@ type syncBuffer struct {
 	b  bytes.Buffer
 }
 
-func (s *syncBuffer) Write(p []byte) (int, error) { s.mu.Lock(); defer s.mu.Unlock(); return s.b.Write(p) }
-func (s *syncBuffer) String() string              { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+func (s *syncBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
 
 func start(t *testing.T) *server {
 	t.Helper()
@@ -54,6 +58,33 @@ func start(t *testing.T) *server {
 	if _, err := os.Stat(s.bin); err != nil {
 		t.Fatalf("%v; run: make build", err)
 	}
+	s.run(t)
+	t.Cleanup(func() {
+		begun := time.Now()
+		s.cmd.Process.Signal(syscall.SIGTERM)
+		done := make(chan error, 1)
+		go func() { done <- s.cmd.Wait() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("the program did not stop cleanly: %v", err)
+			}
+			t.Logf("stopped after %v", time.Since(begun).Round(time.Millisecond))
+		case <-time.After(15 * time.Second):
+			s.cmd.Process.Kill()
+			t.Error("the program did not stop within 15 s")
+		}
+		if t.Failed() {
+			t.Logf("log of the program:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+// run starts the program on the server's folder and waits until it says where it is.
+func (s *server) run(t *testing.T) {
+	t.Helper()
+	begun := time.Now()
 	s.cmd = exec.Command(s.bin, "serve", "--data", s.data, "--set", "server_name=hs.test", "--set", "tls.mode=off",
 		"--set", "listen.http=127.0.0.1:0", "--set", "listen.metrics=", "--set", "sfu.enabled=false", "--set", "limits.enabled=false")
 	s.cmd.Stderr = s.log
@@ -64,23 +95,6 @@ func start(t *testing.T) *server {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.cmd.Process.Signal(syscall.SIGTERM)
-		done := make(chan error, 1)
-		go func() { done <- s.cmd.Wait() }()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("the program did not stop cleanly: %v", err)
-			}
-		case <-time.After(15 * time.Second):
-			s.cmd.Process.Kill()
-			t.Error("the program did not stop within 15 s")
-		}
-		if t.Failed() {
-			t.Logf("log of the program:\n%s", s.log)
-		}
-	})
 	found := make(chan string, 1)
 	go func() {
 		at := regexp.MustCompile(`http://localhost:\d+`)
@@ -95,10 +109,10 @@ func start(t *testing.T) *server {
 	}()
 	select {
 	case s.url = <-found:
+		t.Logf("ready after %v", time.Since(begun).Round(time.Millisecond))
 	case <-time.After(20 * time.Second):
 		t.Fatalf("no address was printed:\n%s", s.log)
 	}
-	return s
 }
 
 func (s *server) addUser(t *testing.T, name string) id.UserID {
@@ -265,6 +279,76 @@ func TestEncryptedConversations(t *testing.T) {
 	case err := <-bot.undecrypted:
 		t.Errorf("the bot could not decrypt: %v", err)
 	default:
+	}
+}
+
+// What was acknowledged is there after a SIGKILL, and logins and keys still work.
+func TestKilled(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s := start(t)
+	s.addUser(t, "alice")
+	alice := s.login(t, ctx, "alice")
+	room, err := alice.CreateRoom(ctx, &mautrix.ReqCreateRoom{Preset: "private_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var sent []id.EventID
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 1000 {
+				// Without encryption: it is the server that is tested.
+				r, err := alice.SendMessageEvent(ctx, room.RoomID, event.EventMessage,
+					map[string]any{"msgtype": "m.text", "body": fmt.Sprint(w, i)}, mautrix.ReqSendEvent{DontEncrypt: true, TransactionID: fmt.Sprint(w, "-", i)})
+				if err != nil {
+					return // killed
+				}
+				mu.Lock()
+				sent = append(sent, r.EventID)
+				mu.Unlock()
+			}
+		})
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		mu.Lock()
+		n := len(sent)
+		mu.Unlock()
+		if n >= 200 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d messages were sent", n)
+		}
+	}
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+	wg.Wait()
+	s.run(t)
+	alice.HomeserverURL.Host = strings.TrimPrefix(s.url, "http://")
+	have := map[id.EventID]bool{}
+	for from := ""; ; {
+		page, err := alice.Messages(ctx, room.RoomID, from, "", mautrix.DirectionBackward, nil, 500)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Chunk {
+			have[e.ID] = true
+		}
+		if page.End == "" || len(page.Chunk) == 0 {
+			break
+		}
+		from = page.End
+	}
+	for _, id := range sent {
+		if !have[id] {
+			t.Errorf("%s was acknowledged and is gone", id)
+		}
+	}
+	t.Logf("%d acknowledged before the kill, all there", len(sent))
+	if _, err := alice.SendMessageEvent(ctx, room.RoomID, event.EventMessage, map[string]any{"msgtype": "m.text", "body": "again"}, mautrix.ReqSendEvent{DontEncrypt: true}); err != nil {
+		t.Error(err)
 	}
 }
 
