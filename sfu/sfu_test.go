@@ -124,7 +124,7 @@ func call(t *testing.T, base, jwt string, opts ...lksdk.ConnectOption) (*caller,
 		}
 	}
 	var err error
-	opts = append([]lksdk.ConnectOption{lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithDisableRegionDiscovery()}, opts...)
+	opts = append([]lksdk.ConnectOption{lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30 * time.Second)}, opts...)
 	if c.Room, err = lksdk.ConnectToRoomWithToken(base, jwt, cb, opts...); err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func TestCall(t *testing.T) {
 			}
 			alice.speak(t)
 			bob.speak(t)
-			eventually(t, "50 packets each way", 15*time.Second, func() bool { return alice.count("bob") >= 50 && bob.count("alice") >= 50 })
+			eventually(t, "50 packets each way", 45*time.Second, func() bool { return alice.count("bob") >= 50 && bob.count("alice") >= 50 })
 			if got := s.Participants("call"); !slices.Equal(got, []string{"alice", "bob"}) {
 				t.Errorf("participants %v", got)
 			}
@@ -205,14 +205,14 @@ func TestCall(t *testing.T) {
 				t.Errorf("stats %+v", got)
 			}
 			bob.Disconnect()
-			eventually(t, "bob is gone", 5*time.Second, func() bool { return len(s.Participants("call")) == 1 })
+			eventually(t, "bob is gone", 20*time.Second, func() bool { return len(s.Participants("call")) == 1 })
 			alice.Disconnect()
 			e, err := s.running()
 			if err != nil {
 				t.Fatal(err)
 			}
 			e.rooms.GetRoom(t.Context(), "call").Release() // EnsureRoom's hold, which lasts for a minute
-			eventually(t, "the room is closed", 10*time.Second, func() bool { return s.Stats() == Stats{} })
+			eventually(t, "the room is closed", 30*time.Second, func() bool { return s.Stats() == Stats{} })
 			mu.Lock()
 			defer mu.Unlock()
 			if want := []string{"call alice true", "call bob true", "call bob false", "call alice false"}; !slices.Equal(events, want) {
@@ -298,7 +298,7 @@ func TestAdmission(t *testing.T) {
 	// Who is removed is gone, and does not come back with the old token.
 	bobs := token(t, s, "b", "bob")
 	s.Remove("b", "bob")
-	eventually(t, "bob is out", 5*time.Second, func() bool { return len(s.Participants("b")) == 0 })
+	eventually(t, "bob is out", 20*time.Second, func() bool { return len(s.Participants("b")) == 0 })
 	if _, err := call(t, base, bobs); err == nil {
 		t.Error("the removed participant came back")
 	}
@@ -335,7 +335,7 @@ func TestSameIdentity(t *testing.T) {
 	for _, c := range clients {
 		c.close()
 	}
-	eventually(t, "alice left", 5*time.Second, func() bool { return len(s.Participants("call")) == 0 })
+	eventually(t, "alice left", 20*time.Second, func() bool { return len(s.Participants("call")) == 0 })
 	time.Sleep(200 * time.Millisecond)
 	if n := left.Load(); n < 1 || n > 3 {
 		t.Errorf("%d leaves", n)
@@ -368,7 +368,7 @@ func TestNoForeignHosts(t *testing.T) {
 				defer c.mu.Unlock()
 				return len(c.offered)
 			}
-			eventually(t, "both have candidates", 10*time.Second, func() bool { return offered(alice) > 0 && offered(bob) > 0 })
+			eventually(t, "both have candidates", 30*time.Second, func() bool { return offered(alice) > 0 && offered(bob) > 0 })
 			time.Sleep(300 * time.Millisecond)
 			for _, c := range []*client{alice, bob} {
 				servers := c.join.GetIceServers()
@@ -519,7 +519,7 @@ func TestSelfTest(t *testing.T) {
 	}
 	// A hop that is broken is named.
 	blocked, _ := begin(t, Options{tcpOnly: true})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := blocked.Probe(ctx, PathUDP)
 	var h *HopError
@@ -662,7 +662,7 @@ func TestNewAddress(t *testing.T) {
 				t.Skipf("ip %s: %v %s", args, err, out)
 			}
 		}
-		eventually(t, "the new address is used", 10*time.Second, func() bool { return slices.Equal(s.Addresses(), []string{"10.77.0.1"}) })
+		eventually(t, "the new address is used", 30*time.Second, func() bool { return slices.Equal(s.Addresses(), []string{"10.77.0.1"}) })
 		if got := s.Ports(); got != ports {
 			t.Errorf("ports %+v, before %+v", got, ports)
 		}
@@ -733,7 +733,7 @@ func TestCloseDrains(t *testing.T) {
 		s.Close(ctx)
 		close(done)
 	}()
-	eventually(t, "new calls are refused", 2*time.Second, func() bool { return errors.Is(s.EnsureRoom(t.Context(), "x"), ErrNotRunning) })
+	eventually(t, "new calls are refused", 10*time.Second, func() bool { return errors.Is(s.EnsureRoom(t.Context(), "x"), ErrNotRunning) })
 	select {
 	case <-done:
 		t.Fatal("closed while somebody was in a call")

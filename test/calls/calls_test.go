@@ -123,7 +123,7 @@ func (s *site) callIn(t *testing.T, c *hstest.Client, roomID string) *person {
 		}
 	}
 	var err error
-	p.room, err = lksdk.ConnectToRoomWithToken(out["url"].(string), out["jwt"].(string), cb, lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithDisableRegionDiscovery())
+	p.room, err = lksdk.ConnectToRoomWithToken(out["url"].(string), out["jwt"].(string), cb, lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestCall(t *testing.T) {
 	bob.Join(roomID)
 	carol.Join(roomID)
 	a, b, c := s.callIn(t, alice, roomID), s.callIn(t, bob, roomID), s.callIn(t, carol, roomID)
-	eventually(t, "everybody hears sound", 20*time.Second, func() bool {
+	eventually(t, "everybody hears sound", 60*time.Second, func() bool {
 		return a.heard.Load() > 100 && b.heard.Load() > 100 && c.heard.Load() > 100
 	})
 	if got := s.sfu.Stats(); got.Rooms != 1 || got.Participants != 3 {
@@ -185,7 +185,7 @@ func TestCall(t *testing.T) {
 
 	// Who is put out of the room is out of the call, and does not come back.
 	alice.Must("POST", hstest.Room(roomID)+"/kick", hstest.Obj{"user_id": carol.UserID})
-	eventually(t, "carol is out of the call", 5*time.Second, func() bool { return s.sfu.Stats().Participants == 2 })
+	eventually(t, "carol is out of the call", 20*time.Second, func() bool { return s.sfu.Stats().Participants == 2 })
 	status, _ = s.post(t, "/livekit/jwt/sfu/get", map[string]any{"room": roomID, "device_id": carol.DeviceID, "openid_token": s.openID(carol)})
 	if status != http.StatusForbidden {
 		t.Errorf("carol: %d", status)
@@ -196,7 +196,7 @@ func TestCall(t *testing.T) {
 		t.Fatal(got)
 	}
 	b.room.Disconnect()
-	eventually(t, "bob is no member of the call", 15*time.Second, func() bool { return member(b) == "{}" })
+	eventually(t, "bob is no member of the call", 40*time.Second, func() bool { return member(b) == "{}" })
 	if got := member(a); !strings.Contains(got, "m.call") {
 		t.Errorf("alice is still in the call, but %s", got)
 	}
@@ -206,7 +206,7 @@ func TestCall(t *testing.T) {
 
 	// The server restarts in the middle of a call.
 	s.Restart()
-	eventually(t, "alice is no member of the call", 5*time.Second, func() bool { return member(a) == "{}" })
+	eventually(t, "alice is no member of the call", 20*time.Second, func() bool { return member(a) == "{}" })
 	if got := s.sfu.Participants("none"); !slices.Equal(got, []string{}) {
 		t.Errorf("%v", got)
 	}
