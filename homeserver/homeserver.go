@@ -95,7 +95,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		}
 	}()
 	hub := notify.New()
-	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile})
+	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
+		AliasReserved: func(alias, by string) bool { return h.Appservice.AliasReserved(alias, by) }})
 	if err != nil {
 		return nil, err
 	}

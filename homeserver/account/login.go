@@ -34,7 +34,7 @@ type loginRequest struct {
 	Type         string      `json:"type"`
 	Identifier   *identifier `json:"identifier"`
 	User         string      `json:"user"` // before identifiers
-	Password     string      `json:"password"`
+	Password     *string     `json:"password"`
 	Token        string      `json:"token"`
 	DeviceID     string      `json:"device_id"`
 	DisplayName  string      `json:"initial_device_display_name"`
@@ -99,10 +99,10 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 		if userID, err = s.userOf(in.Identifier, in.User); err != nil {
 			return nil, err
 		}
-		if in.Password == "" {
-			return nil, mx.Errorf(mx.Forbidden, "The user name or the password is wrong.")
+		if in.Password == nil {
+			return nil, mx.Errorf(mx.MissingParam, "password is missing.")
 		}
-		if userID, err = s.o.Accounts.VerifyPassword(ctx, userID, in.Password, address(r.Request)); err != nil {
+		if userID, err = s.o.Accounts.VerifyPassword(ctx, userID, *in.Password, address(r.Request)); err != nil {
 			return nil, err
 		}
 	case "m.login.token":

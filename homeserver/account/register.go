@@ -35,6 +35,9 @@ func (s *Service) register(ctx context.Context, r *route.Request, in registerReq
 	if r.Query("kind") == "guest" {
 		return nil, mx.Errorf(mx.GuestForbidden, "This server has no guests.")
 	}
+	if kind := r.Query("kind"); kind != "" && kind != "user" {
+		return nil, mx.Errorf(mx.InvalidParam, "The kind of an account is user.")
+	}
 	if err := checkDevice(in.DeviceID); err != nil {
 		return nil, err
 	}

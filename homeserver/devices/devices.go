@@ -85,8 +85,9 @@ func (s *Service) OnRename(f func(tx *store.Tx, userID string) error) {
 	s.onRename = append(s.onRename, f)
 }
 
-// Upsert adds a device. One that exists keeps its name unless displayName is
-// given. Errors: InvalidParam for IDs and names that are too long.
+// Upsert adds a device. One that exists keeps its name, unless it has none.
+// Errors: InvalidParam for IDs and names that are too long.
+// Spec: cs#post_matrixclientv3login (initial_device_display_name)
 func (s *Service) Upsert(tx *store.Tx, userID, deviceID, displayName string) error {
 	if deviceID == "" || len(deviceID) > maxIDBytes {
 		return mx.Errorf(mx.InvalidParam, "A device ID has 1 to %d bytes.", maxIDBytes)
@@ -96,6 +97,9 @@ func (s *Service) Upsert(tx *store.Tx, userID, deviceID, displayName string) err
 	}
 	n, err := insertDevice(tx, userID, deviceID, displayName, s.o.Now().UnixMilli())
 	if err != nil || n > 0 || displayName == "" {
+		return err
+	}
+	if d, err := loadDevice(tx, userID, deviceID); err != nil || d.DisplayName != "" {
 		return err
 	}
 	return s.rename(tx, userID, deviceID, displayName)

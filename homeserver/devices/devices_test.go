@@ -107,6 +107,7 @@ func TestListAndRename(t *testing.T) {
 	alice.Fails("PUT", path+"/B", object{"display_name": strings.Repeat("x", 256)}, 400, mx.InvalidParam)
 	// A login again keeps the name that the user gave.
 	w.write(func(tx *store.Tx) error { return w.s.Upsert(tx, alice.UserID, "B", "") })
+	w.write(func(tx *store.Tx) error { return w.s.Upsert(tx, alice.UserID, "B", "what the client says") })
 	if got := alice.OK("GET", path+"/B", nil, nil).JSON(t); got["display_name"] != "tablet" {
 		t.Fatal(got)
 	}

@@ -142,6 +142,9 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 		return nil, err
 	}
 	if !IsObject(p.Content) {
+		if len(p.Content) > 0 && !json.Valid(p.Content) {
+			return nil, mx.Errorf(mx.NotJSON, "The content of an event must be a JSON object.")
+		}
 		return nil, mx.Errorf(mx.BadJSON, "The content of an event must be a JSON object.")
 	}
 	if p.Redacts != "" && v.RedactsInContent() {

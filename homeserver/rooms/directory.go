@@ -31,6 +31,9 @@ func (r *Rooms) putAlias(ctx context.Context, q *route.Request, in roomIDRespons
 	if in.RoomID == "" {
 		return route.Empty{}, mx.Errorf(mx.MissingParam, "Name the room in room_id.")
 	}
+	if err := r.mayTake(alias, q); err != nil {
+		return route.Empty{}, err
+	}
 	return route.Empty{}, r.db.Write(ctx, func(tx *store.Tx) error {
 		nid, err := r.nid(tx, in.RoomID)
 		if err != nil {
@@ -48,6 +51,14 @@ func (r *Rooms) putAlias(ctx context.Context, q *route.Request, in roomIDRespons
 		}
 		return err
 	})
+}
+
+// mayTake refuses an alias that an application service has to itself. Spec: as#registration
+func (r *Rooms) mayTake(alias string, q *route.Request) error {
+	if r.o.AliasReserved != nil && r.o.AliasReserved(alias, q.Appservice) {
+		return mx.Errorf(mx.Exclusive, "The alias %.80s belongs to an application service. Choose another.", alias)
+	}
+	return nil
 }
 
 type aliasResponse struct {

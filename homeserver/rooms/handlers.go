@@ -90,6 +90,11 @@ func (r *Rooms) create(ctx context.Context, q *route.Request, in Create) (roomID
 	if err := notSuspended(q); err != nil {
 		return roomIDResponse{}, err
 	}
+	if in.Alias != "" {
+		if err := r.mayTake(mx.RoomAlias(in.Alias, r.o.ServerName), q); err != nil {
+			return roomIDResponse{}, err
+		}
+	}
 	id, err := r.Create(ctx, q.UserID, in)
 	return roomIDResponse{id}, err
 }

@@ -39,7 +39,10 @@ type Options struct {
 	// Profile gives the display name and avatar that member events of a local user
 	// carry. nil: none.
 	Profile func(q store.Querier, userID string) (displayName, avatarURL string, err error)
-	Now     func() time.Time // nil: time.Now
+	// AliasReserved reports whether an alias belongs to another application service
+	// than appservice, which is "" for people. nil: none does.
+	AliasReserved func(alias, appservice string) bool
+	Now           func() time.Time // nil: time.Now
 }
 
 // Rooms is the homeserver's rooms. Its methods are safe for concurrent use.
