@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"holdfast/appliance"
 	"holdfast/appliance/appliancetest"
+	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
 )
 
@@ -526,6 +528,88 @@ func TestPathsWithDoubleSlashes(t *testing.T) {
 		resp.Body.Close()
 		if !strings.Contains(string(b), "errcode") || resp.StatusCode/100 != 4 {
 			t.Errorf("%s: %d %s", p, resp.StatusCode, b)
+		}
+	}
+}
+
+// The wizard's certificate is in use at once, after a restart too, and is kept
+// where others cannot read its key.
+func TestWizardCertificate(t *testing.T) {
+	s := appliancetest.StartBare(t, "listen.https=127.0.0.1:0", "listen.http=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false", "limits.enabled=false")
+	dir := t.TempDir()
+	other, err := certs.OpenOwn(dir, func() []string { return []string{"chat.ward7.test"} }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	crt, _ := os.ReadFile(filepath.Join(dir, "leaf.crt"))
+	key, _ := os.ReadFile(filepath.Join(dir, "leaf.key"))
+	c := &http.Client{Transport: &oneCookie{}}
+	if st, out := post(t, c, s.URL+"/api/setup/claim", map[string]string{"code": s.ClaimCode()}); st != 200 {
+		t.Fatal(st, out)
+	}
+	choices := func(cert, key string) map[string]any {
+		return map[string]any{"organisation": "Ward 7", "server_name": "ward7.test", "tls": map[string]string{"mode": "files", "cert": cert, "key": key},
+			"admin": map[string]string{"localpart": "anna", "display_name": "Anna", "password": appliancetest.Password}}
+	}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", choices(string(crt), "no key")); st != 400 {
+		t.Fatal(st, out)
+	}
+	if st, out := post(t, c, s.URL+"/api/setup/finish", choices(string(crt), string(key))); st != 200 || out["restart"] == true {
+		t.Fatal(st, out)
+	}
+	served := func() string {
+		t.Helper()
+		conn, err := tls.Dial("tcp", s.Addr("https").String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return strings.Join(conn.ConnectionState().PeerCertificates[0].DNSNames, " ")
+	}
+	if got := served(); got != "chat.ward7.test" {
+		t.Error(got)
+	}
+	s.Restart(t)
+	if got := served(); got != "chat.ward7.test" {
+		t.Error("after a restart:", got)
+	}
+	if fi, err := os.Stat(filepath.Join(s.Data, "tls", "own.key")); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Error(fi, err)
+	}
+}
+
+// Limits are about people, also behind a proxy on this machine.
+func TestProxyAddress(t *testing.T) {
+	s := appliancetest.Start(t, "log.http=debug")
+	get(t, s.URL+"/_matrix/client/versions", "", "X-Forwarded-For", "9.9.9.9, 203.0.113.5")
+	get(t, s.URL+"/_matrix/client/versions", "", "X-Forwarded-For", "rubbish")
+	s.Close()
+	log := s.Log.String()
+	if !strings.Contains(log, "from=203.0.113.5:0") || strings.Contains(log, "rubbish") || strings.Contains(log, "from=9.9.9.9") {
+		t.Error(log)
+	}
+}
+
+// Bodies, tokens and codes never reach the log, even when everything is logged.
+func TestLogHasNoSecrets(t *testing.T) {
+	s := appliancetest.Start(t, "log.level=debug", "registration.shared_secret=geheimnis")
+	u := s.Login(t, "anna")
+	var room struct {
+		ID string `json:"room_id"`
+	}
+	u.Do(t, "POST", "/_matrix/client/v3/createRoom", map[string]any{"name": "chamber of whispers"}, &room)
+	u.Do(t, "PUT", "/_matrix/client/v3/rooms/"+room.ID+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "the eagle has landed"}, nil)
+	u.Do(t, "GET", "/_matrix/client/v3/sync?access_token="+u.Token, nil, nil)
+	code := s.ClaimCode()
+	s.Close()
+	log := s.Log.String()
+	if !strings.Contains(log, "/createRoom") {
+		t.Fatal("the log has no requests at level debug")
+	}
+	for _, secret := range []string{u.Token, appliancetest.Password, "geheimnis", "eagle", "whispers", code} {
+		if strings.Contains(log, secret) {
+			t.Errorf("%q is in the log", secret)
 		}
 	}
 }

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
 	"holdfast/appliance/settings"
-	"path/filepath"
 )
 
 const (
@@ -144,7 +144,7 @@ func (a *Appliance) certSource(mode, email string) (certs.Source, error) {
 	case "files":
 		cert, key := a.cfg.TLS.Cert, a.cfg.TLS.Key
 		if a.cfg.TLS.Mode != "files" { // the wizard's
-			cert, key = filepath.Join(a.tlsDir(), "own.crt"), filepath.Join(a.tlsDir(), "own.key")
+			cert, key = certs.Stored(a.tlsDir())
 		}
 		src, err := certs.OpenFiles(cert, key, log)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {

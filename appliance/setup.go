@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 
+	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
 	"holdfast/appliance/settings"
 	"holdfast/identity"
@@ -228,13 +227,7 @@ func (a *Appliance) prepareTLS(name string, c web.TLSChoice) (tlsChange, error) 
 // applyTLS makes the listeners use a choice that prepareTLS accepted.
 func (a *Appliance) applyTLS(c tlsChange) error {
 	if c.mode == "files" {
-		if err := os.MkdirAll(a.tlsDir(), 0o700); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(a.tlsDir(), "own.key"), []byte(c.key), 0o600); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(a.tlsDir(), "own.crt"), []byte(c.cert), 0o644); err != nil {
+		if err := certs.Store(a.tlsDir(), []byte(c.cert), []byte(c.key)); err != nil {
 			return err
 		}
 	}

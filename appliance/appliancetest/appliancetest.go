@@ -58,6 +58,13 @@ func (b *Buffer) String() string {
 // configuration ("key=value"); it stops with the test.
 func Start(t testing.TB, set ...string) *Server {
 	t.Helper()
+	return StartBare(t, append([]string{"server_name=" + ServerName, "tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=127.0.0.1:0",
+		"limits.enabled=false", "sfu.enabled=false"}, set...)...)
+}
+
+// StartBare starts an appliance with nothing configured but set.
+func StartBare(t testing.TB, set ...string) *Server {
+	t.Helper()
 	s := &Server{Data: t.TempDir(), set: set}
 	s.start(t)
 	t.Cleanup(func() {
@@ -71,9 +78,7 @@ func Start(t testing.TB, set ...string) *Server {
 
 func (s *Server) start(t testing.TB) {
 	t.Helper()
-	set := append([]string{"server_name=" + ServerName, "tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=127.0.0.1:0",
-		"limits.enabled=false", "sfu.enabled=false"}, s.set...)
-	cfg, err := config.Load(config.Input{Data: s.Data, Set: set})
+	cfg, err := config.Load(config.Input{Data: s.Data, Set: s.set})
 	if err != nil {
 		t.Fatal(err)
 	}

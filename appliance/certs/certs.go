@@ -414,3 +414,21 @@ func NotAfter(path string) (time.Time, error) {
 	}
 	return c.NotAfter, nil
 }
+
+// Store keeps a certificate chain and its key, both PEM, in dir, for OpenFiles.
+func Store(dir string, cert, key []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, storedKey), key, 0o600); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, storedCert), cert, 0o644)
+}
+
+const storedCert, storedKey = "own.crt", "own.key"
+
+// Stored is where Store keeps them.
+func Stored(dir string) (cert, key string) {
+	return filepath.Join(dir, storedCert), filepath.Join(dir, storedKey)
+}
