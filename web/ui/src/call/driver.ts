@@ -18,6 +18,7 @@ import {
     WidgetEventCapability,
     EventKind,
 } from "matrix-widget-api";
+import { type Addresses, incoming, outgoing } from "./transport";
 
 const callMember = "org.matrix.msc3401.call.member";
 const rtcMember = "org.matrix.msc4143.rtc.member";
@@ -35,6 +36,7 @@ export class CallDriver extends WidgetDriver {
         private readonly client: MatrixClient,
         private readonly room: Room,
         private readonly sticky: boolean,
+        private readonly relay: Addresses | undefined,
     ) {
         super();
     }
@@ -81,7 +83,7 @@ export class CallDriver extends WidgetDriver {
 
     override async sendEvent(type: string, content: unknown, stateKey: string | null = null, roomId: string | null = null): Promise<ISendEventDetails> {
         const room = this.here(roomId);
-        const body = content as Loose;
+        const body = outgoing(this.relay, type, content) as Loose;
         if (stateKey !== null) {
             const { event_id } = await this.client.sendStateEvent(room, type as never, body as never, stateKey);
             return { roomId: room, eventId: event_id };
@@ -96,7 +98,7 @@ export class CallDriver extends WidgetDriver {
 
     override async sendStickyEvent(duration: number, type: string, content: unknown, roomId: string | null = null): Promise<ISendEventDetails> {
         const room = this.here(roomId);
-        const { event_id } = await this.client._unstable_sendStickyEvent(room, duration, null, type as never, content as never);
+        const { event_id } = await this.client._unstable_sendStickyEvent(room, duration, null, type as never, outgoing(this.relay, type, content) as never);
         return { roomId: room, eventId: event_id };
     }
 
@@ -104,14 +106,14 @@ export class CallDriver extends WidgetDriver {
         const room = this.here(roomId);
         const { delay_id } =
             stateKey === null
-                ? await this.client._unstable_sendDelayedEvent(room, { delay }, null, type as never, content as never)
-                : await this.client._unstable_sendDelayedStateEvent(room, { delay }, type as never, content as never, stateKey);
+                ? await this.client._unstable_sendDelayedEvent(room, { delay }, null, type as never, outgoing(this.relay, type, content) as never)
+                : await this.client._unstable_sendDelayedStateEvent(room, { delay }, type as never, outgoing(this.relay, type, content) as never, stateKey);
         return { roomId: room, delayId: delay_id };
     }
 
     override async sendDelayedStickyEvent(delay: number, duration: number, type: string, content: unknown, roomId: string | null = null): Promise<ISendDelayedEventDetails> {
         const room = this.here(roomId);
-        const { delay_id } = await this.client._unstable_sendStickyDelayedEvent(room, duration, { delay }, null, type as never, content as never);
+        const { delay_id } = await this.client._unstable_sendStickyDelayedEvent(room, duration, { delay }, null, type as never, outgoing(this.relay, type, content) as never);
         return { roomId: room, delayId: delay_id };
     }
 
@@ -159,7 +161,7 @@ export class CallDriver extends WidgetDriver {
             if (ev.getType() !== type || ev.isState() !== (stateKey !== undefined)) continue;
             if (stateKey !== undefined && ev.getStateKey() !== stateKey) continue;
             if (msgtype !== undefined && ev.getContent()["msgtype"] !== msgtype) continue;
-            out.push(raw(ev));
+            out.push(this.shown(ev));
         }
         return out;
     }
@@ -167,14 +169,14 @@ export class CallDriver extends WidgetDriver {
     override async readRoomState(roomId: string, type: string, stateKey: string | undefined): Promise<IRoomEvent[]> {
         this.here(roomId);
         const state = this.room.currentState;
-        if (stateKey === undefined) return state.getStateEvents(type).map(raw);
+        if (stateKey === undefined) return state.getStateEvents(type).map((ev) => this.shown(ev));
         const ev = state.getStateEvents(type, stateKey);
-        return ev ? [raw(ev)] : [];
+        return ev ? [this.shown(ev)] : [];
     }
 
     override async readStickyEvents(roomId: string): Promise<IRoomEvent[]> {
         this.here(roomId);
-        return [...this.room._unstable_getStickyEvents()].map(raw);
+        return [...this.room._unstable_getStickyEvents()].map((ev) => this.shown(ev));
     }
 
     override async readEventRelations(eventId: string, roomId?: string, relationType?: string, eventType?: string, from?: string, to?: string, limit?: number, dir?: "f" | "b"): Promise<IReadEventRelationsResult> {
@@ -185,7 +187,7 @@ export class CallDriver extends WidgetDriver {
             ...(limit === undefined ? {} : { limit }),
             ...(dir === undefined ? {} : { dir: dir as never }),
         });
-        return { chunk: events.map(raw), ...(nextBatch ? { nextBatch } : {}), ...(prevBatch ? { prevBatch } : {}) };
+        return { chunk: events.map((ev) => this.shown(ev)), ...(nextBatch ? { nextBatch } : {}), ...(prevBatch ? { prevBatch } : {}) };
     }
 
     override askOpenID(observer: SimpleObservable<IOpenIDUpdate>): void {
@@ -227,9 +229,9 @@ export class CallDriver extends WidgetDriver {
     override processError(error: unknown): IWidgetApiErrorResponseDataDetails | undefined {
         return error instanceof MatrixError ? { matrix_api_error: error.asWidgetApiErrorData() } : undefined;
     }
-}
 
-/** raw is an event as the widget sees it: decrypted, in the form of the client-server API. */
-export function raw(ev: MatrixEvent): IRoomEvent {
-    return ev.getEffectiveEvent() as unknown as IRoomEvent;
+    /** shown is an event as the widget sees it: decrypted, in the form of the client-server API, with our relay here. */
+    shown(ev: MatrixEvent): IRoomEvent {
+        return incoming(this.relay, ev.getEffectiveEvent() as unknown as IRoomEvent);
+    }
 }

@@ -5,6 +5,7 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import { Button, IconButton, Spinner } from "../design";
 import { t } from "../i18n";
 import { isDirect, useRoomCall } from "./state";
+import { addresses } from "./transport";
 import { CallChannel, type CallOptions, callUrl, endMembership, shownTheme } from "./widget";
 import "./call.css";
 
@@ -48,14 +49,14 @@ export default function CallView({ client, room, intent, onEnd }: CallViewProps)
         let gone = false;
         let timer: ReturnType<typeof setTimeout> | undefined;
         void (async () => {
-            const sticky = await client.doesServerSupportUnstableFeature("org.matrix.msc4354").catch(() => false);
+            const [sticky, relay] = await Promise.all([client.doesServerSupportUnstableFeature("org.matrix.msc4354").catch(() => false), addresses(client)]);
             if (gone) return;
             const me = client.getSafeUserId();
             const running = client.matrixRTC.getRoomSession(room).memberships.some((m) => m.userId !== me);
             const options: CallOptions = { client, room, intent, direct: isDirect(client, room), running };
             const id = `holdfast-call-${crypto.randomUUID()}`;
             iframe.src = callUrl(options, id); // before the channel: it talks to the window that is loaded next
-            channel.current = new CallChannel(iframe, id, { ...options, sticky }, {
+            channel.current = new CallChannel(iframe, id, { ...options, sticky, relay }, {
                 joined: () => {
                     clearTimeout(timer);
                     setPhase("in");

@@ -2,7 +2,8 @@
 import { ClientEvent, EventTimeline, MatrixEventEvent, RoomEvent, RoomStateEvent, type MatrixClient, type MatrixEvent, type ReceivedToDeviceMessage, type Room } from "matrix-js-sdk";
 import { ClientWidgetApi, Widget, type IWidgetApiRequest } from "matrix-widget-api";
 import { locale } from "../i18n";
-import { CallDriver, raw } from "./driver";
+import { CallDriver } from "./driver";
+import type { Addresses } from "./transport";
 
 export type Intent = "audio" | "video";
 
@@ -58,7 +59,7 @@ export class CallChannel {
     constructor(
         iframe: HTMLIFrameElement,
         readonly widgetId: string,
-        options: CallOptions & { sticky: boolean },
+        options: CallOptions & { sticky: boolean; relay: Addresses | undefined },
         on: { joined: () => void; left: () => void; closed: () => void; failed: (e: Error) => void },
     ) {
         const { client, room } = options;
@@ -69,7 +70,8 @@ export class CallChannel {
             url: new URL("/element-call/index.html", location.href).href,
             waitForIframeLoad: false, // it says content_loaded when its scripts are ready
         });
-        const api = (this.api = new ClientWidgetApi(widget, iframe, new CallDriver(client, room, options.sticky)));
+        const driver = new CallDriver(client, room, options.sticky, options.relay);
+        const api = (this.api = new ClientWidgetApi(widget, iframe, driver));
         api.setViewedRoomId(room.roomId);
         api.on("error:preparing", (e: unknown) => on.failed(e instanceof Error ? e : new Error(String(e))));
 
@@ -91,19 +93,19 @@ export class CallChannel {
         answer("io.element.spotlight_layout");
         answer("set_always_on_screen", undefined, { success: true });
 
-        this.feed(client, room);
+        this.feed(client, room, driver);
     }
 
     // feed passes on what happens in the room from now on; what happened before the widget reads through the driver.
-    private feed(client: MatrixClient, room: Room): void {
-        const pass = (ev: MatrixEvent): void => void this.api.feedEvent(raw(ev)).catch((e: unknown) => console.warn("the call did not take an event", e));
+    private feed(client: MatrixClient, room: Room, driver: CallDriver): void {
+        const pass = (ev: MatrixEvent): void => void this.api.feedEvent(driver.shown(ev)).catch((e: unknown) => console.warn("the call did not take an event", e));
         const onTimeline = (ev: MatrixEvent, where: Room | undefined, toStart?: boolean, _removed?: boolean, data?: { liveEvent?: boolean }): void => {
             if (where?.roomId !== room.roomId || toStart || data?.liveEvent === false) return;
             if (ev.isBeingDecrypted() || ev.shouldAttemptDecryption()) ev.once(MatrixEventEvent.Decrypted, () => !ev.isDecryptionFailure() && pass(ev));
             else if (!ev.isDecryptionFailure()) pass(ev);
         };
         const onState = (ev: MatrixEvent): void => {
-            if (ev.getRoomId() === room.roomId) void this.api.feedStateUpdate(raw(ev)).catch((e: unknown) => console.warn("the call did not take a state event", e));
+            if (ev.getRoomId() === room.roomId) void this.api.feedStateUpdate(driver.shown(ev)).catch((e: unknown) => console.warn("the call did not take a state event", e));
         };
         const onToDevice = ({ message, encryptionInfo }: ReceivedToDeviceMessage): void =>
             void this.api.feedToDevice(message as never, encryptionInfo !== null).catch((e: unknown) => console.warn("the call did not take a message", e));
