@@ -18,7 +18,7 @@ import (
 // op answers invalid_grant to any error of these methods, on which applications
 // throw their sessions away (17). Trouble must be told from a refusal.
 func TestTroubleIsNotARefusal(t *testing.T) {
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "holdfast.db"), store.Options{})
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "holdfast.db"), store.Options{Readers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,12 +43,19 @@ func TestTroubleIsNotARefusal(t *testing.T) {
 		"client": func(ctx context.Context) error { _, err := st.GetClientByClientID(ctx, "x"); return err },
 	}
 	for _, working := range []bool{true, false} {
-		if !working {
-			db.Close()
+		ctx := t.Context()
+		release := make(chan struct{})
+		if !working { // the one reader is busy, the request's time runs out, and nothing is written any more
+			held := make(chan struct{})
+			go db.Read(t.Context(), func(store.Querier) error { close(held); <-release; return nil })
+			<-held
+			late, cancel := context.WithCancel(ctx)
+			cancel()
+			ctx = late
 		}
 		for name, call := range calls {
 			var transient error
-			err := call(WithTransient(t.Context(), &transient))
+			err := call(WithTransient(ctx, &transient))
 			var oe *oidc.Error
 			if !errors.As(err, &oe) {
 				t.Errorf("%s, database working %v: op would show %v", name, working, err)
@@ -56,5 +63,7 @@ func TestTroubleIsNotARefusal(t *testing.T) {
 				t.Errorf("%s, database working %v: noted %v, returned %v", name, working, transient, err)
 			}
 		}
+		close(release)
 	}
+	db.Close()
 }
