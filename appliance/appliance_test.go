@@ -8,12 +8,16 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -611,5 +615,79 @@ func TestLogHasNoSecrets(t *testing.T) {
 		if strings.Contains(log, secret) {
 			t.Errorf("%q is in the log", secret)
 		}
+	}
+}
+
+// The console is for administrators who are signed in at the pages, and for nobody else.
+func TestConsole(t *testing.T) {
+	s := appliancetest.Start(t)
+	s.Login(t, "anna", "--admin")
+	s.Login(t, "bert")
+	if code, _ := get(t, s.URL+"/api/console/status", ""); code != 401 {
+		t.Fatal("nobody is answered with", code)
+	}
+	signIn := func(name string) *http.Client {
+		jar, _ := cookiejar.New(nil)
+		c := &http.Client{Jar: jar}
+		_, port, _ := net.SplitHostPort(s.Addr("http").String())
+		base := "http://localhost:" + port
+		resp, err := c.Get(base + "/login")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		form := url.Values{}
+		for _, m := range regexp.MustCompile(`<input[^>]*type="hidden"[^>]*>`).FindAllString(string(page), -1) {
+			name := regexp.MustCompile(`name="([^"]*)"`).FindStringSubmatch(m)
+			value := regexp.MustCompile(`value="([^"]*)"`).FindStringSubmatch(m)
+			if name != nil && value != nil {
+				form.Set(name[1], html.UnescapeString(value[1]))
+			}
+		}
+		form.Set("username", name)
+		form.Set("password", appliancetest.Password)
+		req, _ := http.NewRequest("POST", base+"/login", strings.NewReader(form.Encode()))
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Origin", base)
+		req.Header.Set("Sec-Fetch-Site", "same-origin")
+		if resp, err = c.Do(req); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return c
+	}
+	ask := func(c *http.Client, path string) (int, string) {
+		_, port, _ := net.SplitHostPort(s.Addr("http").String())
+		resp, err := c.Get("http://localhost:" + port + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b)
+	}
+	bert := signIn("bert")
+	if code, body := ask(bert, "/api/console/users"); code != 403 {
+		t.Errorf("somebody who is no administrator: %d %s", code, body)
+	}
+	anna := signIn("anna")
+	code, body := ask(anna, "/api/console/users")
+	var users []struct {
+		UserID  string `json:"user_id"`
+		Devices int
+	}
+	if err := json.Unmarshal([]byte(body), &users); code != 200 || err != nil || len(users) != 2 || users[0].Devices != 1 {
+		t.Errorf("%d %s", code, body)
+	}
+	code, body = ask(anna, "/api/console/status")
+	var st struct {
+		Users       int
+		MemoryBytes int64 `json:"memory_bytes"`
+		DiskFree    int64 `json:"disk_free_bytes"`
+		Database    int64 `json:"database_bytes"`
+	}
+	if err := json.Unmarshal([]byte(body), &st); code != 200 || err != nil || st.Users != 2 || st.MemoryBytes == 0 || st.DiskFree == 0 || st.Database == 0 {
+		t.Errorf("%d %s", code, body)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/identity"
+	"holdfast/store"
 	"holdfast/web"
 )
 
@@ -104,10 +105,19 @@ func (a console) Users(ctx context.Context) ([]web.User, error) {
 		return nil, err
 	}
 	out := make([]web.User, 0, len(list))
-	for _, u := range list {
-		out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Disabled: u.State != "active", Created: u.Created, LastSeen: u.LastSeen})
-	}
-	return out, nil
+	devices := a.core.Load().hs.Devices
+	err = a.db.Read(ctx, func(q store.Querier) error {
+		for _, u := range list {
+			ids, err := devices.IDs(q, u.UserID)
+			if err != nil {
+				return err
+			}
+			out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Disabled: u.State != "active",
+				Devices: len(ids), Created: u.Created, LastSeen: u.LastSeen})
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (a console) SetDisabled(ctx context.Context, userID string, disabled bool) error {
@@ -130,6 +140,15 @@ func (a console) Status(ctx context.Context) (web.Report, error) {
 		MediaBytes:    treeSize(filepath.Join(a.cfg.Data, "media")),
 		DiskFreeBytes: diskFree(a.cfg.Data),
 		MemoryBytes:   residentBytes(),
+	}
+	err = a.db.Read(ctx, func(q store.Querier) (err error) {
+		var rooms int64
+		rooms, r.Events, err = a.core.Load().hs.Rooms.Totals(q)
+		r.Rooms = int(rooms)
+		return err
+	})
+	if err != nil {
+		return web.Report{}, err
 	}
 	if a.sfu != nil {
 		s := a.sfu.Stats()

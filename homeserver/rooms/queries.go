@@ -366,6 +366,19 @@ func (r *Rooms) Membership(q store.Querier, roomID, userID string) (string, erro
 	return m, err
 }
 
+// Forgotten reports whether a user has left a room and forgotten it.
+func (r *Rooms) Forgotten(q store.Querier, roomID, userID string) (bool, error) {
+	nid, err := r.nid(q, roomID)
+	if err != nil {
+		return false, err
+	}
+	_, _, forgotten, err := loadMembership(q, nid, userID)
+	if err == store.ErrNotFound {
+		err = nil
+	}
+	return forgotten, err
+}
+
 // IsJoined reports whether a user is joined to a room.
 func (r *Rooms) IsJoined(q store.Querier, roomID, userID string) (bool, error) {
 	m, err := r.Membership(q, roomID, userID)
@@ -707,4 +720,13 @@ func (r *Rooms) Stripped(q store.Querier, roomID, userID string) ([]*Event, erro
 		}
 	}
 	return append(list, own), nil
+}
+
+// Totals are how many rooms and events there are, for the console.
+func (r *Rooms) Totals(q store.Querier) (rooms, events int64, err error) {
+	if err = q.QueryRow(`SELECT count(*) FROM rooms`).Scan(&rooms); err != nil {
+		return 0, 0, err
+	}
+	err = q.QueryRow(`SELECT count(*) FROM events`).Scan(&events)
+	return rooms, events, err
 }
