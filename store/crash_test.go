@@ -95,10 +95,19 @@ func TestKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(time.Duration(rand.IntN(120))*time.Millisecond, func() { cmd.Process.Kill() })
+		kill := func() {
+			time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, func() { cmd.Process.Kill() })
+		}
+		early := round%4 == 3 // while it opens and recovers the file, perhaps
+		if early {
+			kill()
+		}
 		r := bufio.NewReader(out)
-		for {
+		for lines := 0; ; lines++ {
 			line, err := r.ReadString('\n')
+			if lines == 0 && !early {
+				kill()
+			}
 			if err != nil { // a line without its end was not acknowledged
 				if err != io.EOF {
 					t.Fatal(err)
