@@ -43,14 +43,14 @@ type cli struct {
 	json     bool
 
 	// Flags of single commands.
-	admin, undo, keep    bool
-	displayName          string
-	password             string
-	passwordStdin        bool
-	uses                 int
-	expires              string
-	inviteName           string
-	template, allAnswers bool
+	admin, undo, keep bool
+	displayName       string
+	password          string
+	passwordStdin     bool
+	uses              int
+	expires           string
+	inviteName        string
+	template          bool
 }
 
 type setFlag struct{ list *[]string }

@@ -123,7 +123,7 @@ func TestReceiptsThroughSync(t *testing.T) {
 		t.Fatalf("%d unread after one's own message", n)
 	}
 
-	v = next(t, phone, func() {
+	next(t, phone, func() {
 		bob.Must("POST", hstest.Room(room)+"/read_markers", object{"m.fully_read": second})
 		phone.Sync() // whatever came before
 	})

@@ -2,7 +2,6 @@ package opstore
 
 import (
 	"context"
-	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -38,7 +37,7 @@ type publicKey struct{ k *signingKey }
 func (p publicKey) ID() string                         { return p.k.id }
 func (p publicKey) Algorithm() jose.SignatureAlgorithm { return jose.RS256 }
 func (p publicKey) Use() string                        { return "sig" }
-func (p publicKey) Key() any                           { return p.k.priv.Public().(crypto.PublicKey) }
+func (p publicKey) Key() any                           { return p.k.priv.Public() }
 
 // PrepareKey loads or makes the signing key, so that the first sign-in need not.
 func (s *Store) PrepareKey(ctx context.Context) error {
