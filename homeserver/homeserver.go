@@ -262,7 +262,8 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 		err = errors.Join(err, h.Rooms.Leave(ctx, roomID, userID, ""))
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
-		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID))
+		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),
+			h.Delayed.Drop(tx, userID), h.Calls.DropTokens(tx, userID))
 	}))
 }
 
