@@ -10,6 +10,7 @@ import { ChatProvider, useClient, useOnline, useRefresh } from "./context";
 import { InviteLink, NewDirect, NewGroup, OpenGroups, placeOf } from "./dialogs";
 import { forgetMedia } from "./media";
 import { useNotifications } from "./notify";
+import { useResend } from "./resend";
 import { RoomPane } from "./room";
 import { RoomList, type Start } from "./roomlist";
 import { ConfirmDevice, Reset, SaveKey, type SecurityDialog, SecurityPrompt, Verification } from "./securityui";
@@ -59,6 +60,7 @@ function Shell() {
     const [call, setCall] = useState<{ room: Room; intent: "audio" | "video" }>();
     useRefresh(client, [ClientEvent.Room, ClientEvent.DeleteRoom]);
     useNotifications(roomId);
+    useResend(client);
     const room = roomId ? client.getRoom(roomId) : null;
     const confirmDevice = useCallback(() => setSecure("confirm"), []);
     const startCall = useCallback((r: Room, intent: "audio" | "video") => {

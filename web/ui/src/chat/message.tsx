@@ -11,6 +11,7 @@ import { emoji } from "./emoji";
 import { fullTime, names, time } from "./format";
 import { linkify, renderHtml } from "./html";
 import { useFace } from "./media";
+import { waitsForConnection } from "./resend";
 
 export interface MessageActions {
     reply: (event: MatrixEvent) => void;
@@ -56,7 +57,8 @@ export const Message = memo(function Message({ room, event, first, last, direct,
     const [held, setHeld] = useState(false);
     const [deleting, setDeleting] = useState(false);
     const id = event.getId()!;
-    const failed = event.status === EventStatus.NOT_SENT;
+    const waiting = waitsForConnection(event);
+    const failed = event.status === EventStatus.NOT_SENT && !waiting;
     const redacted = event.isRedacted();
     const edited = event.replacingEvent();
     const content = event.getContent();
@@ -131,6 +133,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
                 </div>
                 {!redacted && <Reactions room={room} event={event} />}
                 {failed && <Failed room={room} event={event} />}
+                {waiting && <span className="hf-hint">{t("message.waiting")}</span>}
                 {readers.length > 0 && <Readers room={room} users={readers} direct={direct} own={own} />}
             </div>
             <Confirm
@@ -174,7 +177,10 @@ function Locked({ event, onConfirm }: { event: MatrixEvent; onConfirm: () => voi
     );
 }
 
+const blocks = /<(p|div|ul|ol|blockquote|pre|table|h[1-6]|hr|br|details)\b/i;
+
 function Body({ room, event, actions }: { room: Room; event: MatrixEvent; actions: MessageActions }): ReactNode {
+    const me = useClient().getSafeUserId();
     const content = event.getContent();
     const type = event.getType() === EventType.Sticker ? MsgType.Image : content["msgtype"];
     const html = content["format"] === "org.matrix.custom.html" ? str(content["formatted_body"]) : "";
@@ -185,13 +191,13 @@ function Body({ room, event, actions }: { room: Room; event: MatrixEvent; action
             mention: (userId, shown) => {
                 const member = room.getMember(userId);
                 return (
-                    <RawButton className="mention" onPress={() => actions.openPerson(userId)}>
+                    <RawButton className={userId === me ? "mention mention--me" : "mention"} onPress={() => actions.openPerson(userId)}>
                         {`@${(member ? nameOf(member, userId) : shown).replace(/^@/, "")}`}
                     </RawButton>
                 );
             },
         });
-    }, [html, body, room, actions]);
+    }, [html, body, room, actions, me]);
     switch (type) {
         case MsgType.Image:
         case MsgType.Video:
@@ -209,7 +215,7 @@ function Body({ room, event, actions }: { room: Room; event: MatrixEvent; action
             return <div className="message-text">{body}</div>;
         default:
             if (!body && !html) return <div className="message-deleted">{t("message.unknown")}</div>;
-            return <div className={`message-text${html ? " message-text--html" : ""}${type === MsgType.Notice ? " message-text--notice" : ""}`}>{text}</div>;
+            return <div className={`message-text${blocks.test(html) ? " message-text--html" : ""}${type === MsgType.Notice ? " message-text--notice" : ""}`}>{text}</div>;
     }
 }
 

@@ -1,11 +1,11 @@
 // Settings: the person, this device's look and notifications, all devices, security, about.
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { IMyDevice } from "matrix-js-sdk";
-import { Avatar, Button, Confirm, Empty, ErrorNote, Icon, IconButton, type IconName, RadioGroup, Spinner, Switch, TextField, toast } from "../design";
+import { Avatar, Button, Confirm, Dialog, Empty, ErrorNote, Icon, IconButton, type IconName, RadioGroup, Spinner, Switch, TextField, toast } from "../design";
 import { setTheme, type Theme, useTheme } from "../design/theme";
 import { t } from "../i18n";
 import { navigate } from "../router";
-import { useChat, useClient, useRefresh, useSecurity } from "./context";
+import { useChat, useRefresh, useSecurity } from "./context";
 import { useIsAdmin } from "./dialogs";
 import { brief, fullTime } from "./format";
 import { useFace } from "./media";
@@ -174,8 +174,14 @@ function Devices() {
     const { phase } = useSecurity();
     const [devices, setDevices] = useState<Device[]>();
     const [failed, setFailed] = useState(false);
+    // Signing other devices out needs the password, so it is done on the account page.
+    const [account, setAccount] = useState<string>();
     const load = useCallback(async () => {
         setFailed(false);
+        void client.getAuthMetadata().then(
+            (m) => setAccount(m.account_management_uri),
+            () => undefined,
+        );
         try {
             const { devices: all } = await client.getDevices();
             const me = client.getSafeUserId();
@@ -188,8 +194,13 @@ function Devices() {
             setFailed(true);
         }
     }, [client]);
-    useEffect(() => void load(), [load, phase]);
-    useRefresh(client, ["crypto.devicesUpdated"]);
+    useEffect(() => {
+        void load();
+        // Back from the account page, the list may be shorter.
+        const again = (): void => void load();
+        window.addEventListener("focus", again);
+        return () => window.removeEventListener("focus", again);
+    }, [load, phase]);
     if (failed)
         return (
             <Empty icon="wifiOff" title={t("settings.devicesFailed")}>
@@ -204,14 +215,14 @@ function Devices() {
             <p className="hf-muted">{t("settings.devicesText")}</p>
             <ul className="devices" data-testid="devices">
                 {devices.map((d) => (
-                    <DeviceRow key={d.device_id} device={d} onChange={load} />
+                    <DeviceRow key={d.device_id} device={d} account={account} onChange={load} />
                 ))}
             </ul>
         </>
     );
 }
 
-function DeviceRow({ device, onChange }: { device: Device; onChange: () => Promise<void> }) {
+function DeviceRow({ device, account, onChange }: { device: Device; account: string | undefined; onChange: () => Promise<void> }) {
     const { client, signOut } = useChat();
     const [editing, setEditing] = useState(false);
     const [name, setName] = useState(device.display_name ?? "");
@@ -249,37 +260,33 @@ function DeviceRow({ device, onChange }: { device: Device; onChange: () => Promi
             </div>
             {!editing && <IconButton icon="edit" label={t("settings.deviceName")} onPress={() => setEditing(true)} />}
             <IconButton icon="exit" label={t("settings.deviceSignOut", { name: device.display_name || device.device_id })} onPress={() => setLeaving(true)} data-testid="device-sign-out" />
-            <Confirm
-                title={t("settings.deviceSignOutTitle", { name: device.display_name || device.device_id })}
-                yes={t("settings.signOut")}
-                danger
-                isOpen={leaving}
-                onClose={() => setLeaving(false)}
-                onYes={async () => {
-                    if (device.current) return signOut();
-                    await endDevice(client, device.device_id);
-                    await onChange();
-                }}
-            >
-                {device.current ? t("settings.signOutText") : t("settings.deviceSignOutText")}
-            </Confirm>
+            {device.current ? (
+                <Confirm title={t("settings.signOutTitle")} yes={t("settings.signOut")} danger isOpen={leaving} onClose={() => setLeaving(false)} onYes={signOut}>
+                    {t("settings.signOutText")}
+                </Confirm>
+            ) : (
+                <Dialog title={t("settings.deviceSignOutTitle", { name: device.display_name || device.device_id })} isOpen={leaving} onClose={() => setLeaving(false)}>
+                    <p>{t("settings.deviceSignOutText")}</p>
+                    <div className="hf-actions">
+                        <Button look="plain" onPress={() => setLeaving(false)}>
+                            {t("common.cancel")}
+                        </Button>
+                        <a className="hf-button hf-button--danger" href={deletePage(account, device.device_id)} target="_blank" rel="noopener" onClick={() => setLeaving(false)} data-testid="device-sign-out-page">
+                            {t("settings.deviceSignOutGo")}
+                        </a>
+                    </div>
+                </Dialog>
+            )}
         </li>
     );
 }
 
-// With sign-in by OAuth, other devices are ended on the account page; the server may still take the old call.
-async function endDevice(client: ReturnType<typeof useClient>, deviceId: string): Promise<void> {
-    try {
-        await client.deleteDevice(deviceId);
-    } catch {
-        const metadata = await client.getAuthMetadata().catch(() => undefined);
-        if (!metadata?.account_management_uri) throw new Error(t("settings.notSaved"));
-        const url = new URL(metadata.account_management_uri);
-        const known = metadata.account_management_actions_supported ?? [];
-        url.searchParams.set("action", known.includes("org.matrix.device_delete") || !known.includes("org.matrix.session_end") ? "org.matrix.device_delete" : "org.matrix.session_end");
-        url.searchParams.set("device_id", deviceId);
-        window.open(url, "_blank", "noopener");
-    }
+// deletePage is the place on the account page where one device is signed out (MSC4191).
+function deletePage(account: string | undefined, deviceId: string): string {
+    const url = new URL(account ?? "/account", location.origin);
+    url.searchParams.set("action", "org.matrix.device_delete");
+    url.searchParams.set("device_id", deviceId);
+    return url.href;
 }
 
 function SecuritySection({ onSecurity }: { onSecurity: (d: SecurityDialog) => void }) {

@@ -96,8 +96,9 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         setFar(distance > s.clientHeight * 0.8 || timeline.canForward);
         if (atEnd.current) setMissed(0);
         for (const el of list.children as HTMLCollectionOf<HTMLElement>) {
-            if (el.dataset["key"] && el.offsetTop + el.offsetHeight > s.scrollTop + 8) {
-                anchor.current = { key: el.dataset["key"], top: el.offsetTop - s.scrollTop };
+            // Only messages keep their key when older ones come before them.
+            if (el.dataset["id"] && el.offsetTop + el.offsetHeight > s.scrollTop + 8) {
+                anchor.current = { key: el.dataset["id"], top: el.offsetTop - s.scrollTop };
                 break;
             }
         }
@@ -131,10 +132,10 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         return () => watch.disconnect();
     }, [settle, timeline.state]);
 
-    // A short chat does not scroll, so nothing else would ask for more.
+    // Where nothing scrolls (a short chat, or the very top) nothing else would ask for more.
     useEffect(() => {
         const s = scroller.current;
-        if (s && timeline.state === "ready" && timeline.busy === undefined && s.scrollHeight <= s.clientHeight + 400 && timeline.canBack && !timeline.backFailed) timeline.back();
+        if (s && timeline.state === "ready" && timeline.busy === undefined && placed.current && s.scrollTop < 400 && timeline.canBack && !timeline.backFailed) timeline.back();
     });
 
     // Reading.

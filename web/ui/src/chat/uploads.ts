@@ -64,6 +64,11 @@ export class Uploads {
         this.run(id);
     }
 
+    /** retryOffline sends again what failed only because the server could not be reached. */
+    retryOffline(): void {
+        for (const u of this.list) if (u.state === "failed" && u.problem === "offline") this.retry(u.id);
+    }
+
     cancel(id: string): void {
         this.aborts.get(id)?.abort();
         this.drop(id);

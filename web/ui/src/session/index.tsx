@@ -41,6 +41,7 @@ export default function Session() {
             if (!session) return setState({ at: "signedOut" });
             if (!session.accessToken) return setState({ at: "expired", userId: session.userId });
             setState({ at: "starting" });
+            void import("../chat"); // loads while the client starts
             held.current = await acquire(force, letGo);
             if (!held.current) return setState({ at: "elsewhere" });
             try {
