@@ -542,8 +542,15 @@ func (s *Service) userinfo(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	var transient error
+	r2 := withForm(r, v)
+	r2 = r2.WithContext(opstore.WithTransient(r2.Context(), &transient))
 	rec := newRecorder()
-	op.Userinfo(rec, withForm(r, v), s.provider)
+	op.Userinfo(rec, r2, s.provider)
+	if transient != nil {
+		s.unavailable(w, r, transient)
+		return
+	}
 	if rec.status != http.StatusOK {
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		oauthError(w, http.StatusUnauthorized, "invalid_token", "The access token is not valid here, or lacks the scope openid.")

@@ -325,7 +325,8 @@ func (s *Service) fallback(_ context.Context, r *route.Request) (any, error) {
 	if answer != nil {
 		return answer, nil
 	}
-	text := strings.NewReplacer("{user}", x.userID, "{action}", x.op).Replace(s.o.Text("en", "identity.uia.text"))
+	action := s.o.Text("en", "identity.uia.action."+x.op)
+	text := strings.NewReplacer("{user}", x.userID, "{action}", action).Replace(s.o.Text("en", "identity.uia.text"))
 	return s.page(http.StatusOK, s.o.Text("en", "identity.uia.title"), text, s.o.Text("en", "identity.uia.submit")), nil
 }
 

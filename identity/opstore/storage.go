@@ -217,12 +217,15 @@ func (st Storage) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInf
 func (st Storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, _ string) error {
 	p, err := st.S.Lookup(ctx, tokenID)
 	if err != nil {
-		return err
+		return note(ctx, err) // op has just looked it up: it was good then
 	}
 	if p.ID != subject || !slices.Contains(p.Scopes, oidc.ScopeOpenID) {
 		return ErrUnknownToken
 	}
-	return st.claims(ctx, info, subject, p.Scopes)
+	if err := st.claims(ctx, info, subject, p.Scopes); err != nil {
+		return note(ctx, err)
+	}
+	return nil
 }
 
 func (st Storage) claims(ctx context.Context, info *oidc.UserInfo, id string, scopes []string) error {
