@@ -46,8 +46,12 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 				state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, a.to)
 			}
 		}
-	case room.Limited && room.Prev > from:
-		state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
+	case a.r.Filter.Room.Timeline.All():
+		if room.Limited && room.Prev > from {
+			state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
+		}
+	default:
+		state, err = a.filteredState(room, from)
 	}
 	if err != nil {
 		return err
@@ -74,6 +78,23 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 		}
 	}
 	return nil
+}
+
+// filteredState gives the state that changed since from and that the timeline does
+// not show, because it begins later or its filter leaves it out.
+func (a *answer) filteredState(room *Room, from int64) ([]*rooms.Event, error) {
+	state, err := a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
+	if err != nil || room.Prev >= a.to {
+		return state, err
+	}
+	later, err := a.f.o.Rooms.StateChanges(a.q, room.ID, room.Prev, a.to)
+	f := &a.r.Filter.Room.Timeline
+	for _, e := range later {
+		if !f.PassEvent(e.Event) {
+			state = append(state, e)
+		}
+	}
+	return state, err
 }
 
 // lastState gives, of each piece of state that the events change, the last event.
@@ -172,24 +193,16 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 		if m, ok := d.sent[room.ID][u]; ok && m.in <= a.from && !redundant {
 			continue
 		}
-		e, err := a.f.o.Rooms.State(a.q, room.ID, mx.RoomMember, u)
+		end := a.to
+		if !a.r.StateAfter && len(room.Events) > 0 {
+			end = room.Events[0].Pos - 1
+		}
+		e, err := a.f.o.Rooms.StateEventAt(a.q, room.ID, mx.RoomMember, u, end)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, err
-		}
-		end := a.to
-		if !a.r.StateAfter && len(room.Events) > 0 {
-			end = room.Events[0].Pos - 1
-		}
-		if e.Pos > end {
-			if e, err = a.memberAt(room.ID, u, end); err != nil {
-				return nil, err
-			}
-			if e == nil {
-				continue
-			}
 		}
 		if !d.had(room.ID, u, e.Pos, a.from, a.to) || redundant {
 			out = append(out, e)
@@ -201,20 +214,6 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 		}
 	}
 	return out, nil
-}
-
-// memberAt is a user's member event as of a position, or nil.
-func (a *answer) memberAt(roomID, userID string, pos int64) (*rooms.Event, error) {
-	list, err := a.f.o.Rooms.StateHistory(a.q, roomID, mx.RoomMember, userID)
-	if err != nil {
-		return nil, err
-	}
-	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].Pos <= pos {
-			return list[i], nil
-		}
-	}
-	return nil, nil
 }
 
 const maxHeroes = 5

@@ -337,7 +337,12 @@ type publicRoomsResponse struct {
 
 func (r *Rooms) getPublicRooms(ctx context.Context, q *route.Request) (publicRoomsResponse, error) {
 	in := publicRoomsRequest{Since: q.Query("since"), Server: q.Query("server")}
-	in.Limit, _ = strconv.Atoi(q.Query("limit"))
+	if s := q.Query("limit"); s != "" {
+		var err error
+		if in.Limit, err = strconv.Atoi(s); err != nil {
+			return publicRoomsResponse{}, mx.Errorf(mx.InvalidParam, "The limit must be a number.")
+		}
+	}
 	return r.publicRooms(ctx, in)
 }
 

@@ -413,11 +413,11 @@ func (r *Rooms) CurrentState(q store.Querier, roomID string, noMembers bool) ([]
 	if err != nil {
 		return nil, err
 	}
-	cond := ""
-	if noMembers {
-		cond = ` AND type <> 'm.room.member'`
+	if noMembers { // two ranges of the index, around the members
+		return r.eventsOf(q, `SELECT event FROM room_state WHERE room = $1 AND type < 'm.room.member'
+			UNION ALL SELECT event FROM room_state WHERE room = $1 AND type > 'm.room.member'`, nid)
 	}
-	return r.eventsOf(q, `SELECT event FROM room_state WHERE room = $1`+cond, nid)
+	return r.eventsOf(q, `SELECT event FROM room_state WHERE room = $1`, nid)
 }
 
 // eventsOf gives the events whose positions a statement selects.

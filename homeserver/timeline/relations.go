@@ -33,6 +33,9 @@ func (t *Timeline) relations(ctx context.Context, r *route.Request) (out relatio
 		return out, err
 	}
 	limit = max(1, min(limit, maxRelations))
+	if d := r.Query("dir"); d != "" && d != "f" && d != "b" {
+		return out, mx.Errorf(mx.InvalidParam, "dir is b for back or f for forward.")
+	}
 	forward := r.Query("dir") == "f"
 	recurse := r.Query("recurse") == "true" || r.Query("org.matrix.msc3981.recurse") == "true"
 	out.Chunk = []json.RawMessage{}
@@ -87,7 +90,7 @@ func (t *Timeline) relations(ctx context.Context, r *route.Request) (out relatio
 		out.Chunk, err = p.list(seen)
 		return err
 	})
-	return out, err
+	return out, hidden(err)
 }
 
 // descend gathers relations of relations. Spec: cs#get_matrixclientv1roomsroomidrelationseventid (recurse)

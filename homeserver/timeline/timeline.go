@@ -116,6 +116,14 @@ func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *page) e
 		if !p.view.Enter() {
 			return errNotMember()
 		}
+		if p.view.Now() != mx.Join && !p.view.WorldReadable() {
+			if gone, err := t.o.Rooms.Forgotten(q, p.room, r.UserID); gone || err != nil {
+				if err == nil {
+					err = errNotMember()
+				}
+				return err
+			}
+		}
 		if p.ignore, err = t.ignored(q, r.UserID); err != nil {
 			return err
 		}
@@ -305,7 +313,8 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 		if err != nil {
 			return err
 		}
-		if more {
+		// At the end of what there is, too: more may come, and clients look for it.
+		if more || len(events) > 0 {
 			out.End = At(next).String()
 		}
 		if out.Chunk, err = p.list(events); err != nil {
@@ -332,9 +341,16 @@ func (p *page) memberState(events []*rooms.Event) ([]json.RawMessage, error) {
 			newest = e
 		}
 	}
-	state, err := p.t.o.Rooms.StateBefore(p.q, newest, func(k rooms.StateKey) bool { return k.Type == mx.RoomMember && senders[k.Key] })
-	if err != nil {
-		return nil, err
+	var state []*rooms.Event
+	for u := range senders {
+		e, err := p.t.o.Rooms.StateEventAt(p.q, p.room, mx.RoomMember, u, newest.Pos)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		state = append(state, e)
 	}
 	return p.list(state)
 }
@@ -422,7 +438,17 @@ func (t *Timeline) event(ctx context.Context, r *route.Request) (out mx.Raw, err
 		out, err = p.raw(e)
 		return err
 	})
-	return out, err
+	return out, hidden(err)
+}
+
+// hidden is the error of an operation on one event: where the room may not be
+// read, the event is not found. Spec: cs#get_matrixclientv3roomsroomideventeventid
+func hidden(err error) error {
+	var e *mx.Error
+	if errors.As(err, &e) && e.Code == mx.Forbidden {
+		return errNoEvent
+	}
+	return err
 }
 
 // stateNow is the state that the reader may see: the current one, or that at which
@@ -462,12 +488,8 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 		typ, key := r.Param("eventType"), r.Param("stateKey")
 		var e *rooms.Event
 		if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
-			list, err := t.o.Rooms.StateAt(p.q, p.room, left, func(k rooms.StateKey) bool { return k.Type == typ && k.Key == key })
-			if err != nil {
+			if e, err = t.o.Rooms.StateEventAt(p.q, p.room, typ, key, left); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
-			}
-			if len(list) > 0 {
-				e = list[0]
 			}
 		} else if e, err = t.o.Rooms.State(p.q, p.room, typ, key); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
