@@ -293,6 +293,22 @@ func TestReadersCannotWrite(t *testing.T) {
 	}
 }
 
+func TestClosedStoreAnswersSo(t *testing.T) {
+	ctx := context.Background()
+	db, err := store.Open(ctx, filepath.Join(t.TempDir(), "holdfast.db"), store.Options{})
+	must(t, err)
+	must(t, db.Close())
+	if err := db.Read(ctx, func(store.Querier) error { return nil }); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+	if err := db.Write(ctx, func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+	again, err := store.Open(ctx, db.Path(), store.Options{})
+	must(t, err)
+	must(t, again.Close())
+}
+
 func TestSecondProcessIsRefused(t *testing.T) {
 	db := open(t)
 	if _, err := store.Open(context.Background(), db.Path(), store.Options{}); err == nil {

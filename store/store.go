@@ -333,7 +333,11 @@ func (db *DB) open(ctx context.Context) error {
 		}
 		db.readers <- r
 	}
-	go db.run(w)
+	go func() {
+		defer close(db.done)
+		db.run(w)
+		w.c.Close()
+	}()
 	return nil
 }
 
@@ -488,7 +492,6 @@ const (
 )
 
 func (db *DB) run(c *conn) {
-	defer close(db.done)
 	for {
 		select {
 		case w := <-db.queue:
@@ -642,7 +645,8 @@ func (db *DB) Snapshot(ctx context.Context, path string) error {
 	return syncFile(path)
 }
 
-// Close waits for the writes that are queued, then closes the file.
+// Close waits for the writes that are queued and the reads under way, then closes
+// the file.
 func (db *DB) Close() error {
 	var err error
 	db.once.Do(func() {
@@ -652,7 +656,10 @@ func (db *DB) Close() error {
 		db.clients.Wait()
 		close(db.closing)
 		<-db.done
-		err = db.sql.Close()
+		for range db.nread { // reads under way end first
+			err = errors.Join(err, (<-db.readers).c.Close())
+		}
+		err = errors.Join(err, db.sql.Close())
 		if e := db.lock.Close(); err == nil {
 			err = e
 		}
