@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -43,6 +44,7 @@ type hasher struct {
 	slots chan struct{}
 	once  sync.Once
 	cost  Cost
+	work  atomic.Uint64 // KiB filled, over all passes, since the start
 }
 
 func newHasher(fixed Cost) *hasher {
@@ -73,6 +75,7 @@ func (h *hasher) key(ctx context.Context, password string, salt []byte, c Cost) 
 		return nil, ctx.Err()
 	}
 	defer func() { <-h.slots }()
+	h.work.Add(uint64(c.MemoryKiB) * uint64(c.Passes))
 	return argon2.IDKey([]byte(password), salt, c.Passes, c.MemoryKiB, c.Threads, keyBytes), nil
 }
 
@@ -104,6 +107,10 @@ func (h *hasher) verify(ctx context.Context, stored, password string) (bool, err
 	}
 	return subtle.ConstantTimeCompare(key, p.key) == 1 && stored != "", nil
 }
+
+// PasswordWork is how much memory, in KiB over all passes, was filled for passwords
+// since the start. It grows alike for names that exist and names that do not.
+func (a *Accounts) PasswordWork() uint64 { return a.hasher.work.Load() }
 
 // phc is a parsed "$argon2id$v=19$m=19456,t=2,p=1$salt$key".
 type phc struct {

@@ -1,0 +1,4 @@
+package identity
+
+// PasswordWork is how much work passwords have cost since the start.
+func (s *Service) PasswordWork() uint64 { return s.accounts.PasswordWork() }
