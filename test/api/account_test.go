@@ -36,7 +36,7 @@ func TestRegister(t *testing.T) {
 	n.fails(400, "M_USER_IN_USE", "GET", "/register/available?username="+name, nil)
 	n.fails(400, "M_INVALID_USERNAME", "GET", "/register/available?username=Not%20valid", nil)
 	n.fails(400, "M_MISSING_PARAM|M_INVALID_USERNAME|M_INVALID_PARAM", "GET", "/register/available", nil)
-	for _, bad := range []string{"has space", "ümlaut", "quest?ion", "at@sign", "colon:", "[bracket]", `quote"`, "_under"[:0] + "Ω", strings.Repeat("x", 260)} {
+	for _, bad := range []string{"has space", "ümlaut", "quest?ion", "at@sign", "colon:", "[bracket]", `quote"`, "Ω", strings.Repeat("x", 260)} {
 		n.fails(400, "M_INVALID_USERNAME", "POST", "/register", obj{"username": bad, "password": password, "auth": dummy})
 	}
 	for _, good := range []string{unique("q.dot"), unique("q-dash"), unique("q_under"), unique("q=eq"), unique("q/slash"), unique("3")} {
@@ -166,7 +166,7 @@ func TestLogin(t *testing.T) {
 	n.fails(400, "M_MISSING_PARAM|M_BAD_JSON", "POST", "/refresh", obj{})
 
 	// A login token of one device logs another in, once.
-	a = second.do("POST", "/_matrix/client/v1/login/get_token", obj{})
+	a := second.do("POST", "/_matrix/client/v1/login/get_token", obj{})
 	if a.status != 401 {
 		t.Fatalf("get_token without auth: %d %s", a.status, a.body)
 	}
