@@ -152,7 +152,7 @@ func (a console) Status(ctx context.Context) (web.Report, error) {
 	}
 	if a.sfu != nil {
 		s := a.sfu.Stats()
-		r.Calls = web.Calls{Rooms: s.Rooms, Participants: s.Participants}
+		r.Calls = web.Calls{Rooms: s.Calls, Participants: s.Participants}
 	}
 	return r, nil
 }

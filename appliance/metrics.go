@@ -52,7 +52,7 @@ func newMetrics(a *Appliance) *metrics {
 	)
 	if a.sfu != nil {
 		m.reg.MustRegister(
-			gauge("holdfast_calls_rooms", "Calls that run.", func() float64 { return float64(a.sfu.Stats().Rooms) }),
+			gauge("holdfast_calls_rooms", "Calls that run.", func() float64 { return float64(a.sfu.Stats().Calls) }),
 			gauge("holdfast_calls_participants", "People in calls.", func() float64 { return float64(a.sfu.Stats().Participants) }),
 		)
 	}

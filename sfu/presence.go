@@ -144,6 +144,9 @@ func (p *presence) stats() Stats {
 	s := Stats{Rooms: len(p.rooms)}
 	for _, r := range p.rooms {
 		s.Participants += len(r)
+		if len(r) > 0 {
+			s.Calls++
+		}
 	}
 	return s
 }

@@ -57,7 +57,8 @@ type Options struct {
 
 // Stats are the relay's present figures.
 type Stats struct {
-	Rooms        int `json:"rooms"`
+	Rooms        int `json:"rooms"` // also those that nobody has entered yet
+	Calls        int `json:"calls"` // rooms with somebody in them
 	Participants int `json:"participants"`
 }
 

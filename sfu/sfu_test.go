@@ -201,7 +201,7 @@ func TestCall(t *testing.T) {
 			if got := s.Participants("call"); !slices.Equal(got, []string{"alice", "bob"}) {
 				t.Errorf("participants %v", got)
 			}
-			if got := s.Stats(); got != (Stats{1, 2}) {
+			if got := s.Stats(); got != (Stats{Rooms: 1, Calls: 1, Participants: 2}) {
 				t.Errorf("stats %+v", got)
 			}
 			bob.Disconnect()
@@ -726,9 +726,8 @@ func TestCloseDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	begun := time.Now()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
 		s.Close(ctx)
 		close(done)
@@ -740,9 +739,10 @@ func TestCloseDrains(t *testing.T) {
 	case <-time.After(300 * time.Millisecond):
 	}
 	alice.Disconnect()
-	<-done
-	if took := time.Since(begun); took > 10*time.Second {
-		t.Errorf("took %v", took)
+	select {
+	case <-done: // because the call ended: the drain itself would go on for ten minutes
+	case <-time.After(time.Minute):
+		t.Fatal("the end of the call did not end the drain")
 	}
 	if err := s.Start(t.Context()); err == nil {
 		t.Error("started again")

@@ -1,10 +1,8 @@
 package e2ee_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
@@ -18,21 +16,6 @@ func strs(v hstest.Value) (out []string) {
 	return out
 }
 
-// next is the answer of a sync that waited while do ran.
-func next(t *testing.T, c *hstest.Client, do func()) hstest.Value {
-	t.Helper()
-	wait := c.SyncAsync(context.Background(), "timeout=5000")
-	time.Sleep(50 * time.Millisecond)
-	start := time.Now()
-	do()
-	a := <-wait
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("the waiting sync was not woken: it took %v", took)
-	}
-	c.Since = a.JSON.At("next_batch").String()
-	return a.JSON
-}
-
 func TestDeviceListsThroughSync(t *testing.T) {
 	hs := hstest.New(t, nil)
 	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
@@ -40,7 +23,7 @@ func TestDeviceListsThroughSync(t *testing.T) {
 	alice.Sync()
 	bob.Sync()
 
-	v := next(t, alice, func() { bob.Join(room) })
+	v := alice.Woken(func() { bob.Join(room) })
 	if got := strs(v.At("device_lists", "changed")); len(got) != 1 || got[0] != bob.UserID {
 		t.Fatalf("alice shares a room with bob now: %s", v.At("device_lists").Text())
 	}
@@ -50,7 +33,7 @@ func TestDeviceListsThroughSync(t *testing.T) {
 	upload := func() {
 		bob.Must("POST", "/keys/upload", object{"device_keys": deviceKeys(t, bob.UserID, bob.DeviceID, newKey())})
 	}
-	v = next(t, alice, upload)
+	v = alice.Woken(upload)
 	if got := strs(v.At("device_lists", "changed")); len(got) != 1 || got[0] != bob.UserID {
 		t.Fatalf("bob's keys changed: %s", v.Text())
 	}
@@ -63,7 +46,7 @@ func TestDeviceListsThroughSync(t *testing.T) {
 	if c := strs(got.At("changed")); len(c) != 1 || c[0] != bob.UserID {
 		t.Fatal(got.Text())
 	}
-	v = next(t, alice, func() { bob.Leave(room) })
+	v = alice.Woken(func() { bob.Leave(room) })
 	if got := strs(v.At("device_lists", "left")); len(got) != 1 || got[0] != bob.UserID {
 		t.Fatalf("they share no room any more: %s", v.At("device_lists").Text())
 	}
@@ -92,15 +75,15 @@ func TestKeyCountsThroughSync(t *testing.T) {
 		}
 	}
 	check(alice.Sync(), 0, 0)
-	v := next(t, alice, func() {
+	v := alice.Woken(func() {
 		alice.Must("POST", "/keys/upload", object{"one_time_keys": object{"signed_curve25519:a": object{"key": "a"}}, "fallback_keys": object{"signed_curve25519:f": object{"key": "f"}}})
 	})
 	check(v, 1, 1)
 	claim := func() {
 		bob.Must("POST", "/keys/claim", object{"one_time_keys": object{alice.UserID: object{alice.DeviceID: "signed_curve25519"}}})
 	}
-	check(next(t, alice, claim), 0, 1)
-	check(next(t, alice, claim), 0, 0)
+	check(alice.Woken(claim), 0, 1)
+	check(alice.Woken(claim), 0, 0)
 	hs.Restart()
 	check(alice.Sync(), 0, 0)
 }
@@ -112,7 +95,7 @@ func TestMessagesThroughSync(t *testing.T) {
 	send := func(n int) {
 		bob.Must("PUT", fmt.Sprintf("/sendToDevice/m.test/%d", n), object{"messages": object{alice.UserID: object{"*": object{"n": n}}}})
 	}
-	v := next(t, alice, func() { send(0) })
+	v := alice.Woken(func() { send(0) })
 	if e := v.At("to_device", "events").List(); len(e) != 1 || e[0].At("content", "n").Int() != 0 || e[0].At("sender").String() != bob.UserID {
 		t.Fatal(v.Text())
 	}
@@ -151,7 +134,7 @@ func TestDeletedDeviceTakesItsKeys(t *testing.T) {
 	bob.Join(room)
 	bob.Must("POST", "/keys/upload", object{"device_keys": deviceKeys(t, bob.UserID, bob.DeviceID, newKey())})
 	alice.Sync()
-	v := next(t, alice, func() {
+	v := alice.Woken(func() {
 		w := hs.Homeserver
 		if err := hs.DB.Write(t.Context(), func(tx *store.Tx) error { return w.DeleteDevice(tx, bob.UserID, bob.DeviceID) }); err != nil {
 			t.Fatal(err)

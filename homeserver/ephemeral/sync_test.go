@@ -1,28 +1,11 @@
 package ephemeral_test
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
 )
-
-// next is the answer of a sync that waited while do ran.
-func next(t *testing.T, c *hstest.Client, do func()) hstest.Value {
-	t.Helper()
-	wait := c.SyncAsync(context.Background(), "timeout=5000")
-	time.Sleep(50 * time.Millisecond)
-	start := time.Now()
-	do()
-	a := <-wait
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("the waiting sync was not woken: it took %v", took)
-	}
-	c.Since = a.JSON.At("next_batch").String()
-	return a.JSON
-}
 
 // ephemeralOf is the content of the room's ephemeral event of a type.
 func ephemeralOf(v hstest.Value, room, typ string) hstest.Value {
@@ -43,16 +26,16 @@ func TestTypingThroughSync(t *testing.T) {
 	typing := func(on bool, ms int) {
 		bob.Must("PUT", hstest.Room(room)+"/typing/"+bob.UserID, object{"typing": on, "timeout": ms})
 	}
-	v := next(t, alice, func() { typing(true, 30000) })
+	v := alice.Woken(func() { typing(true, 30000) })
 	if ids := ephemeralOf(v, room, mx.Typing).At("user_ids").List(); len(ids) != 1 || ids[0].String() != bob.UserID {
 		t.Fatal(v.Text())
 	}
-	v = next(t, alice, func() { typing(false, 0) })
+	v = alice.Woken(func() { typing(false, 0) })
 	if c := ephemeralOf(v, room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
 		t.Fatal("the stop did not come:", v.Text())
 	}
-	next(t, alice, func() { typing(true, 300) })
-	v = next(t, alice, func() {}) // by itself
+	alice.Woken(func() { typing(true, 300) })
+	v = alice.Woken(func() {}) // by itself
 	if c := ephemeralOf(v, room, mx.Typing); !c.Exists("user_ids") || len(c.At("user_ids").List()) != 0 {
 		t.Fatal("the end by time did not come:", v.Text())
 	}
@@ -90,7 +73,7 @@ func TestReceiptsThroughSync(t *testing.T) {
 		t.Fatalf("%d unread: %s", n, v.Joined(room).Text())
 	}
 	alice.Sync() // bob came online
-	v = next(t, alice, func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+id, object{}) })
+	v = alice.Woken(func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+id, object{}) })
 	if ephemeralOf(v, room, mx.Receipt).At(id, "m.read", bob.UserID, "ts").Int() <= 0 {
 		t.Fatal(v.Text())
 	}
@@ -102,7 +85,7 @@ func TestReceiptsThroughSync(t *testing.T) {
 	second := alice.Send(room, "two")
 	alice.Sync()
 	phone.Sync()
-	v = next(t, phone, func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read.private/"+second, object{}) })
+	v = phone.Woken(func() { bob.Must("POST", hstest.Room(room)+"/receipt/m.read.private/"+second, object{}) })
 	if ephemeralOf(v, room, mx.Receipt).At(second, "m.read.private", bob.UserID, "ts").Int() <= 0 {
 		t.Fatal("bob's other device does not hear of the private receipt:", v.Text())
 	}
@@ -123,7 +106,7 @@ func TestReceiptsThroughSync(t *testing.T) {
 		t.Fatalf("%d unread after one's own message", n)
 	}
 
-	next(t, phone, func() {
+	phone.Woken(func() {
 		bob.Must("POST", hstest.Room(room)+"/read_markers", object{"m.fully_read": second})
 		phone.Sync() // whatever came before
 	})
@@ -152,11 +135,11 @@ func TestPresenceThroughSync(t *testing.T) {
 		}
 		return ""
 	}
-	v := next(t, alice, func() { bob.Sync() })
+	v := alice.Woken(func() { bob.Sync() })
 	if got := of(v, bob.UserID); got != "online" {
 		t.Fatalf("%q: %s", got, v.Text())
 	}
-	v = next(t, alice, func() {
+	v = alice.Woken(func() {
 		bob.Must("PUT", "/presence/"+bob.UserID+"/status", object{"presence": "unavailable", "status_msg": "away"})
 	})
 	if got := of(v, bob.UserID); got != "unavailable" {

@@ -333,7 +333,31 @@ func (c *Client) SyncUntil(ok func(v Value) bool) Value {
 	return Value{}
 }
 
-// SyncAsync starts a sync and returns where its answer comes, with the time it took.
+// stuck is how long a test waits for what must come at once, before it says that
+// it hangs. It measures nothing: a busy machine must not fail a test.
+const stuck = time.Minute
+
+// Woken is the answer of a long poll that waits while do runs: only what do does
+// can end it. The token moves on.
+func (c *Client) Woken(do func()) Value {
+	c.t.Helper()
+	wait := c.SyncAsync(context.Background(), "timeout=300000")
+	time.Sleep(50 * time.Millisecond) // likelier to be waiting by now; right either way
+	do()
+	select {
+	case a := <-wait:
+		if a.Status != 200 {
+			c.t.Fatalf("sync: %d %s", a.Status, a.Body)
+		}
+		c.Since = a.JSON.At("next_batch").String()
+		return a.JSON
+	case <-time.After(stuck):
+		c.t.Fatal("the waiting sync was not woken")
+		panic("unreachable")
+	}
+}
+
+// SyncAsync starts a sync and returns where its answer comes.
 func (c *Client) SyncAsync(ctx context.Context, params ...string) <-chan Answer {
 	out := make(chan Answer, 1)
 	path := c.syncPath(c.Since, params...)

@@ -52,10 +52,9 @@ func TestToDevice(t *testing.T) {
 	}
 	var got []int
 	for range 3 {
-		start := time.Now()
-		part := numbers(bob.Sync("timeout=5000"))
-		if len(part) > 100 || time.Since(start) > 2*time.Second {
-			t.Fatalf("%d messages in %v", len(part), time.Since(start))
+		part := numbers(bob.Woken(func() {}))
+		if len(part) > 100 {
+			t.Fatalf("%d messages in one answer", len(part))
 		}
 		got = append(got, part...)
 	}

@@ -1,28 +1,11 @@
 package userdata_test
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
 )
-
-// next is the answer of a sync that waited while do ran.
-func next(t *testing.T, c *hstest.Client, do func()) hstest.Value {
-	t.Helper()
-	wait := c.SyncAsync(context.Background(), "timeout=5000")
-	time.Sleep(50 * time.Millisecond)
-	start := time.Now()
-	do()
-	a := <-wait
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("the waiting sync was not woken: it took %v", took)
-	}
-	c.Since = a.JSON.At("next_batch").String()
-	return a.JSON
-}
 
 func content(events []hstest.Value, typ string) hstest.Value {
 	for _, e := range events {
@@ -44,7 +27,7 @@ func TestSecretsEcho(t *testing.T) {
 	other.Sync()
 	base := "/user/" + alice.UserID + "/account_data/"
 	for _, typ := range []string{"m.secret_storage.key.abc", "m.secret_storage.default_key", "m.cross_signing.master", "m.megolm_backup.v1", "m.secret_storage.default_key"} {
-		v := next(t, alice, func() { alice.Must("PUT", base+typ, object{"encrypted": object{"k": object{"iv": "x"}}}) })
+		v := alice.Woken(func() { alice.Must("PUT", base+typ, object{"encrypted": object{"k": object{"iv": "x"}}}) })
 		if c := content(v.At("account_data", "events").List(), typ); c.At("encrypted", "k", "iv").String() != "x" {
 			t.Fatalf("%s: %s", typ, v.Text())
 		}
@@ -65,7 +48,7 @@ func TestRoomDataThroughSync(t *testing.T) {
 	bob.Join(room)
 	bob.Sync()
 	alice.Sync()
-	v := next(t, alice, func() {
+	v := alice.Woken(func() {
 		alice.Must("PUT", "/user/"+alice.UserID+hstest.Room(room)+"/tags/m.favourite", object{"order": 0.5})
 	})
 	if c := content(v.Joined(room).At("account_data", "events").List(), mx.Tag); !c.At("tags").Exists("m.favourite") {
@@ -74,7 +57,7 @@ func TestRoomDataThroughSync(t *testing.T) {
 	if got := bob.Sync(); got.Joined(room).V != nil {
 		t.Fatal("bob hears of alice's tags:", got.Text())
 	}
-	v = next(t, alice, func() {
+	v = alice.Woken(func() {
 		alice.Must("PUT", "/pushrules/global/room/"+room, object{"actions": []any{}})
 	})
 	if c := content(v.At("account_data", "events").List(), mx.PushRules); c.At("global", "room", "0", "rule_id").String() != room {
@@ -93,7 +76,7 @@ func TestProfileFansOut(t *testing.T) {
 	bob.Join(two)
 	bob.Leave(two)
 	alice.Sync()
-	v := next(t, alice, func() { bob.Must("PUT", "/profile/"+bob.UserID+"/displayname", object{"displayname": "Robert"}) })
+	v := alice.Woken(func() { bob.Must("PUT", "/profile/"+bob.UserID+"/displayname", object{"displayname": "Robert"}) })
 	e := hstest.Find(v.Timeline(one), mx.RoomMember, bob.UserID)
 	if e.At("content", "displayname").String() != "Robert" || e.At("content", "membership").String() != "join" {
 		t.Fatal(v.Text())
@@ -103,7 +86,7 @@ func TestProfileFansOut(t *testing.T) {
 	}
 	three := alice.CreateRoom(object{"preset": "public_chat"})
 	alice.Sync()
-	v = next(t, alice, func() { bob.Join(three) })
+	v = alice.Woken(func() { bob.Join(three) })
 	if e := hstest.Find(v.Timeline(three), mx.RoomMember, bob.UserID); e.At("content", "displayname").String() != "Robert" {
 		t.Fatal("a new member event has the old name:", v.Text())
 	}
