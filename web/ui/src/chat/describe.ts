@@ -18,6 +18,8 @@ const changes = new Set<string>([
     EventType.RoomTombstone,
 ]);
 
+const callNotices = new Set(["org.matrix.msc4075.rtc.notification", "m.rtc.notification"]);
+
 /** kindOf says how an event stands in the timeline; undefined: not at all. */
 export function kindOf(event: MatrixEvent): "message" | "change" | undefined {
     const type = event.getType();
@@ -26,6 +28,7 @@ export function kindOf(event: MatrixEvent): "message" | "change" | undefined {
         if (event.getContent()["msgtype"] === "m.key.verification.request") return undefined;
         return "message";
     }
+    if (callNotices.has(type)) return "change";
     if (!event.isState() || !changes.has(type)) return undefined;
     if (type === EventType.RoomMember && !memberChange(event)) return undefined;
     return "change";
@@ -72,6 +75,7 @@ export function describe(room: Room, event: MatrixEvent): string {
     const sender = event.getSender() ?? "";
     const who = nameOf(event.sender ?? room.getMember(sender), sender);
     const content = event.getContent();
+    if (callNotices.has(event.getType())) return t("event.call", { who });
     switch (event.getType()) {
         case EventType.RoomCreate:
             return t("event.created", { who });

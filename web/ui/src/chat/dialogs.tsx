@@ -185,20 +185,28 @@ export function AddPeople({ room, onClose }: { room: Room; onClose: () => void }
     );
 }
 
-/** useIsAdmin asks whether the signed-in browser belongs to an administrator. */
-export function useIsAdmin(): boolean {
+const admins = new Map<string, Promise<boolean>>();
+
+/** useIsAdmin asks once whether the signed-in browser belongs to an administrator, when it is wanted. */
+export function useIsAdmin(wanted = true): boolean {
     const client = useClient();
     const [admin, setAdmin] = useState(false);
     useEffect(() => {
+        if (!wanted) return;
+        const me = client.getSafeUserId();
+        let asked = admins.get(me);
+        if (!asked) {
+            asked = fetch("/api/console/me")
+                .then(async (res) => res.ok && ((await res.json()) as { user_id?: string }).user_id === me)
+                .catch(() => (admins.delete(me), false));
+            admins.set(me, asked);
+        }
         let gone = false;
-        fetch("/api/console/me")
-            .then(async (res) => res.ok && ((await res.json()) as { user_id?: string }).user_id === client.getUserId())
-            .then((yes) => gone || setAdmin(yes))
-            .catch(() => undefined);
+        void asked.then((yes) => gone || setAdmin(yes));
         return () => {
             gone = true;
         };
-    }, [client]);
+    }, [client, wanted]);
     return admin;
 }
 

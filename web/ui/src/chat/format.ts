@@ -6,7 +6,7 @@ const weekday = new Intl.DateTimeFormat(locale, { weekday: "long" });
 const shortDay = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
 const longDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
 const withYear = new Intl.DateTimeFormat(locale, { day: "numeric", month: "long", year: "numeric" });
-const full = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "medium" });
+const full = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "short", hourCycle: "h23" });
 
 const midnight = (d: Date): number => new Date(d.getFullYear(), d.getMonth(), d.getDate()).getTime();
 /** daysAgo counts calendar days, not times 24 hours. */

@@ -12,6 +12,7 @@ import { useFace } from "./media";
 import { canEdit } from "./message";
 import { PersonDialog } from "./person";
 import { directs, markDirect, otherOf, roomName, roomPicture } from "./rooms";
+import { ChangedKeys } from "./securityui";
 import { Timeline } from "./timeline";
 
 export interface RoomPaneProps {
@@ -133,6 +134,7 @@ export function RoomPane({ room, startCall, inCall, confirmDevice }: RoomPanePro
                         {t("room.callRunning", { names: calling.map((u) => nameOf(room.getMember(u), u)).slice(0, 4).join(", ") })}
                     </Banner>
                 )}
+                {encrypted && <ChangedKeys room={room} />}
                 <Timeline key={room.roomId} room={room} direct={!!other} actions={actions} />
                 <Composer key={`composer ${room.roomId}`} room={room} name={name} replyTo={replyTo} editing={editing} onDone={done} onEditLast={editLast} files={files} setFiles={setFiles} />
                 {over && (

@@ -18,7 +18,8 @@ export function RoomList({ current, onStart, children }: { current: string | und
     const rooms = useRooms(client);
     const [query, setQuery] = useState("");
     const shown = useMemo(() => (query.trim() ? rooms.filter((r) => matches(r, query.trim())) : rooms), [rooms, query]);
-    const admin = useIsAdmin();
+    const [asked, setAsked] = useState(false);
+    const admin = useIsAdmin(asked);
     const { name: myName, picture } = useMe();
     const myFace = useFace(client, picture, 40);
     const start: MenuAction[] = [
@@ -35,7 +36,7 @@ export function RoomList({ current, onStart, children }: { current: string | und
                 </button>
                 <h1>{t("rooms.label")}</h1>
                 <IconButton icon="settings" label={t("settings.title")} onPress={() => navigate("/settings/profile")} />
-                <Menu label={t("rooms.start")} items={start} trigger={<IconButton icon="add" label={t("rooms.start")} look="accent" data-testid="start-menu" />} />
+                <Menu label={t("rooms.start")} items={start} onOpenChange={(open) => open && setAsked(true)} trigger={<IconButton icon="add" label={t("rooms.start")} look="accent" data-testid="start-menu" />} />
             </header>
             {children}
             {rooms.length > 0 && (

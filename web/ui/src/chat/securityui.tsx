@@ -1,11 +1,14 @@
 // Keys, as people meet them: save the recovery key, confirm a new device, compare emoji, start anew.
 import { useCallback, useEffect, useState } from "react";
-import { type GeneratedSecretStorageKey, type ShowSasCallbacks, VerificationPhase, type VerificationRequest, VerificationRequestEvent, type Verifier, VerifierEvent } from "matrix-js-sdk/lib/crypto-api";
+import type { Room } from "matrix-js-sdk";
+import { CryptoEvent, type GeneratedSecretStorageKey, type ShowSasCallbacks, VerificationPhase, type VerificationRequest, VerificationRequestEvent, type Verifier, VerifierEvent } from "matrix-js-sdk/lib/crypto-api";
 import { Banner, Button, Confirm, CopyButton, Dialog, ErrorNote, Icon, Spinner, TextField, toast } from "../design";
 import { t } from "../i18n";
 import { IncompleteRecovery, WrongRecoveryKey } from "../session/security";
 import { nameOf, useChat, useRefresh, useSecurity } from "./context";
+import { names } from "./format";
 import { save } from "./media";
+import { permission, turnOn } from "./notify";
 
 export type SecurityDialog = "save" | "confirm" | "reset";
 
@@ -52,8 +55,71 @@ export function SecurityPrompt({ onOpen }: { onOpen: (d: SecurityDialog) => void
                 </div>
             </div>
         );
-    return null;
+    return phase === "checking" ? null : <NotifyPrompt />;
 }
+
+// NotifyPrompt offers notifications once; browsers want a click before they ask.
+function NotifyPrompt() {
+    const [asked, setAsked] = useState(() => permission() !== "default" || localStorage.getItem("hf.notifyAsked") !== null);
+    if (asked) return null;
+    const answer = (on: boolean) => {
+        localStorage.setItem("hf.notifyAsked", "yes");
+        setAsked(true);
+        if (on) void turnOn(true);
+    };
+    return (
+        <div className="save-key" role="status" data-testid="notify-prompt">
+            <p>
+                <Icon name="bell" />
+                <span>{t("notify.prompt")}</span>
+            </p>
+            <div>
+                <Button look="quiet" onPress={() => answer(false)}>
+                    {t("notify.no")}
+                </Button>
+                <Button onPress={() => answer(true)}>{t("notify.yes")}</Button>
+            </div>
+        </div>
+    );
+}
+
+/** ChangedKeys tells when somebody in a chat has new keys: they started anew, or somebody else took their place. */
+export function ChangedKeys({ room }: { room: Room }) {
+    const { client } = useChat();
+    const [changed, setChanged] = useState<string[]>([]);
+    const n = useRefresh(client, [CryptoEvent.UserTrustStatusChanged]);
+    const joined = room.getJoinedMemberCount();
+    useEffect(() => {
+        const crypto = client.getCrypto();
+        if (!crypto || joined > mostChecked) return;
+        let gone = false;
+        const others = room.getJoinedMembers().filter((m) => m.userId !== client.getUserId());
+        void Promise.all(others.map(async ({ userId }) => ((await crypto.getUserVerificationStatus(userId)).needsUserApproval ? userId : undefined))).then(
+            (all) => gone || setChanged(all.filter((u) => u !== undefined)),
+            () => undefined,
+        );
+        return () => {
+            gone = true;
+        };
+    }, [client, room, joined, n]);
+    if (!changed.length) return null;
+    return (
+        <Banner
+            icon="shield"
+            kind="warn"
+            role="status"
+            action={
+                <Button look="plain" onPress={() => void Promise.all(changed.map((u) => client.getCrypto()!.pinCurrentUserIdentity(u))).then(() => setChanged([]))}>
+                    {t("security.changed.ok")}
+                </Button>
+            }
+        >
+            {t("security.changed.text", { count: changed.length, names: names(changed.map((u) => nameOf(room.getMember(u), u))) })}
+        </Banner>
+    );
+}
+
+const mostChecked = 100;
 
 /** SaveKey shows a new recovery key and lets it be proven that it was kept. */
 export function SaveKey({ onClose }: { onClose: () => void }) {
