@@ -165,13 +165,14 @@ export async function openBrowser(name, options = {}) {
         };
     });
     const page = await context.newPage();
+    const began = Date.now();
     const person = { name, browser, context, page, hosts: new Set(), problems: [], messages: [] };
     context.on("request", (r) => {
         const u = new URL(r.url());
         if (/^(https?|wss?):$/.test(u.protocol)) person.hosts.add(u.hostname);
     });
     context.on("console", (m) => {
-        person.messages.push(`${m.type()}: ${m.text()}`);
+        person.messages.push(`${((Date.now() - began) / 1000).toFixed(1)} ${m.type()}: ${m.text()}`);
         if (/Content Security Policy/i.test(m.text())) person.problems.push(m.text());
     });
     context.on("weberror", (e) => person.problems.push(`uncaught: ${e.error().message}`));
