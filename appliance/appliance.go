@@ -84,6 +84,9 @@ func Start(ctx context.Context, cfg *config.Config, out, logTo io.Writer) (*Appl
 
 func (a *Appliance) start(ctx context.Context) (err error) {
 	cfg := a.cfg
+	if len(cfg.Ignored) > 0 {
+		a.log.Warn("these variables of the environment are no settings and do nothing", "names", cfg.Ignored)
+	}
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("the data folder cannot be made: %w; name another with --data, or make it and give it to this user", err)
 	}

@@ -79,6 +79,9 @@ type Config struct {
 		Web        string `toml:"web" enum:",debug,info,warn,error"`
 	} `toml:"log"`
 
+	// Ignored are HOLDFAST_ variables that are no settings.
+	Ignored []string
+
 	sources map[string]Source
 }
 

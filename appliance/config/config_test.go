@@ -148,10 +148,19 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestUnknownVariable(t *testing.T) {
-	_, err := Load(Input{Env: []string{"HOLDFAST_TLS_MOD=off"}})
-	if err == nil || !strings.Contains(err.Error(), "HOLDFAST_TLS_MODE?") {
-		t.Fatal(err)
+func TestUnknownVariables(t *testing.T) {
+	for _, v := range []struct{ name, want string }{
+		{"HOLDFAST_TLS_MOD=off", "HOLDFAST_TLS_MODE?"},
+		{"HOLDFAST_LISTEN_PORT=1", "HOLDFAST_LISTEN_PORT"},
+		{"HOLDFAST_SERVERNAME=x", "HOLDFAST_SERVER_NAME?"},
+	} {
+		if _, err := Load(Input{Data: t.TempDir(), Env: []string{v.name}}); err == nil || !strings.Contains(err.Error(), v.want) {
+			t.Errorf("%s: %v", v.name, err)
+		}
+	}
+	c, err := Load(Input{Data: t.TempDir(), Env: []string{"HOLDFAST_BIN=/x", "HOLDFAST_SERVICE_HOST=1.2.3.4", "HOLDFAST_PORT_443_TCP=x", "HOLDFAST_URL=y"}})
+	if err != nil || len(c.Ignored) != 4 {
+		t.Errorf("%v %v", c, err)
 	}
 }
 

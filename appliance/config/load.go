@@ -48,6 +48,10 @@ func Load(in Input) (*Config, error) {
 	for _, e := range env {
 		name, value, _ := strings.Cut(e, "=")
 		f, ok := byEnv[name]
+		if !ok && !meant(name) {
+			c.Ignored = append(c.Ignored, name)
+			continue
+		}
 		if !ok {
 			errs = append(errs, &Error{Source{Name: name}, "", "there is no such setting; " + suggest(name, keysOf(byEnv))})
 			continue
@@ -118,6 +122,23 @@ func environ(all []string) (ours []string, file string) {
 // EnvName is the variable that sets key: "listen.https" is HOLDFAST_LISTEN_HTTPS.
 func EnvName(key string) string {
 	return "HOLDFAST_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// meant reports whether an unknown variable must be a misspelt setting: it begins
+// like a group of them, or is two letters off. Others are not refused, since
+// tools set variables of their own (HOLDFAST_SERVICE_HOST in a container of that name).
+func meant(name string) bool {
+	for known := range byEnv {
+		if distance(name, known) <= 2 {
+			return true
+		}
+	}
+	for _, f := range fields {
+		if group, _, ok := strings.Cut(f.key, "."); ok && strings.HasPrefix(name, EnvName(group)+"_") {
+			return true
+		}
+	}
+	return false
 }
 
 var byEnv = func() map[string]field {
