@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -164,10 +165,20 @@ func (a *Appliance) certSource(mode, email string) (certs.Source, error) {
 		}
 		return certs.OpenACME(certs.ACMEOptions{
 			Dir: filepath.Join(a.cfg.Data, "acme"), Names: []string{host}, Email: email,
-			Directory: a.cfg.TLS.ACMEDirectory, RootFile: a.cfg.TLS.ACMERoot, Log: log,
+			Directory: a.cfg.TLS.ACMEDirectory, RootFile: a.cfg.TLS.ACMERoot, Port: a.httpsPort(), Log: log,
 		})
 	}
 	return nil, nil
+}
+
+func (a *Appliance) httpsPort() int {
+	for _, l := range a.listens {
+		if l.name == "https" {
+			port, _ := strconv.Atoi(l.port())
+			return port
+		}
+	}
+	return 0
 }
 
 // ownCA is the own authority, or nil where another mode is in use.

@@ -60,7 +60,10 @@ func (a *Appliance) claimed(ctx context.Context) (bool, error) {
 }
 
 func (a *Appliance) tlsState() web.TLS {
-	t := web.TLS{Mode: a.tlsMode(), Fixed: a.cfg.Explicit("tls.mode") || !a.hasTLS()}
+	if !a.hasTLS() { // a proxy's business
+		return web.TLS{Mode: "off", Fixed: true}
+	}
+	t := web.TLS{Mode: a.tlsMode(), Fixed: a.cfg.Explicit("tls.mode")}
 	if own := a.ownCA(); own != nil {
 		t.CAFingerprint, t.CAURL = own.Fingerprint(), "/ca.crt"
 	}

@@ -19,6 +19,7 @@ type ACMEOptions struct {
 	Email     string   // may be empty
 	Directory string   // "": Let's Encrypt
 	RootFile  string   // PEM; "": the system's roots
+	Port      int      // of the listener that shows the proof, as this machine sees it; 0: 443
 	Log       *slog.Logger
 }
 
@@ -57,6 +58,7 @@ func OpenACME(o ACMEOptions) (*ACME, error) {
 		Email:                o.Email,
 		Agreed:               true,
 		DisableHTTPChallenge: true,
+		AltTLSALPNPort:       o.Port,
 		Logger:               log,
 	}
 	if issuer.CA == "" {
