@@ -324,3 +324,23 @@ func TestFoldedSyncsUnderLoad(t *testing.T) {
 		f.check(t)
 	}
 }
+
+// Many devices of few users begin at once, with one connection to read by: nobody
+// may wait for another while holding it.
+func TestFewReaders(t *testing.T) {
+	hs, clients, rooms, _ := setUp(t)
+	var wg sync.WaitGroup
+	for i := range 24 {
+		c := hs.Login(t, []string{"alice", "bob", "carol"}[i%3])
+		wg.Go(func() {
+			for range 5 {
+				c.Sync("timeout=0")
+				c.Do("PUT", "/user/"+c.UserID+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{}})
+			}
+		})
+	}
+	for i := range 60 {
+		act(rand.New(rand.NewSource(int64(i))), clients, rooms, i)
+	}
+	wg.Wait()
+}

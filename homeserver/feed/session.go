@@ -23,12 +23,16 @@ type user struct {
 	memberAt atomic.Int64 // position of the last change of a membership
 	dataAt   atomic.Int64 // position of the last change of account data
 
+	// mu is taken before a read of the database is waited for, never within one:
+	// the reads are few.
 	mu      sync.Mutex
 	loaded  bool
 	at      int64                   // memberships are as of this position, until memberAt is later
 	members map[string]rooms.Member // by room
 	devices map[string]bool         // whose keys the subscription has
 
+	// Not under mu, whose holder may wait for a read: this is asked within one.
+	ignoreMu  sync.Mutex
 	ignoredAt int64
 	ignored   map[string]bool
 
@@ -188,15 +192,20 @@ func (s *Session) ignored(q store.Querier, to int64) (map[string]bool, error) {
 		return nil, nil
 	}
 	u := s.user
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.ignoredAt > 0 && u.dataAt.Load() <= u.ignoredAt {
-		return u.ignored, nil
+	u.ignoreMu.Lock()
+	m, at := u.ignored, u.ignoredAt
+	u.ignoreMu.Unlock()
+	if at > 0 && u.dataAt.Load() <= at {
+		return m, nil
 	}
 	m, err := s.f.o.Ignored(q, u.id)
 	if err != nil {
 		return nil, err
 	}
-	u.ignored, u.ignoredAt = m, max(to, 1)
+	u.ignoreMu.Lock()
+	if to >= u.ignoredAt {
+		u.ignored, u.ignoredAt = m, max(to, 1)
+	}
+	u.ignoreMu.Unlock()
 	return m, nil
 }

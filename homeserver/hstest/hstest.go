@@ -80,7 +80,7 @@ func (hs *HS) start() {
 	hs.t.Helper()
 	ctx := context.Background()
 	var err error
-	if hs.DB, err = store.Open(ctx, filepath.Join(hs.dir, "holdfast.db"), store.Options{}); err != nil {
+	if hs.DB, err = store.Open(ctx, filepath.Join(hs.dir, "holdfast.db"), store.Options{Readers: 1}); err != nil {
 		hs.t.Fatal(err)
 	}
 	blobs, err := blob.Open(filepath.Join(hs.dir, "blobs"))
