@@ -47,6 +47,7 @@ const (
 	MaxDelayedExceeded    Code = "M_MAX_DELAYED_EVENTS_EXCEEDED"
 	UnableToAuthorizeJoin Code = "M_UNABLE_TO_AUTHORISE_JOIN"
 	ThreepidInUse         Code = "M_THREEPID_IN_USE"
+	DuplicateAnnotation   Code = "M_DUPLICATE_ANNOTATION"
 	ThreepidNotFound      Code = "M_THREEPID_NOT_FOUND"
 )
 

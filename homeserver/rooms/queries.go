@@ -602,6 +602,12 @@ func (r *Rooms) Relations(q store.Querier, s Relation) ([]*Event, error) {
 	return r.loadRange(q, b.String(), args...)
 }
 
+// annotations lists what a user has annotated an event with, by events of a type.
+func (r *Rooms) annotations(q store.Querier, eventID, typ, sender string) ([]*Event, error) {
+	return r.loadRange(q, `SELECT `+eventColumns+fromEvents+`WHERE e.relates_to = $1 AND e.rel_type = 'm.annotation' AND e.type = $2 AND e.sender = $3`,
+		eventID, typ, sender)
+}
+
 // Thread is what is known of a thread.
 type Thread struct {
 	Count        int

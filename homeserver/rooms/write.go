@@ -370,6 +370,11 @@ func (r *Rooms) send(ctx context.Context, n NewEvent) (eventID string, err error
 	if n.Type == mx.RoomCreate {
 		return "", mx.Errorf(mx.Forbidden, "A room is created once.")
 	}
+	if n.StateKey == nil {
+		if id, err := r.annotated(ctx, n); id != "" || err != nil {
+			return id, err
+		}
+	}
 	err = r.change(ctx, n.RoomID, func(b *batch) error {
 		if n.StateKey != nil {
 			old, err := b.get(n.Type, *n.StateKey)
@@ -406,6 +411,29 @@ func (r *Rooms) send(ctx context.Context, n NewEvent) (eventID string, err error
 		return nil
 	})
 	return eventID, err
+}
+
+// annotated refuses a reaction that its sender has sent before. The ID is that of
+// the same request. Spec: cs#server-behaviour-24 (avoiding duplicate annotations)
+func (r *Rooms) annotated(ctx context.Context, n NewEvent) (eventID string, err error) {
+	relates := pdu.Field(n.Content, "m.relates_to")
+	if pdu.FieldString(relates, "rel_type") != mx.RelAnnotation {
+		return "", nil
+	}
+	key := pdu.FieldString(relates, "key")
+	return eventID, r.db.Read(ctx, func(q store.Querier) error {
+		had, err := r.annotations(q, pdu.FieldString(relates, "event_id"), n.Type, n.Sender)
+		for _, e := range had {
+			switch {
+			case e.RoomID != n.RoomID || pdu.FieldString(pdu.Field(e.Content, "m.relates_to"), "key") != key:
+			case n.TxnID != "" && e.Txn == n.TxnID && e.Device == n.DeviceID:
+				eventID = e.ID
+			default:
+				return mx.Errorf(mx.DuplicateAnnotation, "You have reacted like this already.")
+			}
+		}
+		return err
+	})
 }
 
 // checkState applies what the server asks of state beyond the rooms' rules.

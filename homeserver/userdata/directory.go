@@ -23,8 +23,8 @@ func (s *Service) directoryRoutes() []route.Route {
 }
 
 type searchRequest struct {
-	Term  string `json:"search_term"`
-	Limit *int   `json:"limit"`
+	Term  *string `json:"search_term"`
+	Limit *int    `json:"limit"`
 }
 
 type person struct {
@@ -44,12 +44,15 @@ type searchResponse struct {
 // are in a public room. Whoever is named by their whole ID or localpart is found
 // too: their profile can be read anyway. Spec: cs#post_matrixclientv3user_directorysearch
 func (s *Service) search(ctx context.Context, r *route.Request, in searchRequest) (out searchResponse, err error) {
+	if in.Term == nil {
+		return out, mx.Errorf(mx.MissingParam, "Say in search_term what to look for.")
+	}
 	limit := defaultResults
 	if in.Limit != nil {
 		limit = min(max(*in.Limit, 1), maxResults)
 	}
-	terms := strings.Fields(strings.ToLower(strings.TrimPrefix(strings.TrimSpace(in.Term), "@")))
-	if len(in.Term) > 500 {
+	terms := strings.Fields(strings.ToLower(strings.TrimPrefix(strings.TrimSpace(*in.Term), "@")))
+	if len(*in.Term) > 500 {
 		return out, mx.Errorf(mx.InvalidParam, "A search has at most 500 bytes.")
 	}
 	out.Results = []person{}

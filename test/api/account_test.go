@@ -166,7 +166,7 @@ func TestLogin(t *testing.T) {
 	n.fails(400, "M_MISSING_PARAM|M_BAD_JSON", "POST", "/refresh", obj{})
 
 	// A login token of one device logs another in, once.
-	a := second.do("POST", "/_matrix/client/v1/login/get_token", obj{})
+	a = second.do("POST", "/_matrix/client/v1/login/get_token", obj{})
 	if a.status != 401 {
 		t.Fatalf("get_token without auth: %d %s", a.status, a.body)
 	}

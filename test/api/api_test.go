@@ -140,8 +140,11 @@ type user struct {
 
 var count atomic.Int64
 
+// started tells the names of one run from those of another on the same server.
+var started = time.Now().UnixMilli() % 1e6
+
 // unique makes a name that no other test has.
-func unique(name string) string { return fmt.Sprintf("%s-%d", name, count.Add(1)) }
+func unique(name string) string { return fmt.Sprintf("%s-%d-%d", name, started, count.Add(1)) }
 
 // newUser registers an account, whose localpart begins with name.
 func newUser(t *testing.T, name string) *user {
