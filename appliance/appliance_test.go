@@ -693,3 +693,29 @@ func TestConsole(t *testing.T) {
 		t.Errorf("%d %s", code, body)
 	}
 }
+
+// Every command that help lists explains itself.
+func TestHelp(t *testing.T) {
+	run := func(args ...string) (string, int) {
+		var out, e bytes.Buffer
+		code := appliance.Main(context.Background(), args, &out, &e)
+		return out.String() + e.String(), code
+	}
+	list, code := run("help")
+	names := regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)( [A-Z]+)?  +\S`).FindAllStringSubmatch(list, -1)
+	if code != 0 || len(names) < 10 {
+		t.Fatalf("%d %s", code, list)
+	}
+	for _, n := range names {
+		out, code := run(append(strings.Fields(n[1]), "--help")...)
+		if code != 0 || !strings.Contains(out, "usage: holdfast "+n[1]) || !strings.Contains(out, "--data") {
+			t.Errorf("%s --help: %d %s", n[1], code, out)
+		}
+	}
+	if out, code := run(); code != 2 || !strings.Contains(out, "usage") {
+		t.Error(code, out)
+	}
+	if out, code := run("serv"); code != 2 || !strings.Contains(out, "help") {
+		t.Error(code, out)
+	}
+}
