@@ -44,5 +44,5 @@ export async function wipeDatabases(): Promise<void> {
                 }),
         ),
     );
-    for (const k of Object.keys(localStorage)) if (k.startsWith("hf.") && k !== "hf.theme") localStorage.removeItem(k);
+    for (const k of Object.keys(localStorage)) if ((k.startsWith("hf.") && k !== "hf.theme") || k.startsWith("mxjssdk_")) localStorage.removeItem(k);
 }
