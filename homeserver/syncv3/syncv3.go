@@ -174,6 +174,9 @@ func (s *Sync) sync(ctx context.Context, r *route.Request) (any, error) {
 				rw.Header().Set("Content-Type", "application/json")
 				rw.Header().Set("Cache-Control", "no-store")
 				rw.Write(body)
+				if cap(body) <= maxPooled {
+					buffers.Put(&body)
+				}
 			}), nil
 		}
 		session.Wait(ctx, to, timeout-time.Since(begun))
@@ -183,6 +186,13 @@ func (s *Sync) sync(ctx context.Context, r *route.Request) (any, error) {
 		}
 	}
 }
+
+// buffers are for answers: most are small, and there are many.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+
+// maxPooled bounds, in bytes, what is kept: the first sync of somebody in many rooms
+// is rare.
+const maxPooled = 128 << 10
 
 // writer renders one answer.
 type writer struct {
@@ -235,7 +245,7 @@ func (w *writer) raws(k string, list []mx.Raw) {
 }
 
 func (w *writer) write(c *feed.Changes) error {
-	w.out = append(make([]byte, 0, 4096), '{')
+	w.out = append((*buffers.Get().(*[]byte))[:0], '{')
 	w.now, w.to = time.Now().UnixMilli(), c.To.Pos
 	w.key("next_batch")
 	w.out = append(append(append(w.out, '"'), c.To.String()...), '"')
