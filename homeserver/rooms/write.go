@@ -193,10 +193,15 @@ func (b *batch) set(made *built, k StateKey) {
 // refused turns a refusal of the authorisation rules into what the client gets.
 func refused(err error) error {
 	var e *eventauth.Error
-	if errors.As(err, &e) {
-		return &mx.Error{Code: mx.Forbidden, Msg: e.Msg, Err: err}
+	if !errors.As(err, &e) {
+		return err
 	}
-	return err
+	code := mx.Forbidden
+	switch e.Rule {
+	case "5.1", "5.8", "10.1", "10.2", "10.3", "10.4": // contents that nobody could send
+		code = mx.BadJSON
+	}
+	return &mx.Error{Code: code, Msg: e.Msg, Err: err}
 }
 
 // write runs in the store's writer.
@@ -421,7 +426,7 @@ func (r *Rooms) annotated(ctx context.Context, n NewEvent) (eventID string, err 
 		return "", nil
 	}
 	key := pdu.FieldString(relates, "key")
-	return eventID, r.db.Read(ctx, func(q store.Querier) error {
+	err = r.db.Read(ctx, func(q store.Querier) error {
 		had, err := r.annotations(q, pdu.FieldString(relates, "event_id"), n.Type, n.Sender)
 		for _, e := range had {
 			switch {
@@ -434,6 +439,7 @@ func (r *Rooms) annotated(ctx context.Context, n NewEvent) (eventID string, err 
 		}
 		return err
 	})
+	return eventID, err
 }
 
 // checkState applies what the server asks of state beyond the rooms' rules.
