@@ -142,8 +142,8 @@ const quiet = [
     "--no-first-run",
     "--metrics-recording-only",
     "--safebrowsing-disable-auto-update",
-    // No switch stops its questions to its maker's account and update servers; these two names it cannot resolve.
-    "--host-resolver-rules=MAP accounts.google.com ~NOTFOUND, MAP update.googleapis.com ~NOTFOUND",
+    // No switch stops its questions to the servers of its maker; these names it cannot resolve.
+    "--host-resolver-rules=MAP accounts.google.com ~NOTFOUND, MAP *.googleapis.com ~NOTFOUND",
 ];
 const media = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--mute-audio"];
 
