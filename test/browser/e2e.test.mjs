@@ -15,7 +15,7 @@ let failed = false;
 
 // step is one part of the story: later parts make no sense when one failed.
 function step(name, run) {
-    test(name, { skip, timeout: 240_000 }, async (t) => {
+    test(name, { skip, timeout: 420_000 }, async (t) => {
         if (failed) return t.skip("an earlier step failed");
         try {
             await run(t);
@@ -186,7 +186,7 @@ step("they see and hear each other in a video call through the appliance", async
 
     // Frames that were received and decrypted, on both sides, in each of ten seconds.
     const started = Date.now();
-    await until("both see video", async () => (await received(a)).video > 0 && (await received(g)).video > 0, 120_000, 500);
+    await until("both see video", async () => (await received(a)).video > 0 && (await received(g)).video > 0, 240_000, 500);
     t.diagnostic(`both saw each other ${((Date.now() - started) / 1000).toFixed(1)} s after the call was answered`);
     const from = [await received(a), await received(g)];
     let last = from;

@@ -39,7 +39,7 @@ function counts() {
     };
 }
 
-test("nothing is tried beyond the network, and everything works", { skip: skipReason(), timeout: 15 * 60_000 }, async (t) => {
+test("nothing is tried beyond the network, and everything works", { skip: skipReason(), timeout: 20 * 60_000 }, async (t) => {
     sh("ip", "netns", "add", ns);
     t.after(() => {
         spawnSync("ip", ["netns", "del", ns]);
