@@ -348,10 +348,10 @@ func (u *user) sync(params ...string) Value {
 	return v
 }
 
-// until syncs until an answer satisfies ok, for at most 5 seconds.
+// until syncs until an answer satisfies ok, for at most 15 seconds.
 func (u *user) until(what string, ok func(Value) bool) Value {
 	u.t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); {
 		if v := u.sync("timeout=500"); ok(v) {
 			return v
 		}
