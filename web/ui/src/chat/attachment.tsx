@@ -168,7 +168,8 @@ function FileCard({ event }: { event: MatrixEvent }) {
         }
     };
     return (
-        <RawButton className="file" onPress={() => void get()} isDisabled={!full || busy} aria-label={t("attachment.download", { name })} data-testid="file">
+        <RawButton className="file" onPress={() => void get()} isDisabled={!full || busy} data-testid="file">
+            <span className="hf-hidden">{t("attachment.downloadVerb")}</span>
             <span className="file-icon">{busy ? <Spinner /> : <Icon name="file" />}</span>
             <span className="file-text">
                 <span className="file-name">{name}</span>

@@ -266,8 +266,9 @@ export function Quote({ room, eventId, onGo }: { room: Room; eventId: string; on
         );
     const look = `quote hf-who-${hue(sender)}`;
     return onGo ? (
-        <RawButton className={look} onPress={onGo} aria-label={t("message.goToQuoted")}>
+        <RawButton className={look} onPress={onGo}>
             {inside}
+            <span className="hf-hidden">{t("message.goToQuoted")}</span>
         </RawButton>
     ) : (
         <div className={look}>{inside}</div>

@@ -4,7 +4,7 @@ import type { Room } from "matrix-js-sdk";
 import { CryptoEvent, type GeneratedSecretStorageKey, type ShowSasCallbacks, VerificationPhase, type VerificationRequest, VerificationRequestEvent, type Verifier, VerifierEvent } from "matrix-js-sdk/lib/crypto-api";
 import { Banner, Button, Confirm, CopyButton, Dialog, ErrorNote, Icon, Spinner, TextField, toast } from "../design";
 import { t } from "../i18n";
-import { IncompleteRecovery, WrongRecoveryKey } from "../session/security";
+import { IncompleteRecovery, ResetRefused, WrongRecoveryKey } from "../session/security";
 import { nameOf, useChat, useRefresh, useSecurity } from "./context";
 import { names } from "./format";
 import { save } from "./media";
@@ -288,6 +288,8 @@ export function Reset({ onClose }: { onClose: () => void }) {
                         await security.reset();
                         toast(t("security.reset.done"));
                     } catch (e) {
+                        if (e instanceof ResetRefused) return;
+                        console.error(e);
                         throw new Error(t("security.reset.failed"), { cause: e });
                     }
                 }}
@@ -295,12 +297,14 @@ export function Reset({ onClose }: { onClose: () => void }) {
                 {t("security.reset.text")}
             </Confirm>
             {approvalUrl && (
-                <Dialog title={t("security.reset.approveTitle")} isOpen onClose={() => security.approve()}>
+                <Dialog title={t("security.reset.approveTitle")} isOpen onClose={() => security.refuse()} data-testid="approve-dialog">
                     <p>{t("security.reset.approveText")}</p>
                     <a className="hf-button hf-button--plain" href={approvalUrl} target="_blank" rel="noopener noreferrer">
                         {t("security.reset.approveOpen")}
                     </a>
-                    <Button onPress={() => security.approve()}>{t("security.reset.approved")}</Button>
+                    <Button onPress={() => security.approve()} data-testid="approved">
+                        {t("security.reset.approved")}
+                    </Button>
                 </Dialog>
             )}
         </>

@@ -280,8 +280,8 @@ function initials(name: string): string {
 
 export function Avatar({ name, seed, src, size, group }: { name: string; seed: string; src?: string | undefined; size?: "xs" | "s" | "l"; group?: boolean }) {
     return (
-        <span className={join("hf-avatar", size && `hf-avatar--${size}`, group && "hf-avatar--group", `hf-who-${hue(seed)}`)} aria-hidden="true">
-            {src ? <img src={src} alt="" draggable={false} /> : initials(name)}
+        <span className={join("hf-avatar", size && `hf-avatar--${size}`, group && "hf-avatar--group", `hf-who-${hue(seed)}`)} aria-hidden="true" data-initials={src ? undefined : initials(name)}>
+            {src && <img src={src} alt="" draggable={false} />}
         </span>
     );
 }

@@ -27,6 +27,7 @@ export interface SecurityState {
 
 export class WrongRecoveryKey extends Error {}
 export class IncompleteRecovery extends Error {}
+export class ResetRefused extends Error {}
 
 export class Security {
     private client: MatrixClient | undefined;
@@ -35,7 +36,8 @@ export class Security {
     private state: SecurityState = { phase: "checking", hasRecoveryKey: false, hasOtherDevice: false, request: undefined, approvalUrl: undefined };
     private running: Promise<void> | undefined;
     private again = false;
-    private approved: (() => void) | undefined;
+    private resetting = false;
+    private answer: { resolve: () => void; reject: (e: Error) => void } | undefined;
 
     readonly callbacks: CryptoCallbacks = {
         getSecretStorageKey: async ({ keys }) => {
@@ -105,6 +107,7 @@ export class Security {
 
     /** check works out the phase anew; calls during a check lead to one more. */
     check = (): void => {
+        if (this.resetting) return;
         if (this.running) {
             this.again = true;
             return;
@@ -203,38 +206,56 @@ export class Security {
 
     /**
      * reset gives the account new keys. Old messages that no device can read any more stay unreadable. The server
-     * may want the person to agree on its account page first: then approvalUrl is set until approve() is called.
+     * wants the person to agree on its account page: that comes first, for what follows cannot be undone. approvalUrl
+     * is set until approve() or refuse() is called. Errors: ResetRefused.
      */
     async reset(): Promise<void> {
         const client = this.client!;
+        const metadata = await client.getAuthMetadata().catch(() => undefined);
+        if (metadata?.account_management_uri && metadata.account_management_actions_supported?.includes(resetAction)) {
+            const url = new URL(metadata.account_management_uri);
+            url.searchParams.set("action", resetAction);
+            await this.askApproval(url.href);
+        }
         this.unlocked.clear();
+        // A look at the server's keys between making new ones and sending them would show the old ones, and the
+        // new ones would be thrown away.
+        this.resetting = true;
         try {
             await this.crypto.resetEncryption(async (send) => {
                 try {
                     return await send(null);
                 } catch (e) {
-                    const url = approvalPage(e);
-                    if (!url) throw e;
-                    await new Promise<void>((resolve) => {
-                        this.approved = resolve;
-                        this.set({ approvalUrl: url });
-                    });
-                    this.set({ approvalUrl: undefined });
+                    const page = approvalPage(e);
+                    if (!page) throw e;
+                    await this.askApproval(page);
                     return await send({ session: (e as MatrixError).data["session"] as string });
                 }
             });
         } finally {
-            this.set({ approvalUrl: undefined });
+            this.resetting = false;
+            this.check();
         }
         await client.getCrypto()?.checkKeyBackupAndEnable();
-        this.check();
     }
 
-    /** approve says that the person has agreed on the account page. */
+    private askApproval(url: string): Promise<void> {
+        return new Promise<void>((resolve, reject) => {
+            this.answer = { resolve, reject };
+            this.set({ approvalUrl: url });
+        }).finally(() => this.set({ approvalUrl: undefined }));
+    }
+
+    /** approve says that the person has agreed on the account page; refuse, that they will not. */
     approve(): void {
-        this.approved?.();
+        this.answer?.resolve();
+    }
+    refuse(): void {
+        this.answer?.reject(new ResetRefused());
     }
 }
+
+const resetAction = "org.matrix.cross_signing_reset";
 
 // approvalPage finds the page of the account on which a reset is allowed.
 function approvalPage(e: unknown): string | undefined {
