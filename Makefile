@@ -125,6 +125,11 @@ test-browser: build tools-test ## end to end in headless Chromium
 	$(call say,"browsers (headless Chromium)")
 	@test/browser/run
 
+.PHONY: race
+race: tools-go ## the race detector on what runs concurrently (needs a C compiler, takes a while)
+	$(call say,"race detector")
+	@CGO_ENABLED=1 go test -race -short -shuffle=on -timeout 30m ./store/... ./homeserver/... ./identity/... ./web
+
 .PHONY: bench
 bench: tools-go ## measure the store and the hot paths
 	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
@@ -144,7 +149,7 @@ notices: tools-go $(UI)/node_modules/.package-lock.json ## write NOTICES.txt: wh
 
 .PHONY: generate
 generate: notices ## write all generated files anew
-	@go test -count=1 ./appliance/config ./test/house ./store/... -update
+	@go test -count=1 ./appliance/config ./test/house ./store/schema -update
 
 .PHONY: clean
 clean: ## remove what was built; the data folder stays
