@@ -310,7 +310,7 @@ func TestSyncEphemeral(t *testing.T) {
 		t.Errorf("receipt: %s", r.Text())
 	}
 	bob.ok("POST", room(id)+"/receipt/m.read.private/"+esc(alice.say(id, "private")), obj{})
-	v = bob.until("a private receipt", func(v Value) bool {
+	bob.until("a private receipt", func(v Value) bool {
 		return eph(v, "m.receipt").V != nil && strings.Contains(eph(v, "m.receipt").Text(), "m.read.private")
 	})
 	if s := alice.sync().Text(); strings.Contains(s, "m.read.private") {
@@ -344,7 +344,7 @@ func TestPresence(t *testing.T) {
 	v := alice.ok("GET", path, nil)
 	same(t, "presence", v.At("presence"), "unavailable")
 	same(t, "status_msg", v.At("status_msg"), "Lunch")
-	v = alice.until("presence", func(v Value) bool {
+	alice.until("presence", func(v Value) bool {
 		for _, e := range v.At("presence", "events").List() {
 			if e.At("sender").String() == bob.id && e.At("content", "presence").String() == "unavailable" {
 				return true
