@@ -92,7 +92,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // unknown answers what no route takes.
 func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 	e := mx.Errorf(mx.Unrecognized, "This server has no %s %s.", r.Method, r.URL.Path)
-	probe := httptestRecorder{h: http.Header{}}
+	probe := statusProbe{h: http.Header{}}
 	s.known.ServeHTTP(&probe, r)
 	if probe.code == http.StatusMethodNotAllowed {
 		e.Status = http.StatusMethodNotAllowed
@@ -100,15 +100,15 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 	WriteError(w, r, s.log, e)
 }
 
-// httptestRecorder keeps only the status that the mux would have answered.
-type httptestRecorder struct {
+// statusProbe keeps only the status that the mux would have answered.
+type statusProbe struct {
 	h    http.Header
 	code int
 }
 
-func (p *httptestRecorder) Header() http.Header         { return p.h }
-func (p *httptestRecorder) Write(b []byte) (int, error) { return len(b), nil }
-func (p *httptestRecorder) WriteHeader(code int)        { p.code = code }
+func (p *statusProbe) Header() http.Header         { return p.h }
+func (p *statusProbe) Write(b []byte) (int, error) { return len(b), nil }
+func (p *statusProbe) WriteHeader(code int)        { p.code = code }
 
 func (s *Server) serve(rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {

@@ -1,0 +1,188 @@
+package route
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/homeserver/mx"
+	"holdfast/store"
+)
+
+// byName takes a token for the user's name; "admin" is an administrator.
+type byName struct{}
+
+func (byName) Authenticate(_ context.Context, token string) (Principal, error) {
+	switch token {
+	case "gone":
+		return Principal{}, &mx.Error{Code: mx.UnknownToken, Msg: "gone", Fields: map[string]any{"soft_logout": true}}
+	case "broken":
+		return Principal{}, fmt.Errorf("look it up: %w", store.ErrUnavailable)
+	}
+	return Principal{UserID: "@" + token + ":x", DeviceID: "D", Admin: token == "admin"}, nil
+}
+
+type in struct {
+	N    int    `json:"n"`
+	Name string `json:"name"`
+}
+
+func serve(t *testing.T, log *strings.Builder, limits bool) *Server {
+	t.Helper()
+	echo := JSON(func(_ context.Context, r *Request, v in) (map[string]any, error) {
+		return map[string]any{"n": v.N, "name": v.Name, "user": r.UserID, "id": r.Param("id")}, nil
+	})
+	fail := func(err error) Handler { return func(context.Context, *Request) (any, error) { return nil, err } }
+	return NewServer(byName{}, slog.New(slog.NewTextHandler(log, nil)), limits, []Route{
+		{Op: "echo", Auth: User, Limit: Messages, MaxBody: 100, Pattern: "PUT /_matrix/client/v3/echo/{id}", Aliases: []string{"/_matrix/client/r0/echo/{id}"}, Handle: echo},
+		{Op: "maybe", Auth: Optional, Pattern: "POST /_matrix/maybe", Handle: echo},
+		{Op: "admin", Auth: Admin, Pattern: "GET /_matrix/admin", Handle: Get(func(context.Context, *Request) (Empty, error) { return Empty{}, nil })},
+		{Op: "open", Auth: None, Limit: Logins, Pattern: "GET /_matrix/open", Handle: Get(func(context.Context, *Request) (mx.Raw, error) { return mx.Raw(`{"raw":1}`), nil })},
+		{Op: "panic", Auth: None, Pattern: "GET /_matrix/secretcause", Handle: fail(errors.New("the secret cause"))},
+		{Op: "full", Auth: None, Pattern: "GET /_matrix/full", Handle: fail(fmt.Errorf("x: %w", store.ErrUnavailable))},
+	})
+}
+
+func do(s *Server, method, path, token, body string) (int, http.Header, map[string]any) {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.RemoteAddr = "192.0.2.1:1"
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	var m map[string]any
+	json.Unmarshal(w.Body.Bytes(), &m)
+	return w.Code, w.Header(), m
+}
+
+func TestAnswers(t *testing.T) {
+	var log strings.Builder
+	s := serve(t, &log, false)
+	const v3 = "/_matrix/client/v3/echo/"
+	for _, c := range []struct {
+		method, path, token, body string
+		status                    int
+		key                       string
+		value                     any
+	}{
+		{"PUT", v3 + "a%2Fb%20c", "alice", `{"n":1,"name":"é"}`, 200, "id", "a/b c"},
+		{"PUT", "/_matrix/client/r0/echo/x?access_token=bob", "", "", 200, "user", "@bob:x"},
+		{"PUT", v3 + "x", "", "", 401, "errcode", "M_MISSING_TOKEN"},
+		{"PUT", v3 + "x", "gone", "", 401, "soft_logout", true},
+		{"PUT", v3 + "x", "broken", "", 503, "errcode", "M_UNKNOWN"},
+		{"PUT", v3 + "x", "alice", `{"n":`, 400, "errcode", "M_NOT_JSON"},
+		{"PUT", v3 + "x", "alice", "{\"name\":\"\xff\"}", 400, "errcode", "M_NOT_JSON"},
+		{"PUT", v3 + "x", "alice", `[1]`, 400, "errcode", "M_BAD_JSON"},
+		{"PUT", v3 + "x", "alice", `{"n":"one"}`, 400, "errcode", "M_BAD_JSON"},
+		{"PUT", v3 + "x", "alice", `{"name":"` + strings.Repeat("a", 100) + `"}`, 413, "errcode", "M_TOO_LARGE"},
+		{"GET", v3 + "x", "alice", "", 405, "errcode", "M_UNRECOGNIZED"},
+		{"GET", "/_matrix/nothing", "", "", 404, "errcode", "M_UNRECOGNIZED"},
+		{"GET", "/_matrix//open", "", "", 404, "errcode", "M_UNRECOGNIZED"},
+		{"POST", "/_matrix/maybe", "", `{}`, 200, "user", ""},
+		{"POST", "/_matrix/maybe", "alice", `{}`, 200, "user", "@alice:x"},
+		{"POST", "/_matrix/maybe", "gone", `{}`, 401, "errcode", "M_UNKNOWN_TOKEN"},
+		{"GET", "/_matrix/admin", "alice", "", 403, "errcode", "M_FORBIDDEN"},
+		{"GET", "/_matrix/admin", "admin", "", 200, "", nil},
+		{"GET", "/_matrix/open", "", "", 200, "raw", 1.0},
+		{"GET", "/_matrix/full", "", "", 503, "errcode", "M_UNKNOWN"},
+		{"GET", "/_matrix/secretcause", "", "", 500, "errcode", "M_UNKNOWN"},
+	} {
+		status, h, m := do(s, c.method, c.path, c.token, c.body)
+		if status != c.status || (c.key != "" && m[c.key] != c.value) {
+			t.Errorf("%s %s %.20q: %d %v", c.method, c.path, c.body, status, m)
+		}
+		if h.Get("Access-Control-Allow-Origin") != "*" || h.Get("Content-Type") != "application/json" {
+			t.Errorf("%s %s: headers %v", c.method, c.path, h)
+		}
+		if strings.Contains(fmt.Sprint(m), "secret cause") {
+			t.Error("the cause of a failure was told to the client")
+		}
+	}
+	if status, h, _ := do(s, "OPTIONS", v3+"x", "", ""); status != 204 || !strings.Contains(h.Get("Access-Control-Allow-Headers"), "Authorization") {
+		t.Errorf("preflight: %d %v", status, h)
+	}
+	if !strings.Contains(log.String(), "the secret cause") {
+		t.Error("the cause of a failure is not in the log")
+	}
+	if strings.Contains(log.String(), "alice") || strings.Contains(log.String(), "access_token") {
+		t.Errorf("a token is in the log: %s", log.String())
+	}
+}
+
+// TestLimits runs on a clock of its own: what a bucket holds depends on time alone.
+func TestLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, new(strings.Builder), true)
+		put := func(user string) (int, map[string]any) {
+			status, _, m := do(s, "PUT", "/_matrix/client/v3/echo/x", user, "{}")
+			return status, m
+		}
+		burst := int(rates[Messages].burst)
+		for i := range burst {
+			if status, m := put("alice"); status != 200 {
+				t.Fatalf("request %d: %d %v", i, status, m)
+			}
+		}
+		status, m := put("alice")
+		if status != 429 || m["errcode"] != "M_LIMIT_EXCEEDED" || m["retry_after_ms"] != 100.0 {
+			t.Fatalf("%d %v", status, m)
+		}
+		if status, _ := put("bob"); status != 200 {
+			t.Error("another user is held up")
+		}
+		time.Sleep(100 * time.Millisecond)
+		if status, _ := put("alice"); status != 200 {
+			t.Error("refused after the time that was told")
+		}
+		// Somebody without an account is limited by address, and buckets are forgotten.
+		for range int(rates[Logins].burst) {
+			do(s, "GET", "/_matrix/open", "", "")
+		}
+		if status, _, _ := do(s, "GET", "/_matrix/open", "", ""); status != 429 {
+			t.Errorf("by address: %d", status)
+		}
+		time.Sleep(2 * maxIdle)
+		put("carol")
+		if n := len(s.limit.buckets); n != 1 {
+			t.Errorf("%d buckets are kept", n)
+		}
+	})
+}
+
+// apps knows one application service.
+type apps struct{}
+
+func (apps) Authenticate(token, user, device string) (Principal, bool, error) {
+	if token != "as" {
+		return Principal{}, false, nil
+	}
+	if user == "@other:x" {
+		return Principal{}, true, mx.Errorf(mx.Forbidden, "not yours")
+	}
+	return Principal{UserID: user, DeviceID: device, Appservice: "as"}, true, nil
+}
+
+func TestAppservicesAreNotLimitedAndActAsTheirUsers(t *testing.T) {
+	s := serve(t, new(strings.Builder), true)
+	s.UseAppservices(apps{})
+	for range 2 * int(rates[Messages].burst) {
+		if status, _, m := do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@mine:x", "as", "{}"); status != 200 || m["user"] != "@mine:x" {
+			t.Fatalf("%d %v", status, m)
+		}
+	}
+	if status, _, _ := do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@other:x", "as", "{}"); status != 403 {
+		t.Errorf("%d", status)
+	}
+	if status, _, m := do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@mine:x", "alice", "{}"); status != 200 || m["user"] != "@alice:x" {
+		t.Errorf("a person acted as somebody else: %d %v", status, m)
+	}
+}
