@@ -76,6 +76,14 @@ step("the claim code leads through the setup to an invite and a green self-test"
     await p.getByText(`@${admin.localpart}:${serverName}`).waitFor();
     await p.locator('[data-testid=selftest]:not([data-state=running])').waitFor({ timeout: 40_000 });
     assert.equal(await p.getByTestId("selftest").getAttribute("data-state"), "good", await p.getByTestId("selftest").innerText());
+    for (const width of [1440, 360]) {
+        await p.setViewportSize({ width, height: 800 });
+        const spilt = await p.evaluate(() => {
+            const edge = document.querySelector(".hf-card").getBoundingClientRect().right + 1;
+            return [...document.querySelectorAll(".hf-card *")].filter((e) => e.getBoundingClientRect().right > edge).map((e) => `${e.tagName}.${e.className}`);
+        });
+        assert.deepEqual(spilt, [], `something hangs out of the card at ${width} px`);
+    }
     inviteUrl = (await p.getByTestId("invite-url").innerText()).trim();
     assert.match(inviteUrl, /^https:\/\/.+\/e\/\w{20,}$/);
     t.diagnostic(`invite link: ${new URL(inviteUrl).origin}/e/…`);
