@@ -86,6 +86,8 @@ export const Message = memo(function Message({ room, event, first, last, direct,
             tabIndex={focusable ? 0 : -1}
             aria-label={t("message.label", { name: own ? t("message.me") : name, time: time(event.getTs()), text: summary(event) })}
             onPointerEnter={(e) => e.pointerType === "mouse" && onActive(id)}
+            // A message gets another ID once it is sent, under a mouse that may stay.
+            onPointerMove={(e) => e.pointerType === "mouse" && !active && onActive(id)}
             onPointerLeave={(e) => e.pointerType === "mouse" && !held && onActive(undefined)}
             onClick={(e) => (e.target as Element).closest("a,button,summary") === null && onActive(id)}
             onFocus={() => onActive(id)}
