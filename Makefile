@@ -90,7 +90,7 @@ check: tools-go $(UI)/node_modules/.package-lock.json ui ## formatting, vet, sta
 	@if curl -fsS -m 10 -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	 else echo "   skipped: https://vuln.go.dev cannot be reached from here"; fi
 	$(call say,"house rules: imports - package comments - table owners - generated files")
-	@go test -count=1 ./test/house ./appliance/config
+	@go test -count=1 ./test/house ./appliance/config ./store/schema
 	$(call say,"user interface: types and lint")
 	@cd $(UI) && npm run --silent check
 
