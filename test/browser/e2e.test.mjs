@@ -163,6 +163,14 @@ step("they exchange encrypted messages, replies, reactions and edits", async () 
     assert.equal(types["m.room.message"], undefined, `messages in the clear: ${JSON.stringify(types)}`);
 });
 
+step("everything is there again after a reload", async () => {
+    for (const [p, text] of [[ada.page, "This answers the second one"], [grace.page, "A better second one"]]) {
+        await p.goto(new URL("/", p.url()).href);
+        await p.getByTestId("room-item").first().click({ timeout: 60_000 });
+        await message(p, text);
+    }
+});
+
 step("a file is dropped into the chat and comes out intact", async () => {
     const [a, g] = [ada.page, grace.page];
     const bytes = randomBytes(300_000);

@@ -56,6 +56,9 @@ export function useRefresh(emitter: unknown, events: readonly string[], when?: (
         };
         queued.current = document.hidden ? window.setTimeout(run, 50) : requestAnimationFrame(run);
     });
+    // What happened between the first rendering and the subscription was not heard: after a reload that is
+    // where the first sync falls.
+    useEffect(bump, [bump, emitter]);
     return n;
 }
 
