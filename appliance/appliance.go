@@ -65,12 +65,21 @@ type Appliance struct {
 	ready    atomic.Bool
 	once     sync.Once
 	closers  []func()
+
+	machine *Machine    // nil: the appliance is a program among others
+	trial   atomic.Bool // nobody but this machine is answered
 }
 
 // Start opens the data folder and serves it. out receives what a person at the
 // console should read; logs go to logTo.
 func Start(ctx context.Context, cfg *config.Config, out, logTo io.Writer) (*Appliance, error) {
-	a := &Appliance{cfg: cfg, out: out, started: time.Now(), netErrs: make(chan error, 8)}
+	return StartOn(ctx, cfg, nil, out, logTo)
+}
+
+// StartOn is Start on a machine that the appliance has to itself.
+func StartOn(ctx context.Context, cfg *config.Config, m *Machine, out, logTo io.Writer) (*Appliance, error) {
+	a := &Appliance{cfg: cfg, machine: m, out: out, started: time.Now(), netErrs: make(chan error, 8)}
+	a.trial.Store(m != nil && m.Trial)
 	a.logs = newLogs(cfg, logTo)
 	a.log = a.logs.component("appliance")
 	slog.SetDefault(a.logs.component("identity")) // the only logger that zitadel/oidc knows
@@ -98,7 +107,7 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	if err := a.listen(); err != nil {
 		return err
 	}
-	a.db, err = store.Open(ctx, filepath.Join(cfg.Data, "holdfast.db"), store.Options{Log: a.logs.component("store")})
+	a.db, err = store.Open(ctx, filepath.Join(cfg.Data, "holdfast.db"), store.Options{Log: a.logs.component("store"), TakeBack: a.machine != nil})
 	if err != nil {
 		return openError(cfg.Data, err)
 	}
@@ -142,10 +151,15 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := a.settle(ctx); err != nil {
+		return err
+	}
 	a.ready.Store(true)
 	a.log.Info("ready", "version", Version, "server_name", name, "ms", time.Since(a.started).Milliseconds())
 	a.banner(code)
-	go a.healthy()
+	if a.machine == nil {
+		go a.healthy()
+	}
 	return nil
 }
 

@@ -27,6 +27,7 @@ type claim struct {
 	mu    sync.Mutex
 	next  time.Time // no guess is looked at before
 	wrong int
+	shown string // the code of this start, for the machine's screen
 }
 
 // Crockford's 32 characters, of which none is mistaken for another.
@@ -80,7 +81,13 @@ func (a *Appliance) openClaim(ctx context.Context) (code string, err error) {
 		return "", err
 	}
 	code = newClaimCode()
-	return code, a.settings.Put(ctx, map[string]string{settings.ClaimHash: hashCode(code)})
+	if err := a.settings.Put(ctx, map[string]string{settings.ClaimHash: hashCode(code)}); err != nil {
+		return "", err
+	}
+	a.claim.mu.Lock()
+	defer a.claim.mu.Unlock()
+	a.claim.shown = code
+	return code, nil
 }
 
 var (

@@ -33,6 +33,8 @@ func (a *Appliance) openWeb() error {
 		People:   console{a},
 		Status:   console{a},
 		SelfTest: selfTest{a},
+		Machine:  a.machine.parts(),
+		Console:  console{a},
 	})
 	a.web = w
 	return err

@@ -79,6 +79,10 @@ func (a *Appliance) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
+		if a.trial.Load() && !loopback(r) {
+			notYet(w)
+			return
+		}
 		a.realAddr(r)
 		if r.TLS != nil && hsts {
 			// Not with the own authority: a device that does not trust it yet must be

@@ -359,6 +359,17 @@ func (s *Service) withUser(ctx context.Context, userID string, fn func(tx *store
 	})
 }
 
+// HashPassword gives the argon2id hash of a password that belongs to no account, as
+// that of the machine's own screen. Errors: ErrWeakPassword.
+func (s *Service) HashPassword(ctx context.Context, password string) (string, error) {
+	return s.accounts.HashPassword(ctx, password, "console")
+}
+
+// VerifyHash reports whether a password fits a hash of HashPassword.
+func (s *Service) VerifyHash(ctx context.Context, hash, password string) (bool, error) {
+	return s.accounts.VerifyHash(ctx, hash, password)
+}
+
 // SetDisabled locks an account, so that none of its tokens work, or unlocks it:
 // its sessions then go on. Errors: ErrNoUser, ErrDeactivated.
 func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool) error {

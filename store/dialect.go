@@ -99,3 +99,6 @@ func syncFile(path string) error {
 	defer f.Close()
 	return f.Sync()
 }
+
+// syncDir makes what was renamed in a folder last.
+func syncDir(dir string) error { return syncFile(dir) }

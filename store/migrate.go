@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"holdfast/store/schema"
 )
@@ -71,6 +74,9 @@ func (db *DB) migrate(ctx context.Context, w *conn) error {
 			if err := os.Rename(tmp, copyTo); err != nil {
 				return err
 			}
+			if err := syncDir(filepath.Dir(copyTo)); err != nil {
+				return err
+			}
 		}
 		db.log.Info("the database is brought to a newer schema; a copy is kept until this version has been healthy", "from", have, "to", len(steps), "copy", copyTo)
 	}
@@ -106,4 +112,49 @@ func (db *DB) Healthy() error {
 		}
 	}
 	return nil
+}
+
+// takeBack puts the copy from before a migration in the place of a file that was
+// written by a newer version. It gives the cause back where there is no copy.
+func (db *DB) takeBack(cause error) error {
+	copies, err := filepath.Glob(db.path + ".before-*[0-9]")
+	if err != nil || len(copies) == 0 {
+		return cause
+	}
+	// One migration leaves one copy. Of several the one of the oldest schema is the
+	// state that was left first.
+	slices.SortFunc(copies, func(a, b string) int { return copySchema(a) - copySchema(b) })
+	db.log.Warn("the newer version was not kept; the database from before it is used again", "copy", copies[0])
+	if err := os.Rename(copies[0], db.path+returning); err != nil {
+		return unavailable(err)
+	}
+	if err := syncDir(filepath.Dir(db.path)); err != nil {
+		return err
+	}
+	return finishTakeBack(db.path)
+}
+
+// returning is the suffix of a copy that is on its way into the file's place.
+const returning = ".returning"
+
+// finishTakeBack ends a takeBack, also one that was cut off. The log that belongs
+// to the newer file goes first: it must not be applied to the older one.
+func finishTakeBack(path string) error {
+	if _, err := os.Stat(path + returning); err != nil {
+		return nil
+	}
+	for _, f := range []string{path + "-wal", path + "-shm"} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return unavailable(err)
+		}
+	}
+	if err := os.Rename(path+returning, path); err != nil {
+		return unavailable(err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func copySchema(path string) int {
+	n, _ := strconv.Atoi(path[strings.LastIndexByte(path, '-')+1:])
+	return n
 }

@@ -88,6 +88,10 @@ type Options struct {
 	Readers int
 	// Log receives what an operator should know. nil: discarded.
 	Log *slog.Logger
+	// TakeBack returns to the copy that a migration kept, where the file was written
+	// by a newer version. It is for machines on which a new version acknowledges
+	// nothing before Healthy: elsewhere it would lose writes.
+	TakeBack bool
 }
 
 // DB is an open store. Its methods are safe for concurrent use.
@@ -292,7 +296,17 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	if err := db.open(ctx); err != nil {
+	err = finishTakeBack(path)
+	if err == nil {
+		err = db.open(ctx)
+	}
+	if o.TakeBack && errors.Is(err, ErrNewer) {
+		db.sql.Close()
+		if err = db.takeBack(err); err == nil {
+			err = db.open(ctx)
+		}
+	}
+	if err != nil {
 		if db.sql != nil {
 			db.sql.Close()
 		}

@@ -52,6 +52,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	handle("DELETE /api/console/invites/{id}", func(r *http.Request, _ string) (any, error) {
 		return struct{}{}, s.Invites.RevokeInvite(r.Context(), r.PathValue("id"))
 	})
+	s.machineRoutes(mux, handle)
 }
 
 func (s *Server) setDisabled(r *http.Request, admin string) (any, error) {

@@ -30,7 +30,11 @@ func (s *Server) protect(next http.Handler) http.Handler {
 			s.writeError(w, r, &Error{Status: http.StatusForbidden, Code: "cross_origin", Message: "This request was started by another site and was refused. Open the appliance's own address and try again."})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		most := int64(maxBody)
+		if r.URL.Path == updatePath {
+			most = maxBundle // only administrators get to have it read
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, most)
 		next.ServeHTTP(w, r)
 	})
 }

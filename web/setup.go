@@ -58,12 +58,32 @@ func (s *Server) setupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /api/setup/finish", s.endpoint(s.setupFinish))
 	mux.HandleFunc("POST /api/setup/invite", s.endpoint(s.setupInvite))
 	mux.HandleFunc("POST /api/setup/selftest", s.endpoint(s.setupSelfTest))
+	mux.HandleFunc("POST /api/setup/recovery", s.endpoint(s.setupMachine(s.newRecovery)))
+	mux.HandleFunc("POST /api/setup/recovery/confirm", s.endpoint(s.setupMachine(s.confirmRecovery)))
+	mux.HandleFunc("POST /api/setup/clock", s.endpoint(s.setupMachine(s.setClock)))
 }
 
 // setupAnswer is the state, and whether this browser has proved the claim code.
+// Disk and Clock are there for who did, on a machine of the appliance's own.
 type setupAnswer struct {
 	State
-	Proved bool `json:"proved"`
+	Proved bool        `json:"proved"`
+	Disk   *DiskState  `json:"disk,omitempty"`
+	Clock  *ClockState `json:"clock,omitempty"`
+}
+
+// setupMachine lets the browser that proved the claim code do something with the
+// machine, before and right after there is an administrator.
+func (s *Server) setupMachine(f func(r *http.Request) (any, error)) func(http.ResponseWriter, *http.Request) (any, error) {
+	return func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		if _, err := s.setupSession(r); err != nil {
+			return nil, err
+		}
+		if s.Machine == nil {
+			return nil, errNoMachine
+		}
+		return f(r)
+	}
 }
 
 func (s *Server) setupState(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -72,7 +92,19 @@ func (s *Server) setupState(_ http.ResponseWriter, r *http.Request) (any, error)
 		return nil, err
 	}
 	_, err = s.setupSession(r)
-	return setupAnswer{st, err == nil}, nil
+	a := setupAnswer{State: st, Proved: err == nil}
+	if a.Proved && s.Machine != nil {
+		disk, err := s.Machine.Disk.DiskState(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		clock, err := s.Machine.Clock.ClockState(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		a.Disk, a.Clock = &disk, &clock
+	}
+	return a, nil
 }
 
 func (s *Server) setupClaim(w http.ResponseWriter, r *http.Request) (any, error) {

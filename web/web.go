@@ -32,6 +32,9 @@ type Options struct {
 	People   People
 	Status   Status
 	SelfTest SelfTest
+
+	Machine *Machine // nil: the appliance is a program among others
+	Console Console  // needed with a Machine
 }
 
 // Server answers everything that is neither Matrix, OAuth nor the SFU.
@@ -42,6 +45,7 @@ type Server struct {
 	guard   *http.CrossOriginProtection
 	claims  *throttle
 	session setupSessions
+	handing chan struct{} // bounds how many fetch an update from here at a time
 	now     func() time.Time
 }
 
@@ -55,7 +59,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Options: o, files: f, mux: http.NewServeMux(), guard: http.NewCrossOriginProtection(), now: time.Now}
+	s := &Server{Options: o, files: f, mux: http.NewServeMux(), guard: http.NewCrossOriginProtection(), handing: make(chan struct{}, 2), now: time.Now}
 	s.claims = newThrottle(func() time.Time { return s.now() })
 	s.routes()
 	return s, nil

@@ -21,6 +21,9 @@ const (
 	SelfTestRoom = "selftest.room"
 	TLSMode      = "tls.mode"
 	TLSEmail     = "tls.acme_email"
+
+	ConsolePassword = "console.password" // argon2id hash; the screen's menu asks for it
+	ShareUpdates    = "updates.share"    // "yes": other appliances may fetch the running version
 )
 
 const (

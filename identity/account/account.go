@@ -301,6 +301,11 @@ func (a *Accounts) Verify(ctx context.Context, name, password, from string) (Use
 	return u, u.Err()
 }
 
+// VerifyHash reports whether a password is the one of a hash that HashPassword made.
+func (a *Accounts) VerifyHash(ctx context.Context, hash, password string) (bool, error) {
+	return a.hasher.verify(ctx, hash, password)
+}
+
 // HashPassword prepares SetPasswordTx. Errors: ErrWeakPassword.
 func (a *Accounts) HashPassword(ctx context.Context, password, source string) (string, error) {
 	if err := checkPassword(password, source); err != nil {
