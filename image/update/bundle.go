@@ -74,6 +74,7 @@ func (m *Manifest) check() error {
 // comes only when the image's SHA-256 is what the manifest says.
 type Bundle struct {
 	Manifest
+	head []byte // all that stands before the image
 	r    io.Reader
 	left int64
 	sum  hash.Hash
@@ -100,6 +101,19 @@ func Write(w io.Writer, m Manifest, image io.ReadSeeker, key ed25519.PrivateKey)
 	_, err = io.Copy(w, io.MultiReader(bytes.NewReader(head), bytes.NewReader(ed25519.Sign(key, head)), image))
 	return err
 }
+
+// Head gives what of a bundle stands before its image. A system partition keeps it
+// in HeadFile, so that the bundle can be handed on.
+func Head(bundle io.Reader, keys []ed25519.PublicKey) (head []byte, version string, err error) {
+	b, err := Open(bundle, keys)
+	if err != nil {
+		return nil, "", err
+	}
+	return b.head, b.Version, nil
+}
+
+// HeadFile is where a version's Head is kept on the system partition.
+func HeadFile(version string) string { return "holdfast/" + version + ".head" }
 
 func header(m Manifest) ([]byte, error) {
 	text, err := json.Marshal(m)
@@ -138,7 +152,7 @@ func Open(r io.Reader, keys []ed25519.PublicKey) (*Bundle, error) {
 	if !good {
 		return nil, ErrSignature
 	}
-	b := &Bundle{r: r, sum: sha256.New()}
+	b := &Bundle{head: append(signed, sig...), r: r, sum: sha256.New()}
 	if err := json.Unmarshal(text, &b.Manifest); err != nil {
 		return nil, ErrNotBundle
 	}

@@ -1,7 +1,9 @@
 package update
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -124,6 +126,10 @@ func (s *Slots) Stage(ctx context.Context, b *Bundle) error {
 			}
 			return err
 		}
+		if err := s.keepHead(b); err != nil {
+			os.Remove(tmp)
+			return err
+		}
 		name := fmt.Sprintf("holdfast_%s+%d.efi", b.Version, Attempts)
 		if err := os.Rename(tmp, filepath.Join(s.dir(), name)); err != nil {
 			os.Remove(tmp)
@@ -152,11 +158,67 @@ func (s *Slots) makeRoom(coming string) error {
 		if err := os.Remove(filepath.Join(s.dir(), slot.File)); err != nil {
 			return err
 		}
+		if err := os.Remove(s.headPath(slot.Version)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	if err := os.Remove(filepath.Join(s.dir(), "update.tmp")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+func (s *Slots) headPath(version string) string {
+	return filepath.Join(s.ESP, filepath.FromSlash(HeadFile(version)))
+}
+
+func (s *Slots) keepHead(b *Bundle) error {
+	path := s.headPath(b.Version)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.head, 0o600)
+}
+
+// Manifest is what a version on the system partition says about itself.
+func (s *Slots) Manifest(version string, keys []ed25519.PublicKey) (Manifest, error) {
+	f, err := os.Open(s.headPath(version))
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer f.Close()
+	b, err := Open(f, keys)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return b.Manifest, nil
+}
+
+// Bundle gives a version on the system partition as the bundle of size bytes that
+// it came from.
+func (s *Slots) Bundle(version string) (r io.ReadCloser, size int64, err error) {
+	list, err := s.List()
+	if err != nil {
+		return nil, 0, err
+	}
+	i := slices.IndexFunc(list, func(slot Slot) bool { return slot.Version == version })
+	if i < 0 {
+		return nil, 0, fmt.Errorf("version %s is not on this machine", version)
+	}
+	head, err := os.ReadFile(s.headPath(version))
+	if err != nil {
+		return nil, 0, fmt.Errorf("the signature of version %s is not on this machine, so it cannot be handed on: %w", version, err)
+	}
+	f, err := os.Open(filepath.Join(s.dir(), list[i].File))
+	if err != nil {
+		return nil, 0, err
+	}
+	return &joined{io.MultiReader(bytes.NewReader(head), f), f}, int64(len(head)) + list[i].Size, nil
+}
+
+type joined struct {
+	io.Reader
+	io.Closer
 }
 
 func copyTo(ctx context.Context, path string, b *Bundle) error {

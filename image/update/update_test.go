@@ -199,6 +199,22 @@ func TestStage(t *testing.T) {
 		if image, err := os.ReadFile(filepath.Join(s.dir(), "holdfast_1.2.0+3.efi")); err != nil || string(image) != "new image" {
 			t.Errorf("%q, %v", image, err)
 		}
+		// It can be handed on as it came.
+		r, size, err := s.Bundle("1.2.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := io.ReadAll(r)
+		r.Close()
+		if err != nil || int64(len(again)) != size {
+			t.Errorf("%d bytes of %d, %v", len(again), size, err)
+		}
+		if b, image, err := k.open(again); err != nil || string(image) != "new image" || b.Version != "1.2.0" {
+			t.Errorf("handed on: %v", err)
+		}
+		if m, err := s.Manifest("1.2.0", []ed25519.PublicKey{k.pub}); err != nil || m.Schema != 9 {
+			t.Errorf("%+v, %v", m, err)
+		}
 	}
 }
 

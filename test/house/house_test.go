@@ -118,15 +118,17 @@ func TestImports(t *testing.T) {
 			switch {
 			case slices.Contains(testKits, to) || under(to, "test"):
 				bad("this is for tests only")
-			case under(to, "cmd"), under(to, "appliance") && !under(from, "appliance") && !under(from, "cmd"):
+			case under(to, "cmd"), under(to, "appliance") && !under(from, "appliance") && !under(from, "cmd") && !under(from, "image"):
 				bad("the appliance knows its peers, they do not know it")
-			case under(from, "cmd") && to != "appliance":
+			case under(to, "image") && !under(from, "image") && !(under(from, "cmd") && to == "image/boot"):
+				bad("the disk image is built around the appliance, which does not know it")
+			case under(from, "cmd") && to != "appliance" && to != "image/boot":
 				bad("a command is only a call of the appliance")
 			case under(from, "store") && !under(to, "store"):
 				bad("store knows nothing above it")
 			}
 			for _, peer := range peers {
-				if under(to, peer) && !under(from, peer) && !under(from, "appliance") {
+				if under(to, peer) && !under(from, peer) && !under(from, "appliance") && !under(from, "image") {
 					bad("peers are joined by the appliance, through interfaces of the consumer")
 				}
 			}
