@@ -219,7 +219,8 @@ func (a *Appliance) Close() {
 // ServerName is the name that user IDs carry at this moment.
 func (a *Appliance) ServerName() string { return a.core.Load().name }
 
-// Addr is the address a listener ("https", "http", "federation", "metrics") has, or nil.
+// Addr is the address a listener ("https", "http", "redirect", "federation",
+// "metrics") has, or nil.
 func (a *Appliance) Addr(name string) net.Addr {
 	for _, l := range a.listens {
 		if l.name == name {

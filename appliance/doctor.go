@@ -109,7 +109,7 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 	if !running {
 		for _, l := range []struct{ key, addr string }{
 			{"listen.https", cfg.Listen.HTTPS}, {"listen.http", cfg.Listen.HTTP},
-			{"listen.federation", cfg.Listen.Federation}, {"listen.metrics", cfg.Listen.Metrics},
+			{"listen.redirect", cfg.Listen.Redirect}, {"listen.federation", cfg.Listen.Federation}, {"listen.metrics", cfg.Listen.Metrics},
 		} {
 			if l.addr == "" {
 				continue

@@ -71,6 +71,33 @@ func (a *Appliance) serveCA(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// redirect sends browsers to the same place on HTTPS. Only addresses: whatever
+// else arrives here, as a form's content or a token, has been seen by everybody on
+// the way and is not encouraged by working.
+func (a *Appliance) redirect(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/ca.crt" {
+		a.serveCA(w, r)
+		return
+	}
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, "Use https:// here.", http.StatusMisdirectedRequest)
+		return
+	}
+	// A foreign name would make of this a way to send people anywhere.
+	if host != a.cfg.PublicHost() && !a.ownName(host) {
+		http.Redirect(w, r, a.sharedURL()+"/", http.StatusTemporaryRedirect)
+		return
+	}
+	to := *r.URL
+	to.Scheme, to.Host = "https", hostPort(host, strconv.Itoa(a.httpsPort()), "443")
+	http.Redirect(w, r, to.String(), http.StatusTemporaryRedirect)
+}
+
 // wrap does what every request needs: it counts, logs, survives panics, ends
 // uploads that stall and long polls at a stop.
 func (a *Appliance) wrap(next http.Handler) http.Handler {

@@ -27,7 +27,7 @@ const (
 
 // listener is one open port.
 type listener struct {
-	name string // "https", "http", "federation", "metrics"
+	name string // "https", "http", "redirect", "federation", "metrics"
 	tls  bool
 	ln   net.Listener
 	srv  *http.Server
@@ -43,6 +43,7 @@ func (a *Appliance) listen() error {
 	}{
 		{"https", a.cfg.Listen.HTTPS, true},
 		{"http", a.cfg.Listen.HTTP, false},
+		{"redirect", a.cfg.Listen.Redirect, false},
 		{"federation", a.cfg.Listen.Federation, a.cfg.TLS.Mode != "off"},
 		{"metrics", a.cfg.Listen.Metrics, false},
 	} {
@@ -78,6 +79,8 @@ func (a *Appliance) serve() {
 		switch l.name {
 		case "metrics":
 			h = a.metricsHandler()
+		case "redirect":
+			h = a.wrap(http.HandlerFunc(a.redirect))
 		case "federation":
 			h = a.federationHandler()
 		default:

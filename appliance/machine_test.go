@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -99,5 +100,39 @@ func TestConsolePassword(t *testing.T) {
 	}
 	if !strings.Contains(appliance.ErrConsolePassword.Error(), "console") {
 		t.Error(appliance.ErrConsolePassword)
+	}
+}
+
+// TestRedirect sends browsers on to HTTPS under the name they used, if it is ours.
+func TestRedirect(t *testing.T) {
+	cfg, err := config.Load(config.Input{Data: t.TempDir(), Set: []string{"server_name=chat.test", "listen.https=127.0.0.1:0", "listen.redirect=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := appliance.Start(context.Background(), cfg, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	_, port, _ := strings.Cut(a.Addr("https").String(), ":")
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for _, c := range []struct{ method, host, path, want string }{
+		{"GET", "localhost", "/setup?x=1", "https://localhost:" + port + "/setup?x=1"},
+		{"GET", "Chat.test:80", "/", "https://chat.test:" + port + "/"},
+		{"GET", "evil.test", "/setup", "https://"},
+		{"POST", "localhost", "/login", ""},
+		{"GET", "localhost", "/ca.crt", ""},
+	} {
+		req, _ := http.NewRequest(c.method, "http://"+a.Addr("redirect").String()+c.path, nil)
+		req.Host = c.host
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		got := resp.Header.Get("Location")
+		if c.want == "" && got != "" || !strings.HasPrefix(got, c.want) || strings.Contains(got, "evil") {
+			t.Errorf("%s %s%s leads to %q, want %q", c.method, c.host, c.path, got, c.want)
+		}
 	}
 }

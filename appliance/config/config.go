@@ -29,6 +29,7 @@ type Config struct {
 	Listen struct {
 		HTTPS      string `toml:"https" doc:"HTTPS for browsers and clients."`
 		HTTP       string `toml:"http" doc:"Plain HTTP, for a reverse proxy on this machine or for tests."`
+		Redirect   string `toml:"redirect" doc:"Plain HTTP, usually :80, that only sends browsers on to listen.https and gives out\nthe own authority's certificate."`
 		Federation string `toml:"federation" doc:"Other Matrix servers, usually :8448. It uses the same certificate."`
 		Metrics    string `toml:"metrics" doc:"/metrics, /healthz and /readyz. Keep it on an address that only this machine reaches."`
 	} `toml:"listen" doc:"Listeners, each IP:port or :port (all addresses). Empty is off."`
@@ -319,6 +320,7 @@ func (c *Config) check() (errs []error) {
 	seen := map[string]string{}
 	for _, l := range []struct{ key, addr string }{
 		{"listen.https", c.Listen.HTTPS}, {"listen.http", c.Listen.HTTP},
+		{"listen.redirect", c.Listen.Redirect},
 		{"listen.federation", c.Listen.Federation}, {"listen.metrics", c.Listen.Metrics},
 	} {
 		if l.addr == "" {
@@ -334,6 +336,9 @@ func (c *Config) check() (errs []error) {
 			}
 			seen[l.addr] = l.key
 		}
+	}
+	if c.Listen.Redirect != "" && c.Listen.HTTPS == "" {
+		add("listen.redirect", "there is no listen.https to send browsers to; set one, or listen.redirect to \"\"")
 	}
 	if c.Listen.HTTPS == "" && c.Listen.HTTP == "" && len(errs) == 0 {
 		add("listen.http", "there is no listener for clients; set listen.https, or listen.http where a reverse proxy does TLS")
