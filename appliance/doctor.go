@@ -23,6 +23,9 @@ type finding struct {
 var errUnwell = errors.New("something is wrong; see above")
 
 func runDoctor(ctx context.Context, c *cli, _ []string) error {
+	if c.hardware {
+		return runHardware(c)
+	}
 	found := diagnose(ctx, c.in)
 	unwell := false
 	for _, f := range found {

@@ -51,6 +51,7 @@ type cli struct {
 	expires           string
 	inviteName        string
 	template          bool
+	hardware          bool
 }
 
 type setFlag struct{ list *[]string }
@@ -75,7 +76,10 @@ func commands() []command {
 			long: "Runs the appliance on a data folder, which is made if it is missing. No question is\nasked; a new appliance prints the address and a claim code for its setup.\nSIGTERM and SIGINT stop it after the requests that run."},
 		{name: "version", short: "print the version", run: runVersion},
 		{name: "doctor", short: "check the configuration, the machine and the running appliance", run: runDoctor,
-			long: "Checks what goes wrong most often and says what to do. Exit code 1 if something is\nwrong; it changes nothing."},
+			long: "Checks what goes wrong most often and says what to do. Exit code 1 if something is\nwrong; it changes nothing. --hardware lists the devices instead, and exit code 1 then\nmeans that a disk or network device has no driver.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.hardware, "hardware", false, "list the machine's devices and what has no driver")
+			}},
 		{name: "claim", short: "print a new claim code for the setup", run: runClaim,
 			long: "Makes a new claim code for an appliance that nobody has set up yet; the one before\nbecomes useless."},
 		{name: "user add", args: "NAME", nargs: [2]int{1, 1}, short: "make an account", run: runUserAdd,
