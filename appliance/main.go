@@ -50,6 +50,7 @@ type cli struct {
 	uses              int
 	expires           string
 	inviteName        string
+	dryRun            bool
 	template          bool
 	hardware          bool
 }
@@ -108,12 +109,22 @@ func commands() []command {
 				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
 				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
 			}},
+		{name: "install", short: "make it a service of this Linux system", run: runInstall,
+			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",
+			flags: func(f *flag.FlagSet, c *cli) { dryRunFlag(f, c) }},
+		{name: "uninstall", short: "remove the service; the data stays", run: runUninstall,
+			long:  "Stops and removes what install wrote, apart from data, configuration and account.",
+			flags: func(f *flag.FlagSet, c *cli) { dryRunFlag(f, c) }},
 		{name: "config print", short: "print the configuration in effect", run: runConfigPrint,
 			long: "Prints every key with its value and where it came from: the file, the environment\n(HOLDFAST_...) or --set. Secrets are left out.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.template, "template", false, "print an appliance.toml with all keys, explained")
 			}},
 	}
+}
+
+func dryRunFlag(f *flag.FlagSet, c *cli) {
+	f.BoolVar(&c.dryRun, "dry-run", false, "only tell what would be done")
 }
 
 func passwordFlags(f *flag.FlagSet, c *cli) {
@@ -253,8 +264,12 @@ func runServe(ctx context.Context, c *cli, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if err := tellSystemd("READY=1"); err != nil {
+		a.log.Warn("the service manager cannot be told that the appliance is ready", "err", err)
+	}
 	err = a.Wait(ctx)
 	stop() // a second signal ends the program at once
+	tellSystemd("STOPPING=1")
 	a.Close()
 	return err
 }
