@@ -52,10 +52,14 @@ tools-node:
 	@node -e 'const [a,b]=process.versions.node.split(".").map(Number); if (a<20||(a==20&&b<19)) { console.error("Node.js "+process.versions.node+" is too old: install 20.19 or later."); process.exit(1) }'
 
 # The end-to-end tests need a browser, and ip(8) for a network without a way out.
+# The proxies are for CI: on a person's machine their packages would start services.
 tools-test: tools-go tools-node
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	if [ "$$CI" = true ]; then \
+	  command -v caddy >/dev/null || missing="$$missing caddy"; \
+	  command -v nginx >/dev/null || missing="$$missing nginx-light"; fi; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
@@ -124,6 +128,20 @@ test-clients: build test/clients/js/node_modules/.package-lock.json ## encrypted
 test-browser: build tools-test ## end to end in headless Chromium
 	$(call say,"browsers (headless Chromium)")
 	@test/browser/run
+
+# --- packages --------------------------------------------------------------------
+
+EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+ARCH  ?= $(shell go env GOARCH)
+
+.PHONY: deb oci
+deb: build ## make a Debian package in bin/
+	$(call say,"packing for Debian")
+	@go build -C image/deb -o $(CURDIR)/bin/tools/deb . && bin/tools/deb -binary bin/holdfast -arch $(ARCH) -version $(VERSION) -epoch $(EPOCH) -out bin
+
+oci: build ## make a container image in bin/
+	$(call say,"packing a container image")
+	@go run ./image/oci -binary bin/holdfast -arch $(ARCH) -version $(VERSION) -epoch $(EPOCH) -out bin
 
 .PHONY: race
 race: tools-go ## the race detector on what runs concurrently (needs a C compiler, takes a while)
