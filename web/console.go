@@ -23,7 +23,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		}))
 	}
 	handle("GET /api/console/me", func(_ *http.Request, admin string) (any, error) {
-		return map[string]string{"user_id": admin}, nil
+		return map[string]any{"user_id": admin, "machine": s.Machine != nil}, nil
 	})
 	handle("GET /api/console/status", func(r *http.Request, _ string) (any, error) { return s.Status.Status(r.Context()) })
 	handle("POST /api/console/selftest", func(r *http.Request, _ string) (any, error) { return s.selfTest(r) })

@@ -1,11 +1,13 @@
 // The administrators' console at /console: how the appliance is, its people, its invites. Who may look is decided by
 // the browser session of the sign-in pages, not by the chat's token.
-import { useCallback, useEffect, useState, type ReactNode } from "react";
+import { useEffect, useState, type ReactNode } from "react";
 import { Avatar, Banner, Brand, Button, Confirm, Dialog, Empty, ErrorNote, Spinner, TextField, Toasts, toast } from "../design";
-import { locale, t } from "../i18n";
+import { t } from "../i18n";
 import { navigate, usePath } from "../router";
 import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
 import { InviteCard, SelfTest } from "../setup/done";
+import { bytes, date, duration, number, useLoaded } from "./load";
+import { MachinePage } from "./machine";
 import "../setup/setup.css";
 import "./console.css";
 
@@ -36,20 +38,19 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number };
 }
 
-const pages = ["status", "people", "invites"] as const;
-type Page = (typeof pages)[number];
+const allPages = ["status", "people", "invites", "machine"] as const;
+type Page = (typeof allPages)[number];
 
 export default function Console() {
     const path = usePath();
-    const [me, setMe] = useState<string>();
+    const [me, setMe] = useState<{ user_id: string; machine: boolean }>();
     const [trouble, setTrouble] = useState<ApiError>();
+    // A machine of the appliance's own is looked after here; another's is not.
+    const pages = allPages.filter((p) => p !== "machine" || me?.machine);
     const page: Page = pages.find((p) => path === `/console/${p}`) ?? "status";
     useEffect(() => {
         document.title = t("console.title");
-        api<{ user_id: string }>("GET", "/api/console/me").then(
-            (r) => setMe(r.user_id),
-            (e) => setTrouble(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e))),
-        );
+        api<{ user_id: string; machine: boolean }>("GET", "/api/console/me").then(setMe, (e) => setTrouble(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e))));
     }, []);
     if (trouble) return <Outside trouble={trouble} />;
     if (!me)
@@ -81,12 +82,13 @@ export default function Console() {
                         </a>
                     ))}
                 </nav>
-                <span className="console-me hf-hint">{me}</span>
+                <span className="console-me hf-hint">{me.user_id}</span>
             </header>
             <main className="console-main">
                 {page === "status" && <StatusPage />}
-                {page === "people" && <PeoplePage me={me} />}
+                {page === "people" && <PeoplePage me={me.user_id} />}
                 {page === "invites" && <InvitesPage />}
+                {page === "machine" && <MachinePage />}
             </main>
             <Toasts />
         </div>
@@ -114,43 +116,6 @@ function Outside({ trouble }: { trouble: ApiError }) {
             </div>
         </main>
     );
-}
-
-/** useList loads something now and on demand, and keeps the old while the new is on its way. */
-function useLoaded<T>(path: string, everySeconds?: number): { value: T | undefined; error: string | undefined; reload: () => Promise<void> } {
-    const [value, setValue] = useState<T>();
-    const [error, setError] = useState<string>();
-    const reload = useCallback(async () => {
-        try {
-            setValue(await api<T>("GET", path));
-            setError(undefined);
-        } catch (e) {
-            if (e instanceof ApiError && e.status === 401) location.reload();
-            setError(messageOf(e));
-        }
-    }, [path]);
-    useEffect(() => {
-        void reload();
-        if (!everySeconds) return;
-        const timer = setInterval(() => document.visibilityState === "visible" && void reload(), everySeconds * 1000);
-        return () => clearInterval(timer);
-    }, [reload, everySeconds]);
-    return { value, error, reload };
-}
-
-const number = (n: number): string => new Intl.NumberFormat(locale).format(n);
-const date = (iso: string | undefined): string => (!iso || iso.startsWith("0001") ? t("console.never") : new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso)));
-function bytes(n: number): string {
-    const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
-    let i = 0;
-    for (; n >= 1000 && i < units.length - 1; i++) n /= 1000;
-    return new Intl.NumberFormat(locale, { style: "unit", unit: units[i]!, maximumFractionDigits: n < 10 && i > 0 ? 1 : 0 }).format(n);
-}
-function duration(ms: number): string {
-    const minutes = Math.max(0, Math.floor(ms / 60_000));
-    if (minutes < 60) return t("console.minutes", { count: minutes });
-    if (minutes < 48 * 60) return t("console.hours", { count: Math.floor(minutes / 60) });
-    return t("console.days", { count: Math.floor(minutes / 1440) });
 }
 
 function StatusPage() {

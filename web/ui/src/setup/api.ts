@@ -14,7 +14,7 @@ export class ApiError extends Error {
     }
 }
 
-export async function api<T>(method: "GET" | "POST" | "DELETE", path: string, body?: object): Promise<T> {
+export async function api<T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: object): Promise<T> {
     let res: Response;
     try {
         res = await fetch(path, {
@@ -26,16 +26,38 @@ export async function api<T>(method: "GET" | "POST" | "DELETE", path: string, bo
     } catch {
         throw new ApiError(0, "unreachable", t("setup.unreachable"));
     }
-    const text = await res.text();
+    return answer<T>(res.status, await res.text());
+}
+
+/** upload sends a file as it is; progress gets the part that has been sent, 0 to 1. */
+export function upload<T>(path: string, file: Blob, progress: (part: number) => void): Promise<T> {
+    return new Promise((resolve, reject) => {
+        const x = new XMLHttpRequest();
+        x.open("POST", path);
+        x.upload.onprogress = (e) => e.lengthComputable && progress(e.loaded / e.total);
+        x.onload = () => {
+            try {
+                resolve(answer<T>(x.status, x.responseText));
+            } catch (e) {
+                reject(e as Error);
+            }
+        };
+        x.onerror = () => reject(new ApiError(0, "unreachable", t("setup.unreachable")));
+        x.setRequestHeader("content-type", "application/octet-stream");
+        x.send(file);
+    });
+}
+
+function answer<T>(status: number, text: string): T {
     let json: unknown;
     try {
         json = JSON.parse(text);
     } catch {
-        throw new ApiError(res.status, "bad_answer", t("setup.badAnswer", { status: String(res.status) }));
+        throw new ApiError(status, "bad_answer", t("setup.badAnswer", { status: String(status) }));
     }
-    if (res.ok) return json as T;
+    if (status >= 200 && status < 300) return json as T;
     const e = (json as { error?: { code?: string; message?: string; field?: string } }).error;
-    throw new ApiError(res.status, e?.code ?? "unknown", e?.message ?? t("setup.badAnswer", { status: String(res.status) }), e?.field);
+    throw new ApiError(status, e?.code ?? "unknown", e?.message ?? t("setup.badAnswer", { status: String(status) }), e?.field);
 }
 
 export type TlsMode = "own-ca" | "files" | "acme" | "off";
@@ -56,6 +78,26 @@ export interface State {
     public_url: string;
     tls: Tls;
     version: string;
+    /** On a machine of the appliance's own, for the browser that proved the code. */
+    disk?: DiskState;
+    clock?: ClockState;
+}
+
+export interface DiskState {
+    encrypted: boolean;
+    tpm: boolean;
+    passphrase: boolean;
+    device: string;
+    bytes: number;
+    warning?: string;
+}
+
+export interface ClockState {
+    now: string;
+    source: "rtc" | "ntp" | "administrator" | "build";
+    synced?: string;
+    servers: string[];
+    alarm?: string;
 }
 
 export interface Finished {

@@ -3,7 +3,8 @@ import { useEffect, useRef, useState } from "react";
 import { Button, CopyButton, ErrorNote, Icon, Spinner } from "../design";
 import { locale, t } from "../i18n";
 import { OwnCA } from ".";
-import { type Check, type Finished, type Invite, type State, api, messageOf } from "./api";
+import { Recovery } from "./recovery";
+import { type Check, type DiskState, type Finished, type Invite, type State, api, messageOf } from "./api";
 
 // A reload of this page shows the same invite instead of making another.
 const kept = "hf.setup.done";
@@ -23,6 +24,8 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
     const [finished] = useState<Finished | undefined>(() => fresh ?? load().finished);
     const [invite, setInvite] = useState<Invite | undefined>(() => (fresh ? undefined : load().invite));
     const [trouble, setTrouble] = useState<string>();
+    // A disk that nobody decided about is the one thing that is hard to mend later.
+    const [decided, setDecided] = useState(!state.disk || state.disk.passphrase);
     const heading = useRef<HTMLHeadingElement>(null);
     const asked = useRef(false);
 
@@ -56,6 +59,8 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
             )}
             {state.tls.mode === "own-ca" && <OwnCA state={state} />}
 
+            {state.disk && <ProtectDisk disk={state.disk} name={state.organisation || location.hostname} onDecided={() => setDecided(true)} />}
+
             <section aria-labelledby="setup-invite" className="setup-section">
                 <h2 id="setup-invite">{t("setup.invite.title")}</h2>
                 <ErrorNote>{trouble}</ErrorNote>
@@ -65,11 +70,55 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
             <SelfTest path="/api/setup/selftest" />
 
             <div className="hf-actions">
-                <a className="hf-button" href="/?login" data-testid="setup-open">
-                    {t("setup.done.open")}
-                </a>
+                {decided ? (
+                    <a className="hf-button" href="/?login" data-testid="setup-open">
+                        {t("setup.done.open")}
+                    </a>
+                ) : (
+                    <p className="hf-hint">{t("setup.disk.first")}</p>
+                )}
             </div>
         </div>
+    );
+}
+
+/** ProtectDisk is there on a machine of the appliance's own. */
+function ProtectDisk({ disk, name, onDecided }: { disk: DiskState; name: string; onDecided: () => void }) {
+    const [done, setDone] = useState(disk.passphrase);
+    const [left, setLeft] = useState(false);
+    return (
+        <section aria-labelledby="setup-disk" className="setup-section" data-testid="setup-disk">
+            <h2 id="setup-disk">{t("setup.disk.title")}</h2>
+            {done ? (
+                <p className="hf-note">{t("setup.disk.done")}</p>
+            ) : (
+                <>
+                    {disk.warning && <p className="hf-note hf-note--warn">{disk.warning}</p>}
+                    <Recovery
+                        base="/api/setup/recovery"
+                        name={name}
+                        onDone={() => {
+                            setDone(true);
+                            onDecided();
+                        }}
+                    />
+                    {left ? (
+                        <p className="hf-note hf-note--warn">{t("setup.disk.left")}</p>
+                    ) : (
+                        <Button
+                            look="plain"
+                            onPress={() => {
+                                setLeft(true);
+                                onDecided();
+                            }}
+                            data-testid="setup-disk-leave"
+                        >
+                            {disk.encrypted ? t("setup.disk.later") : t("setup.disk.leave")}
+                        </Button>
+                    )}
+                </>
+            )}
+        </section>
     );
 }
 

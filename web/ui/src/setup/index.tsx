@@ -1,8 +1,9 @@
 // The setup wizard at /setup: from the claim code to an invite link for the second person.
 import { useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
-import { Brand, Button, ErrorNote, Progress, RadioGroup, Spinner, TextField, Toasts } from "../design";
+import { Banner, Brand, Button, ErrorNote, Progress, RadioGroup, Spinner, TextField, Toasts } from "../design";
 import { t } from "../i18n";
-import { ApiError, type Finished, type State, type TlsMode, api, messageOf } from "./api";
+import { duration } from "../console/load";
+import { ApiError, type ClockState, type Finished, type State, type TlsMode, api, messageOf } from "./api";
 import { Done } from "./done";
 import { minLength, strength } from "./password";
 import "./setup.css";
@@ -66,7 +67,7 @@ export default function Setup() {
                     </a>
                 </div>
             ) : (
-                <Wizard state={state} onFinished={setFinished} />
+                <Wizard state={state} onProved={() => api<State>("GET", "/api/setup").then(setState)} onFinished={setFinished} />
             )}
             <Toasts />
         </main>
@@ -86,7 +87,7 @@ function suggestedName(state: State): string {
     return /^[\d.]+$|:|^localhost$/.test(host) ? "" : host;
 }
 
-function Wizard({ state, onFinished }: { state: State; onFinished: (f: Finished) => void }) {
+function Wizard({ state, onProved, onFinished }: { state: State; onProved: () => Promise<void>; onFinished: (f: Finished) => void }) {
     const [answers, setAnswers] = useState<Answers>(() => ({
         organisation: state.organisation,
         serverName: suggestedName(state),
@@ -142,6 +143,7 @@ function Wizard({ state, onFinished }: { state: State; onFinished: (f: Finished)
                 if (!code.trim()) return fail("code", t("setup.claim.missing"));
                 await api("POST", "/api/setup/claim", { code: code.trim() });
                 history.replaceState(null, "", location.pathname);
+                await onProved(); // the machine's own state is for who has the code
                 break;
             case "organisation":
                 if (!answers.organisation.trim()) return fail("organisation", t("setup.organisation.missing"));
@@ -206,6 +208,7 @@ function Wizard({ state, onFinished }: { state: State; onFinished: (f: Finished)
                 <Progress value={(at + 1) / (path.length + 1)} label={t("setup.progress")} />
                 <span className="hf-hint">{t("setup.step", { n: at + 1, of: path.length })}</span>
             </div>
+            {state.clock && step !== "claim" && <ClockNote clock={state.clock} />}
             <form onSubmit={(e) => void submit(e)} noValidate aria-busy={busy} data-testid={`setup-${step}`}>
                 <h1 className="hf-title" tabIndex={-1} ref={heading}>
                     {t(`setup.${step}.title`)}
@@ -385,6 +388,39 @@ function Strength({ password, score }: { password: string; score: 0 | 1 | 2 | 3 
             </span>
             <span aria-live="polite">{t(`setup.strength.${score}`)}</span>
         </span>
+    );
+}
+
+/** ClockNote offers this device's time to a machine whose clock says another. */
+function ClockNote({ clock }: { clock: ClockState }) {
+    const [skew, setSkew] = useState(0);
+    const [trouble, setTrouble] = useState<string>();
+    useEffect(() => setSkew(Math.abs(Date.parse(clock.now) - Date.now())), [clock.now]);
+    if (skew < 120_000) return null;
+    return (
+        <>
+            <Banner
+                icon="alert"
+                kind="warn"
+                role="alert"
+                action={
+                    <Button
+                        onPress={() =>
+                            void api("POST", "/api/setup/clock", { now: new Date().toISOString() }).then(
+                                () => setSkew(0),
+                                (e) => setTrouble(messageOf(e)),
+                            )
+                        }
+                        data-testid="setup-clock"
+                    >
+                        {t("setup.clock.set")}
+                    </Button>
+                }
+            >
+                {t("setup.clock.text", { by: duration(skew) })}
+            </Banner>
+            <ErrorNote>{trouble}</ErrorNote>
+        </>
     );
 }
 
