@@ -59,7 +59,10 @@ tools-test: tools-go tools-node
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	if [ "$$CI" = true ]; then \
 	  command -v caddy >/dev/null || missing="$$missing caddy"; \
-	  command -v nginx >/dev/null || missing="$$missing nginx-light"; fi; \
+	  command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	  command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
+	  command -v mke2fs >/dev/null || missing="$$missing e2fsprogs"; \
+	  command -v swtpm >/dev/null || missing="$$missing swtpm"; fi; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
