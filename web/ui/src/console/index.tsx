@@ -63,8 +63,9 @@ export default function Console() {
     return (
         <div className="console">
             <header className="console-head">
-                <a href="/" className="hf-brand" aria-label={t("console.toChat")}>
+                <a href="/" className="hf-brand">
                     <Brand />
+                    <span className="hf-hidden">{t("console.toChat")}</span>
                 </a>
                 <nav className="console-nav" aria-label={t("console.title")}>
                     {pages.map((p) => (

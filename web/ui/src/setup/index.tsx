@@ -80,11 +80,14 @@ function codeFromLink(): string {
     return hash.startsWith("code=") ? hash.slice(5) : hash;
 }
 
+const named = (host: string): boolean => host.includes(".") && !/^[\d.]+$|:/.test(host);
+
 /** A good guess for the server name: the address of this page, if it is a name. */
 function suggestedName(state: State): string {
-    if (state.server_name) return state.server_name;
+    // The bare name of a machine is seldom what a domain should be called for ever.
+    if (named(state.server_name)) return state.server_name;
     const host = location.hostname;
-    return /^[\d.]+$|:|^localhost$/.test(host) ? "" : host;
+    return named(host) ? host : "";
 }
 
 function Wizard({ state, onProved, onFinished }: { state: State; onProved: () => Promise<void>; onFinished: (f: Finished) => void }) {
@@ -103,11 +106,15 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
     const [sure, setSure] = useState(false);
     const [password, setPassword] = useState("");
     const [repeat, setRepeat] = useState("");
-    const [step, setStep] = useState<Step>(state.proved ? "organisation" : "claim");
     const [busy, setBusy] = useState(false);
     const [error, setError] = useState<{ message: string; field?: string | undefined }>();
+    const form = useRef<HTMLFormElement>(null);
     const heading = useRef<HTMLHeadingElement>(null);
     const first = useRef(true);
+    const path = steps.filter((s) => !(s === "name" && state.server_name_fixed) && !(s === "tls" && state.tls.fixed));
+    // Each step is an entry in the browser's history, so that its back button and a reload do what people expect.
+    const stepIn = (entry: unknown): Step | undefined => path.find((s) => s !== "claim" && s === (entry as { setup?: unknown } | null)?.setup);
+    const [step, setStep] = useState<Step>(() => (state.proved ? (stepIn(history.state) ?? "organisation") : "claim"));
 
     const set = (change: Partial<Answers>): void => {
         const next = { ...answers, ...change };
@@ -117,16 +124,38 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
     };
     // The new step is announced by its heading; the first one is not, for the page itself is announced then.
     useEffect(() => {
-        if (first.current) first.current = false;
-        else heading.current?.focus();
         window.scrollTo(0, 0);
+        if (first.current) {
+            first.current = false;
+            return;
+        }
+        // Where there is a keyboard people want to type on; the form is named by its heading, which is read out too.
+        const field = matchMedia("(pointer: fine)").matches ? form.current?.querySelector<HTMLElement>("input:not([type=checkbox], [type=radio], [type=file])") : undefined;
+        (step === "tls" ? heading.current : (field ?? heading.current))?.focus();
     }, [step]);
+    // What is wrong is brought into view.
+    useEffect(() => {
+        if (error) form.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+    }, [error]);
+    const latest = useRef(stepIn);
+    latest.current = stepIn;
+    useEffect(() => {
+        const back = (e: PopStateEvent): void => {
+            setError(undefined);
+            setStep((now) => (now === "claim" ? now : (latest.current(e.state) ?? "organisation")));
+        };
+        window.addEventListener("popstate", back);
+        return () => window.removeEventListener("popstate", back);
+    }, []);
 
-    const path = steps.filter((s) => !(s === "name" && state.server_name_fixed) && !(s === "tls" && state.tls.fixed));
     const at = path.indexOf(step);
     const go = (to: Step | undefined): void => {
         setError(undefined);
-        if (to) setStep(to);
+        if (!to) return;
+        // The code is spent: nothing leads back to its step.
+        if (step === "claim") history.replaceState({ setup: to }, "", location.pathname);
+        else history.pushState({ setup: to }, "", location.pathname);
+        setStep(to);
     };
     const wrong = (...fields: string[]): string | undefined => (error?.field !== undefined && fields.includes(error.field) ? error.message : undefined);
 
@@ -142,7 +171,6 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
             case "claim":
                 if (!code.trim()) return fail("code", t("setup.claim.missing"));
                 await api("POST", "/api/setup/claim", { code: code.trim() });
-                history.replaceState(null, "", location.pathname);
                 await onProved(); // the machine's own state is for who has the code
                 break;
             case "organisation":
@@ -209,8 +237,8 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
                 <span className="hf-hint">{t("setup.step", { n: at + 1, of: path.length })}</span>
             </div>
             {state.clock && step !== "claim" && <ClockNote clock={state.clock} />}
-            <form onSubmit={(e) => void submit(e)} noValidate aria-busy={busy} data-testid={`setup-${step}`}>
-                <h1 className="hf-title" tabIndex={-1} ref={heading}>
+            <form ref={form} aria-labelledby="setup-heading" onSubmit={(e) => void submit(e)} noValidate aria-busy={busy} data-testid={`setup-${step}`}>
+                <h1 className="hf-title" id="setup-heading" tabIndex={-1} ref={heading}>
                     {t(`setup.${step}.title`)}
                 </h1>
 
@@ -352,7 +380,7 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
                 <ErrorNote>{general}</ErrorNote>
                 <div className="hf-actions setup-actions">
                     {at > 0 && !(at === 1 && path[0] === "claim") && (
-                        <Button look="plain" onPress={() => go(path[at - 1])} isDisabled={busy}>
+                        <Button look="plain" onPress={() => (stepIn(history.state) === step ? history.back() : go(path[at - 1]))} isDisabled={busy}>
                             {t("setup.back")}
                         </Button>
                     )}
