@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
-import { keepEvidence, openBrowser, skipReason, sleep, startServer, until } from "./lib.mjs";
+import { keepEvidence, obstacles, openBrowser, skipReason, sleep, startServer, until } from "./lib.mjs";
 
 const skip = skipReason();
 const serverName = "demo.example";
@@ -49,8 +49,12 @@ step("the claim code leads through the setup to an invite and a green self-test"
 
     await p.getByTestId("claim-code").fill(server.claimCode.toLowerCase());
     await p.keyboard.press("Enter");
-    await p.getByTestId("organisation").fill("Stadt Demo");
+    await p.getByTestId("organisation").waitFor();
+    await until("the field has the focus", () => p.getByTestId("organisation").evaluate((e) => e === document.activeElement));
+    await p.keyboard.type("Stadt Demo");
     await p.keyboard.press("Enter");
+    await p.getByTestId("server-name").waitFor();
+    assert.deepEqual(await obstacles(p), []);
     await p.getByTestId("server-name").fill("https://demo.example/");
     await p.getByTestId("setup-next").click();
     await p.getByText("has no https://").waitFor();
@@ -61,6 +65,14 @@ step("the claim code leads through the setup to an invite and a green self-test"
     await p.getByTestId("setup-next").click();
     await p.getByTestId("ca").waitFor();
     assert.match(await p.getByTestId("ca").innerText(), /([0-9A-F]{2}:){31}[0-9A-F]{2}/, "the fingerprint of the authority is shown");
+    // The browser's own back and forward, and a reload, stay in the wizard and lose nothing.
+    await p.goBack();
+    await p.getByTestId("server-name").waitFor();
+    assert.equal(await p.getByTestId("server-name").inputValue(), serverName);
+    await p.goForward();
+    await p.getByTestId("ca").waitFor();
+    await p.reload();
+    await p.getByTestId("ca").waitFor();
     await p.getByTestId("setup-next").click();
     await p.getByTestId("admin-name").fill(admin.name);
     await p.getByTestId("admin-localpart").fill(admin.localpart);
@@ -84,6 +96,8 @@ step("the claim code leads through the setup to an invite and a green self-test"
         });
         assert.deepEqual(spilt, [], `something hangs out of the card at ${width} px`);
     }
+    assert.deepEqual(await obstacles(p), []);
+    await p.setViewportSize({ width: 1280, height: 800 });
     inviteUrl = (await p.getByTestId("invite-url").innerText()).trim();
     assert.match(inviteUrl, /^https:\/\/.+\/e\/\w{20,}$/);
     t.diagnostic(`invite link: ${new URL(inviteUrl).origin}/e/…`);
@@ -169,6 +183,77 @@ step("everything is there again after a reload", async () => {
         await p.getByTestId("room-item").first().click({ timeout: 60_000 });
         await message(p, text);
     }
+});
+
+step("what comes while one is elsewhere is counted, heard and found again", async () => {
+    const [a, g] = [ada.page, grace.page];
+    await a.getByTestId("composer").fill("a thought not yet sent");
+    await a.getByTestId("settings").click();
+    await a.getByTestId("settings-pane").waitFor();
+    await a.getByTestId("room-preview").filter({ hasText: "Draft: a thought not yet sent" }).waitFor();
+    await a.evaluate(() => {
+        window.__tones = 0;
+        const start = OscillatorNode.prototype.start;
+        OscillatorNode.prototype.start = function (...args) {
+            window.__tones++;
+            return start.apply(this, args);
+        };
+    });
+    // More than the timeline loads at once.
+    for (let i = 1; i <= 40; i++) await say(g, `Piece of news number ${i}`);
+    await a.getByTestId("unread").filter({ hasText: "40" }).waitFor({ timeout: 60_000 });
+    await until("the title counts", async () => (await a.title()).startsWith("(40)"));
+    assert.ok((await a.evaluate(() => window.__tones)) > 0, "nothing was heard");
+
+    await a.getByTestId("room-item").first().click();
+    await until("the chat opens where the news begins", async () => {
+        const line = await a.getByTestId("unread-line").boundingBox();
+        const view = await a.getByTestId("timeline").boundingBox();
+        return line && view && line.y >= view.y && line.y < view.y + view.height;
+    });
+    assert.match(await a.getByTestId("message").filter({ hasText: "Piece of news" }).first().innerText(), /number 1\b/);
+    assert.equal(await a.getByTestId("composer").inputValue(), "a thought not yet sent");
+    assert.deepEqual(await obstacles(a), []);
+    await a.getByTestId("jump-latest").click();
+    await message(a, "Piece of news number 40");
+    await until("it counts as read", async () => (await a.getByTestId("unread").count()) === 0 && !(await a.title()).startsWith("("));
+    await until("Grace sees that all is read, not only the last message", async () => {
+        const own = g.locator("[data-testid=message][data-own=true]");
+        return (await own.count()) > 20 && (await own.count()) === (await own.getByRole("img", { name: "Seen" }).count());
+    });
+    await a.getByTestId("composer").fill("");
+});
+
+step("the list of chats and a new group work by keyboard", async () => {
+    const p = ada.page;
+    await p.getByTestId("start-menu").focus();
+    await p.keyboard.press("Enter");
+    await p.keyboard.press("ArrowDown");
+    await p.keyboard.press("Enter");
+    await p.getByTestId("group-dialog").waitFor();
+    await until("the name has the focus", () => p.getByTestId("group-name").evaluate((e) => e === document.activeElement));
+    await p.keyboard.press("Enter");
+    await p.getByText("Give the group a name").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await p.keyboard.type("Crisis team");
+    await p.keyboard.press("Enter");
+    await p.getByRole("heading", { name: "Crisis team", level: 1 }).waitFor({ timeout: 20_000 });
+    await until("one can write at once", () => p.getByTestId("composer").evaluate((e) => e === document.activeElement));
+    await p.keyboard.type("Who is");
+    await p.keyboard.press("Shift+Enter");
+    await p.keyboard.type("there?");
+    await p.keyboard.press("Enter");
+    await message(p, "Who is\nthere?");
+
+    // The arrows walk along the list, Enter opens.
+    const here = p.url();
+    await p.getByTestId("room-item").first().focus();
+    await p.keyboard.press("ArrowDown");
+    await until("the next chat has the focus", () => p.getByTestId("room-item").nth(1).evaluate((e) => e === document.activeElement));
+    assert.equal(p.url(), here, "an arrow opened a chat");
+    await p.keyboard.press("Enter");
+    await p.getByRole("heading", { name: guest.name, level: 1 }).waitFor();
+    assert.notEqual(p.url(), here);
 });
 
 step("a file is dropped into the chat and comes out intact", async () => {

@@ -179,6 +179,29 @@ export async function openBrowser(name, options = {}) {
     return person;
 }
 
+const axe = () => readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+/**
+ * obstacles lists what axe-core finds on a page that keeps people from using it (WCAG 2.2 A and AA), in light and dark.
+ * Left out is where React Aria says for some seconds what a button did that may be gone by then.
+ */
+export async function obstacles(page) {
+    const found = [];
+    for (const colorScheme of ["dark", "light"]) {
+        await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+        await sleep(300); // colours fade
+        await page.evaluate(`window.axe || (() => { ${axe()} })(); undefined`);
+        found.push(
+            ...(await page.evaluate(async (scheme) => {
+                const { violations } = await window.axe.run({ exclude: ["[data-live-announcer]"] }, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] });
+                return violations.flatMap((v) => v.nodes.map((n) => `${scheme}: ${v.id} at ${n.target.join(" ")}: ${n.any[0]?.message ?? n.failureSummary}`));
+            }, colorScheme)),
+        );
+    }
+    await page.emulateMedia({ colorScheme: null, reducedMotion: null });
+    return found;
+}
+
 /** keepEvidence saves what each person sees, and what their browser said. */
 export async function keepEvidence(label, people) {
     const { writeFileSync } = await import("node:fs");

@@ -4,6 +4,7 @@ import { useEffect, useState } from "react";
 import { Avatar, Button } from "../design";
 import { t } from "../i18n";
 import { useRinging } from "./state";
+import { playTones } from "./tones";
 import "./call.css";
 
 export interface RingingNoticeProps {
@@ -55,18 +56,7 @@ function ring(): () => void {
     const beep = (): void => {
         context ??= new AudioContext();
         if (context.state !== "running") return void context.resume().catch(() => undefined);
-        for (const [at, pitch] of [[0, 659], [0.28, 523]] as const) {
-            const tone = context.createOscillator();
-            const gain = context.createGain();
-            const start = context.currentTime + at;
-            tone.frequency.value = pitch;
-            gain.gain.setValueAtTime(0, start);
-            gain.gain.linearRampToValueAtTime(0.12, start + 0.03);
-            gain.gain.exponentialRampToValueAtTime(0.001, start + 0.26);
-            tone.connect(gain).connect(context.destination);
-            tone.start(start);
-            tone.stop(start + 0.3);
-        }
+        playTones(context, [[0, 659], [0.28, 523]]);
     };
     try {
         beep();

@@ -6,6 +6,7 @@ import { Avatar, Icon, IconButton, Progress } from "../design";
 import { t } from "../i18n";
 import { nameOf, useClient, useRefresh } from "./context";
 import { stripReply } from "./describe";
+import { draftOf, keepDraft } from "./drafts";
 import { emoji } from "./emoji";
 import { size } from "./format";
 import { type Mention, toContent } from "./markdown";
@@ -25,7 +26,6 @@ interface Props {
     setFiles: (files: File[]) => void;
 }
 
-const draftKey = (roomId: string): string => `hf.draft.${roomId}`;
 const typingMs = 20_000;
 
 interface Suggestion {
@@ -39,7 +39,7 @@ interface Suggestion {
 export function Composer({ room, name, replyTo, editing, onDone, onEditLast, files, setFiles }: Props) {
     const client = useClient();
     const me = client.getSafeUserId();
-    const [text, setText] = useState(() => localStorage.getItem(draftKey(room.roomId)) ?? "");
+    const [text, setText] = useState(() => draftOf(room.roomId));
     const [mentions, setMentions] = useState<Mention[]>([]);
     const [caret, setCaret] = useState(0);
     const [picked, setPicked] = useState(0);
@@ -56,7 +56,7 @@ export function Composer({ room, name, replyTo, editing, onDone, onEditLast, fil
     const editId = editing?.getId();
     useEffect(() => {
         if (!editing) return;
-        before.current = localStorage.getItem(draftKey(room.roomId)) ?? "";
+        before.current = draftOf(room.roomId);
         const body = stripReply(String(editing.getContent()["body"] ?? ""));
         setText(body);
         setMentions(
@@ -81,13 +81,18 @@ export function Composer({ room, name, replyTo, editing, onDone, onEditLast, fil
     }, [files.length]);
     // On a phone the keyboard must not jump up with every chat that is opened.
     useEffect(() => {
-        if (matchMedia("(pointer: fine)").matches) area.current?.focus({ preventScroll: true });
+        if (!matchMedia("(pointer: fine)").matches) return;
+        area.current?.focus({ preventScroll: true });
+        // A dialog that led here gives the focus back to its button after this; then it is nowhere useful.
+        const timer = setTimeout(() => {
+            if (!document.activeElement?.closest("[role=dialog], [role=alertdialog], input, textarea")) area.current?.focus({ preventScroll: true });
+        }, 100);
+        return () => clearTimeout(timer);
     }, []);
 
     useEffect(() => {
         if (editId) return;
-        if (text) localStorage.setItem(draftKey(room.roomId), text);
-        else localStorage.removeItem(draftKey(room.roomId));
+        keepDraft(room.roomId, text);
     }, [text, room, editId]);
 
     useLayoutEffect(() => {
@@ -164,7 +169,7 @@ export function Composer({ room, name, replyTo, editing, onDone, onEditLast, fil
                 } as never)
                 .catch(() => undefined);
             before.current = "";
-            localStorage.removeItem(draftKey(room.roomId));
+            keepDraft(room.roomId, "");
         } else {
             const emote = body.startsWith("/me ");
             const content = toContent(emote ? body.slice(4) : body, mentions);
@@ -285,7 +290,7 @@ export function Composer({ room, name, replyTo, editing, onDone, onEditLast, fil
                     className="composer-text"
                     rows={1}
                     value={text}
-                    placeholder={label}
+                    placeholder={t("composer.placeholder")}
                     aria-label={label}
                     data-testid="composer"
                     {...(open ? { "aria-controls": listId, "aria-activedescendant": `${listId} ${Math.min(picked, suggestions.length - 1)}`.replaceAll(" ", "-"), "aria-autocomplete": "list" as const } : {})}

@@ -50,8 +50,9 @@ export function NewGroup({ onClose }: { onClose: () => void }) {
     const [kind, setKind] = useState<"private" | "open">("private");
     const [busy, setBusy] = useState(false);
     const [error, setError] = useState<string>();
+    const [nameless, setNameless] = useState(false);
     const make = async () => {
-        if (!name.trim()) return setError(t("group.needsName"));
+        if (!name.trim()) return setNameless(true);
         setBusy(true);
         setError(undefined);
         try {
@@ -71,7 +72,7 @@ export function NewGroup({ onClose }: { onClose: () => void }) {
                     void make();
                 }}
             >
-                <TextField label={t("group.name")} value={name} onChange={setName} autoFocus maxLength={200} autoComplete="off" data-testid="group-name" />
+                <TextField label={t("group.name")} value={name} onChange={(v) => (setName(v), setNameless(false))} error={nameless ? t("group.needsName") : undefined} autoFocus maxLength={200} autoComplete="off" data-testid="group-name" />
                 <TextField label={t("group.topic")} value={topic} onChange={setTopic} maxLength={1000} autoComplete="off" />
                 <PeoplePicker label={t("group.people")} chosen={people} onChange={setPeople} />
                 <RadioGroup

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { firstUnread, type RowEvent, toRows } from "./group";
+import { firstUnread, newSince, type RowEvent, toRows } from "./group";
 
 const noon = new Date(2026, 10, 23, 12).getTime();
 const minute = 60_000;
@@ -36,6 +36,18 @@ describe("firstUnread", () => {
         ["1", "4"], // one's own messages and changes are not news
         ["4", undefined],
         ["gone", undefined],
+        ["a reaction to 1", "4"], // read, but not shown
+        ["a reaction to 4", undefined],
         [undefined, undefined],
-    ])("after %s it is %s", (read, want) => expect(firstUnread(events, read, "me")).toBe(want));
+    ])("after %s it is %s", (read, want) => expect(firstUnread(events, ["1", "a reaction to 1", "2", "3", "4", "a reaction to 4"], read, "me")).toBe(want));
+});
+
+describe("newSince", () => {
+    const events = [event("1", "a", noon), event("2", "a", noon), event("3", "b", noon, "change"), event("4", "me", noon), event("5", "b", noon)];
+    it.each([
+        ["1", 2], // neither changes nor one's own
+        ["4", 1],
+        ["5", 0],
+        ["gone", 1],
+    ])("after %s there are %d", (id, want) => expect(newSince(events, id, "me")).toBe(want));
 });

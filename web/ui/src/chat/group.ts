@@ -20,11 +20,21 @@ const dayOf = (ts: number): string => {
     return `${d.getFullYear()}-${d.getMonth()}-${d.getDate()}`;
 };
 
-/** firstUnread finds the first message from others after the event that had been read. */
-export function firstUnread(events: RowEvent[], readUpTo: string | undefined, me: string): string | undefined {
-    const at = readUpTo ? events.findIndex((e) => e.id === readUpTo) : -1;
+/**
+ * firstUnread finds the first message from others after the event that had been read. That event may be one that is
+ * not shown, such as a reaction: all holds the IDs of all loaded events, oldest first.
+ */
+export function firstUnread(events: RowEvent[], all: readonly string[], readUpTo: string | undefined, me: string): string | undefined {
+    const at = readUpTo ? all.lastIndexOf(readUpTo) : -1;
     if (at < 0) return undefined;
-    return events.find((e, i) => i > at && e.sender !== me && e.kind === "message")?.id;
+    const news = new Set(all.slice(at + 1));
+    return events.find((e) => news.has(e.id) && e.sender !== me && e.kind === "message")?.id;
+}
+
+/** newSince counts the messages from others that came after the event with an ID. */
+export function newSince(events: RowEvent[], id: string, me: string): number {
+    const at = events.findIndex((e) => e.id === id);
+    return (at < 0 ? events.slice(-1) : events.slice(at + 1)).filter((e) => e.sender !== me && e.kind === "message").length;
 }
 
 /** toRows lays events out. The unread line stands before the event lineAt. */

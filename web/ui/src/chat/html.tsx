@@ -103,6 +103,8 @@ function render(node: Node, depth: number, budget: { nodes: number }, options: R
         const start = Number(el.getAttribute("start"));
         if (Number.isInteger(start) && start > 0) props["start"] = start;
     }
+    // Long lines of code scroll, with the keyboard too.
+    if (tag === "pre") props["tabIndex"] = 0;
     // Headings inside a message must not pretend to be headings of the page.
     if (/^h[1-6]$/.test(tag)) return createElement("p", { className: "message-heading" }, ...inside());
     return createElement(tag, props, ...inside());

@@ -32,6 +32,8 @@ export interface MessageProps {
     focusable: boolean;
     highlighted: boolean;
     readers: string[];
+    /** One's own message that all others have read. */
+    seen: boolean;
     actions: MessageActions;
     onActive: (id: string | undefined) => void;
 }
@@ -46,7 +48,7 @@ export function canEdit(event: MatrixEvent, me: string): boolean {
     return event.getSender() === me && event.getType() === EventType.RoomMessage && (type === MsgType.Text || type === MsgType.Emote) && !event.isRedacted() && !event.status;
 }
 
-export const Message = memo(function Message({ room, event, first, last, direct, active, focusable, highlighted, readers, actions, onActive }: MessageProps) {
+export const Message = memo(function Message({ room, event, first, last, direct, active, focusable, highlighted, readers, seen, actions, onActive }: MessageProps) {
     const client = useClient();
     useRefresh(event, eventChanges);
     const me = client.getSafeUserId();
@@ -121,7 +123,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
                         <time dateTime={new Date(event.getTs()).toISOString()} title={fullTime(event.getTs())}>
                             {time(event.getTs())}
                         </time>
-                        {own && !failed && <Sent pending={!!event.status && event.status !== EventStatus.SENT} seen={readers.length > 0} />}
+                        {own && !failed && <Sent pending={!!event.status && event.status !== EventStatus.SENT} seen={seen} />}
                     </span>
                     {show && (
                         <div className="message-tools" role="toolbar" aria-label={t("message.tools")}>
@@ -155,7 +157,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
 function Sent({ pending, seen }: { pending: boolean; seen: boolean }) {
     return (
         <span className={`message-sent${pending ? " message-sent--pending" : ""}${seen ? " message-sent--seen" : ""}`} role="img" aria-label={pending ? t("message.sending") : seen ? t("message.seen") : t("message.sent")}>
-            {pending ? <span className="message-clock" /> : <Icon name="check" />}
+            {pending ? <span className="message-clock" /> : <Icon name={seen ? "checks" : "check"} />}
         </span>
     );
 }

@@ -1,7 +1,8 @@
-// Desktop notifications, and the number of unread messages in the window's title.
+// Desktop notifications, the sound of a new message, and the number of unread messages in the window's title.
 import { useEffect, useState } from "react";
 import { ClientEvent, KnownMembership, type MatrixEvent, NotificationCountType, type Room, RoomEvent, SyncState } from "matrix-js-sdk";
 import { PushProcessor } from "matrix-js-sdk/lib/pushprocessor";
+import { playTones } from "../call/tones";
 import { t } from "../i18n";
 import { navigate } from "../router";
 import { nameOf, useClient, useOn, useRefresh } from "./context";
@@ -26,6 +27,29 @@ export async function turnOn(on: boolean): Promise<Permission> {
     return permission();
 }
 
+const soundKey = "hf.sound";
+/** soundOn says whether new messages are heard on this device. */
+export const soundOn = (): boolean => localStorage.getItem(soundKey) !== "off";
+export function turnSoundOn(on: boolean): void {
+    if (on) localStorage.removeItem(soundKey);
+    else localStorage.setItem(soundKey, "off");
+}
+
+let audio: AudioContext | undefined;
+let lastSound = 0;
+// Many messages at once are one sound. A browser that has not been touched yet stays silent.
+function sound(): void {
+    if (!soundOn() || Date.now() - lastSound < 2000) return;
+    lastSound = Date.now();
+    try {
+        audio ??= new AudioContext();
+        if (audio.state === "running") playTones(audio, [[0, 784], [0.12, 1047]], 0.07);
+        else void audio.resume().catch(() => undefined);
+    } catch {
+        // no sound device
+    }
+}
+
 /** useNotifications shows a notification for each message that the person's rules ask for. */
 export function useNotifications(current: string | undefined): void {
     const client = useClient();
@@ -34,11 +58,14 @@ export function useNotifications(current: string | undefined): void {
         if (event.getSender() === client.getUserId() || !kindOf(event)) return;
         // What is on the screen needs no notification.
         if (room.roomId === current && !document.hidden && document.hasFocus()) return;
-        if (room.getMyMembership() !== KnownMembership.Join || !wanted()) return;
-        if (!processor.actionsForEvent(event).notify) return;
+        if (room.getMyMembership() !== KnownMembership.Join) return;
+        const { notify, tweaks } = processor.actionsForEvent(event);
+        if (!notify) return;
+        if (tweaks.sound && kindOf(event) === "message") sound();
+        if (!wanted()) return;
         const name = roomName(room, otherOf(room, directs(client)));
         const from = nameOf(event.sender, event.getSender() ?? "");
-        const n = new Notification(name, { body: name === from ? summary(event) : t("rooms.from", { name: from, text: summary(event) }), tag: room.roomId, icon: "/icon.svg" });
+        const n = new Notification(name, { body: name === from ? summary(event) : t("rooms.from", { name: from, text: summary(event) }), tag: room.roomId, icon: "/icon.svg", silent: soundOn() });
         n.onclick = () => {
             window.focus();
             navigate(`/chat/${encodeURIComponent(room.roomId)}`);

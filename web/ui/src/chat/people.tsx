@@ -54,19 +54,6 @@ export function PeoplePicker({ label, chosen, onChange, without = [], single, au
     };
     return (
         <div className="people-picker">
-            {chosen.length > 0 && !single && (
-                <ul className="chips" aria-label={t("people.chosen")}>
-                    {chosen.map((p) => (
-                        <li key={p.userId} className="chip">
-                            <Avatar size="xs" name={p.name} seed={p.userId} />
-                            {p.name}
-                            <button type="button" aria-label={t("people.unchoose", { name: p.name })} onClick={() => onChange(chosen.filter((c) => c.userId !== p.userId))}>
-                                <Icon name="close" />
-                            </button>
-                        </li>
-                    ))}
-                </ul>
-            )}
             <TextField
                 label={label}
                 value={term}
@@ -88,6 +75,19 @@ export function PeoplePicker({ label, chosen, onChange, without = [], single, au
                     e.preventDefault();
                 }}
             />
+            {chosen.length > 0 && !single && (
+                <ul className="chips" aria-label={t("people.chosen")}>
+                    {chosen.map((p) => (
+                        <li key={p.userId} className="chip">
+                            <Avatar size="xs" name={p.name} seed={p.userId} />
+                            {p.name}
+                            <button type="button" aria-label={t("people.unchoose", { name: p.name })} onClick={() => onChange(chosen.filter((c) => c.userId !== p.userId))}>
+                                <Icon name="close" />
+                            </button>
+                        </li>
+                    ))}
+                </ul>
+            )}
             {term.trim() && (
                 <ul className="people-found" role="listbox" aria-label={t("people.found")} id={id}>
                     {found?.map((p, i) => (

@@ -9,6 +9,7 @@ import { useIsAdmin } from "./dialogs";
 import { brief } from "./format";
 import { useFace } from "./media";
 import { isMuted } from "./details";
+import { draftOf } from "./drafts";
 import { matches, type Summary, useRooms } from "./rooms";
 
 export type Start = "direct" | "group" | "open" | "link";
@@ -78,12 +79,11 @@ export function RoomList({ current, onStart, children }: { current: string | und
                     aria-label={t("rooms.label")}
                     data-testid="room-list"
                     selectionMode="single"
-                    selectionBehavior="replace"
                     shouldSelectOnPressUp
                     selectedKeys={current ? [current] : []}
                     items={shown}
-                    dependencies={[shown]}
-                    onAction={(key) => open(String(key))}
+                    dependencies={[shown, current]}
+                    disallowEmptySelection={!!current && shown.some((r) => r.id === current)}
                     onSelectionChange={(keys) => {
                         if (keys === "all") return;
                         const [key] = keys;
@@ -92,7 +92,7 @@ export function RoomList({ current, onStart, children }: { current: string | und
                 >
                     {(room: Summary) => (
                         <ListBoxItem key={room.id} id={room.id} textValue={room.name} className="room-item" data-testid="room-item" data-room={room.id}>
-                            <RoomItem summary={room} />
+                            <RoomItem summary={room} draft={room.id === current ? "" : draftOf(room.id)} />
                         </ListBoxItem>
                     )}
                 </ListBox>
@@ -105,7 +105,7 @@ function open(roomId: string): void {
     navigate(`/chat/${encodeURIComponent(roomId)}`);
 }
 
-function RoomItem({ summary }: { summary: Summary }) {
+function RoomItem({ summary, draft }: { summary: Summary; draft: string }) {
     const client = useClient();
     const face = useFace(client, summary.picture, 44);
     const muted = isMuted(client, summary.id);
@@ -118,7 +118,15 @@ function RoomItem({ summary }: { summary: Summary }) {
                     {summary.ts > 0 && <time dateTime={new Date(summary.ts).toISOString()}>{brief(summary.ts)}</time>}
                 </span>
                 <span className="room-item-top">
-                    <span className="room-item-text">{summary.text}</span>
+                    <span className="room-item-text" data-testid="room-preview">
+                        {draft ? (
+                            <>
+                                <span className="room-item-draft">{t("rooms.draft")}</span> {draft}
+                            </>
+                        ) : (
+                            summary.text
+                        )}
+                    </span>
                     {muted && <Icon name="bellOff" />}
                     {summary.invite ? (
                         <span className="hf-badge hf-badge--accent">{t("rooms.new")}</span>

@@ -9,7 +9,7 @@ import { useChat, useRefresh, useSecurity } from "./context";
 import { useIsAdmin } from "./dialogs";
 import { brief, fullTime } from "./format";
 import { useFace } from "./media";
-import { permission, turnOn, wanted } from "./notify";
+import { permission, soundOn, turnOn, turnSoundOn, wanted } from "./notify";
 import type { SecurityDialog } from "./securityui";
 
 const sections = [
@@ -159,6 +159,9 @@ function Look() {
                 data-testid="notifications"
             >
                 {t("settings.notify")}
+            </Switch>
+            <Switch isSelected={soundOn()} onChange={(on) => (turnSoundOn(on), again((n) => n + 1))} hint={t("settings.soundHint")} data-testid="sound">
+                {t("settings.sound")}
             </Switch>
         </>
     );

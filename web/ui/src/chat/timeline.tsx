@@ -1,13 +1,13 @@
 // The messages of a chat: scrolling, older messages on demand, the unread line, who has read what.
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
-import { EventType, KnownMembership, type MatrixEvent, MsgType, type Room, RoomMemberEvent } from "matrix-js-sdk";
+import { EventType, KnownMembership, type MatrixEvent, MsgType, NotificationCountType, type Room, RoomMemberEvent } from "matrix-js-sdk";
 import { Button, Empty, Icon, IconButton, Spinner } from "../design";
 import { t } from "../i18n";
 import { Lightbox } from "./attachment";
 import { nameOf, useClient, useRefresh } from "./context";
 import { describe, kindOf, summary } from "./describe";
 import { day, names } from "./format";
-import { firstUnread, type Row, toRows } from "./group";
+import { firstUnread, newSince, type Row, toRows } from "./group";
 import { Message, type MessageActions } from "./message";
 import { useTimeline } from "./usetimeline";
 
@@ -24,7 +24,6 @@ const mostReaders = 100;
 export function Timeline({ room, direct, actions: given }: { room: Room; direct: boolean; actions: Omit<MessageActions, "goTo" | "openMedia"> }) {
     const client = useClient();
     const me = client.getSafeUserId();
-    const timeline = useTimeline(client, room);
     const scroller = useRef<HTMLDivElement>(null);
     const content = useRef<HTMLOListElement>(null);
     const atEnd = useRef(true);
@@ -32,6 +31,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
     const placed = useRef(false);
     const wanted = useRef<string>(undefined);
     const [far, setFar] = useState(false);
+    const [ended, setEnded] = useState(true);
     const [missed, setMissed] = useState(0);
     const [active, setActive] = useState<string>();
     const [focused, setFocused] = useState<string>();
@@ -39,6 +39,8 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
     const [media, setMedia] = useState<MatrixEvent>();
     // What had been read when the chat was opened. The line is drawn once and stays until the chat is opened again.
     const [readUpTo] = useState(() => (room.getAccountData("m.fully_read")?.getContent()["event_id"] as string | undefined) ?? room.getEventReadUpTo(me) ?? undefined);
+    const [hasUnread] = useState(() => room.getUnreadNotificationCount(NotificationCountType.Total) > 0);
+    const timeline = useTimeline(client, room, hasUnread ? readUpTo : undefined);
 
     const items = useMemo(() => {
         const seen = new Set<string>();
@@ -55,13 +57,13 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         // oxlint-disable-next-line react-hooks/exhaustive-deps
     }, [timeline.version, timeline.state]);
     const [line, setLine] = useState<string | null>();
-    const lineAt = line === undefined && timeline.state === "ready" ? firstUnread(items, readUpTo, me) : (line ?? undefined);
+    const lineAt = line === undefined && timeline.state === "ready" ? firstUnread(items, timeline.events.map((e) => e.getId() ?? ""), readUpTo, me) : (line ?? undefined);
     useEffect(() => {
         if (line === undefined && timeline.state === "ready") setLine(lineAt ?? null);
     }, [line, lineAt, timeline.state]);
     const rows = useMemo(() => toRows(items, lineAt), [items, lineAt]);
     // oxlint-disable-next-line react-hooks/exhaustive-deps
-    const readers = useMemo(() => readersOf(room, me, items, timeline.events), [room, me, items, timeline.version]);
+    const { readers, seen } = useMemo(() => readersOf(room, me, items, timeline.events, timeline.canForward), [room, me, items, timeline.version]);
 
     // Place: stay at the end, or keep what is being read where it is.
     const settle = useCallback(() => {
@@ -94,6 +96,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         const distance = s.scrollHeight - s.scrollTop - s.clientHeight;
         atEnd.current = distance < 40 && !timeline.canForward;
         setFar(distance > s.clientHeight * 0.8 || timeline.canForward);
+        setEnded(atEnd.current);
         if (atEnd.current) setMissed(0);
         for (const el of list.children as HTMLCollectionOf<HTMLElement>) {
             // Only messages keep their key when older ones come before them.
@@ -160,7 +163,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
             window.removeEventListener("focus", read);
             document.removeEventListener("visibilitychange", read);
         };
-    }, [read, far]);
+    }, [read, ended]);
 
     // New messages: counted while the end is out of sight, and read out.
     const newest = items[items.length - 1];
@@ -168,14 +171,14 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
     const [announce, setAnnounce] = useState("");
     useEffect(() => {
         if (timeline.state !== "ready" || !newest || spoken.current === newest.id) return;
-        const start = spoken.current === undefined;
+        const before = spoken.current;
         if (newest.event.isBeingDecrypted() || newest.event.shouldAttemptDecryption()) return;
         spoken.current = newest.id;
-        if (start || newest.sender === me || newest.kind !== "message") return;
-        if (!atEnd.current) setMissed((n) => n + 1);
+        if (before === undefined || newest.sender === me || newest.kind !== "message") return;
+        if (!atEnd.current) setMissed((n) => n + newSince(items, before, me));
         if (document.hidden || !document.hasFocus()) setLine((old) => old ?? newest.id);
         setAnnounce(t("timeline.announce", { name: nameOf(room.getMember(newest.sender), newest.sender), text: summary(newest.event) }));
-    }, [newest, timeline.state, timeline.version, me, room]);
+    }, [newest, items, timeline.state, timeline.version, me, room]);
     // One's own message always brings the end into view.
     const lastPending = timeline.pending[timeline.pending.length - 1]?.getTxnId();
     useEffect(() => {
@@ -191,8 +194,8 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
         atEnd.current = true;
         setMissed(0);
         if (timeline.canForward) timeline.goTo(undefined);
-        const s = scroller.current;
-        s?.scrollTo({ top: s.scrollHeight, behavior: s.scrollHeight - s.scrollTop > 4000 ? "auto" : "smooth" });
+        // At once: whatever else moves meanwhile would stop a smooth scroll half way.
+        settle();
     };
 
     const { goTo } = timeline;
@@ -205,7 +208,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
                 setTimeout(() => setFound((f) => (f === id ? undefined : f)), 2500);
                 atEnd.current = false;
                 const el = scroller.current?.querySelector(`[data-id="${CSS.escape(id)}"]`);
-                if (el) el.scrollIntoView({ block: "center", behavior: "smooth" });
+                if (el) el.scrollIntoView({ block: "center" });
                 else {
                     wanted.current = id;
                     goTo(id);
@@ -285,7 +288,7 @@ export function Timeline({ room, direct, actions: given }: { room: Room; direct:
                             )}
                         </li>
                         {rows.map((row) => (
-                            <RowView key={row.key} row={row} room={room} direct={direct} active={active} tabStop={tabStop} found={found} readers={readers} actions={actions} onActive={setActive} />
+                            <RowView key={row.key} row={row} room={room} direct={direct} active={active} tabStop={tabStop} found={found} readers={readers} seen={seen} actions={actions} onActive={setActive} />
                         ))}
                     </ol>
                 )}
@@ -323,13 +326,14 @@ interface RowProps {
     tabStop: string | undefined;
     found: string | undefined;
     readers: Map<string, string[]>;
+    seen: Set<string>;
     actions: MessageActions;
     onActive: (id: string | undefined) => void;
 }
 
 const nobody: string[] = [];
 
-function RowView({ row, room, direct, active, tabStop, found, readers, actions, onActive }: RowProps) {
+function RowView({ row, room, direct, active, tabStop, found, readers, seen, actions, onActive }: RowProps) {
     switch (row.type) {
         case "day":
             return (
@@ -358,6 +362,7 @@ function RowView({ row, room, direct, active, tabStop, found, readers, actions, 
                     focusable={tabStop === id}
                     highlighted={found === id}
                     readers={readers.get(id) ?? nobody}
+                    seen={seen.has(id)}
                     actions={actions}
                     onActive={onActive}
                 />
@@ -428,28 +433,36 @@ function isSetUp(room: Room, event: MatrixEvent): boolean {
     return event.getType() !== EventType.RoomMember || event.getStateKey() === create.getSender();
 }
 
-// readersOf finds, for each person, the newest shown message that they have read.
-function readersOf(room: Room, me: string, items: Item[], events: MatrixEvent[]): Map<string, string[]> {
-    const out = new Map<string, string[]>();
-    const place = new Map<string, string>();
-    let shown: string | undefined;
-    const isItem = new Set(items.filter((i) => i.kind === "message").map((i) => i.id));
+// readersOf finds, for each person, the newest shown message that they have read, and which of one's own messages
+// all others have read. Of very large chats it tells nothing.
+function readersOf(room: Room, me: string, items: Item[], events: MatrixEvent[], inPast: boolean): { readers: Map<string, string[]>; seen: Set<string> } {
+    const readers = new Map<string, string[]>();
+    const seen = new Set<string>();
+    const others = room.getJoinedMembers().filter((m) => m.userId !== me);
+    if (others.length === 0 || others.length > mostReaders) return { readers, seen };
+    const place = new Map<string, number>();
+    const at = new Map(items.map((item, i) => [item.id, i]));
+    let shown = -1;
     for (const e of events) {
         const id = e.getId();
         if (!id) continue;
-        if (isItem.has(id)) shown = id;
-        if (shown) place.set(id, shown);
+        const i = at.get(id);
+        if (i !== undefined && items[i]!.kind === "message") shown = i;
+        place.set(id, shown);
     }
-    for (const member of room.getJoinedMembers().slice(0, mostReaders)) {
-        if (member.userId === me) continue;
-        const at = place.get(room.getEventReadUpTo(member.userId) ?? "");
-        if (!at) continue;
+    let all = items.length;
+    for (const { userId } of others) {
+        const upTo = room.getEventReadUpTo(userId) ?? "";
+        // What is not in a window that stands in the past was read after it, or never.
+        const i = place.get(upTo) ?? (inPast && upTo ? items.length : -1);
+        all = Math.min(all, i);
+        const item = items[i];
         // Nobody needs to hear that people have seen what they wrote themselves.
-        const event = items.find((i) => i.id === at);
-        if (event?.sender === member.userId) continue;
-        const list = out.get(at);
-        if (list) list.push(member.userId);
-        else out.set(at, [member.userId]);
+        if (!item || item.sender === userId) continue;
+        const list = readers.get(item.id);
+        if (list) list.push(userId);
+        else readers.set(item.id, [userId]);
     }
-    return out;
+    for (const item of items.slice(0, all + 1)) if (item.sender === me && item.kind === "message") seen.add(item.id);
+    return { readers, seen };
 }

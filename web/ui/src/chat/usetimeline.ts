@@ -7,6 +7,8 @@ import { useOn, useRefresh } from "./context";
 const pageSize = 30;
 // More events than this are never laid out at once; the far end is dropped and comes back on demand.
 const mostEvents = 300;
+// So many pages are taken when a chat opens, to reach what was read last.
+const mostPages = 9;
 
 export interface Timeline {
     events: MatrixEvent[];
@@ -27,7 +29,8 @@ export interface Timeline {
     version: number;
 }
 
-export function useTimeline(client: MatrixClient, room: Room): Timeline {
+/** useTimeline opens the window at the newest messages; reach is an event that it should hold then, if it is not too far. */
+export function useTimeline(client: MatrixClient, room: Room, reach?: string): Timeline {
     const window = useRef<TimelineWindow>(undefined);
     const [state, setState] = useState<Timeline["state"]>("loading");
     const [busy, setBusy] = useState<Timeline["busy"]>();
@@ -48,6 +51,10 @@ export function useTimeline(client: MatrixClient, room: Room): Timeline {
                 for (let i = 0; !gone && i < 4 && w.getEvents().length < pageSize && w.canPaginate(Direction.Backward); i++) {
                     if (!(await w.paginate(Direction.Backward, pageSize))) break;
                 }
+                if (target.eventId !== undefined || reach === undefined) return;
+                for (let i = 0; !gone && i < mostPages && w.canPaginate(Direction.Backward) && !w.getEvents().some((e) => e.getId() === reach); i++) {
+                    if (!(await w.paginate(Direction.Backward, pageSize))) break;
+                }
             })
             .then(
                 () => {
@@ -61,7 +68,7 @@ export function useTimeline(client: MatrixClient, room: Room): Timeline {
         return () => {
             gone = true;
         };
-    }, [client, room, target]);
+    }, [client, room, target, reach]);
 
     const page = useCallback((dir: Direction) => {
         const w = window.current;
