@@ -149,7 +149,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
-			return h.Rooms.Send(ctx, rooms.NewEvent{RoomID: e.RoomID, Sender: e.UserID, DeviceID: e.DeviceID, TxnID: e.TxnID, Type: e.Type,
+			// The transaction is ours, not the device's: it must not see its ID in unsigned.
+			return h.Rooms.Send(ctx, rooms.NewEvent{RoomID: e.RoomID, Sender: e.UserID, DeviceID: "org.matrix.msc4140", TxnID: e.TxnID, Type: e.Type,
 				StateKey: e.StateKey, Content: e.Content, Timestamp: e.Timestamp, Unsigned: map[string]any{"org.matrix.msc4140.delay_id": e.DelayID}})
 		}})
 	if err != nil {
@@ -183,7 +184,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
-		WellKnown: h.Calls.WellKnown})
+		WellKnown: h.Calls.WellKnown, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	files := media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, MaxUpload: o.MaxUpload})
 
 	// The list of everything the homeserver answers.
@@ -305,4 +306,11 @@ func (a appRooms) EventsAfter(q store.Querier, pos int64, limit int) ([]appservi
 		out[i] = appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, JSON: raw}
 	}
 	return out, nil
+}
+
+// delayedLimits is the capability that tells the bounds of delayed events. Spec: MSC4140
+func delayedLimits(d *delayed.Service) map[string]any {
+	delay, scheduled := d.Limits()
+	limits := map[string]int64{"max_delay_ms": delay.Milliseconds(), "max_scheduled": int64(scheduled)}
+	return map[string]any{"m.delayed_events": limits, "org.matrix.msc4140.delayed_events": limits}
 }

@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 
@@ -105,7 +106,7 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 			rooms[string(v)] = "stable"
 		}
 	}
-	return map[string]any{"capabilities": map[string]any{
+	caps := map[string]any{
 		"m.change_password":               enabled{true},
 		"m.room_versions":                 map[string]any{"default": pdu.Default, "available": rooms},
 		"m.set_displayname":               enabled{true},
@@ -115,7 +116,11 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"m.3pid_changes":                  enabled{false},
 		"m.get_login_token":               enabled{true},
 		"io.element.msc4452.preview_url":  enabled{false},
-	}}, nil
+	}
+	if s.o.Capabilities != nil {
+		maps.Copy(caps, s.o.Capabilities())
+	}
+	return map[string]any{"capabilities": caps}, nil
 }
 
 // authMetadata answers GET /auth_metadata. Spec: cs#get_matrixclientv1auth_metadata

@@ -76,6 +76,8 @@ type Options struct {
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
 	// WellKnown adds to /.well-known/matrix/client. May be nil.
 	WellKnown func(*http.Request) map[string]any
+	// Capabilities adds to /capabilities. May be nil.
+	Capabilities func() map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
 	AppserviceUser func(appservice, userID string) bool
 	// Text is the message catalogue of the fallback page. nil: keys are shown.

@@ -106,6 +106,9 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 			return nil, err
 		}
 	case "m.login.token":
+		if in.Token == "" {
+			return nil, mx.Errorf(mx.MissingParam, "token is missing.")
+		}
 		if userID, err = s.o.Accounts.ConsumeLoginToken(ctx, in.Token); err != nil {
 			return nil, err
 		}

@@ -117,7 +117,7 @@ func (s *Service) Close() {
 }
 
 // Limits are the bounds that clients are told in the capability
-// org.matrix.msc4140.delayed_events.
+// m.delayed_events.
 func (s *Service) Limits() (maxDelay time.Duration, maxScheduled int) {
 	return s.o.MaxDelay, s.o.MaxPerUser
 }

@@ -18,6 +18,8 @@ import (
 type Error struct {
 	Rule string // such as "5.3.2"; Spec: rooms/v12#authorization-rules
 	Msg  string
+	// Malformed: the content is wrong, whoever sends it.
+	Malformed bool
 }
 
 func (e *Error) Error() string { return "rule " + e.Rule + ": " + e.Msg }
@@ -110,16 +112,19 @@ func IsCreator(v pdu.Version, create *pdu.Event, userID string) bool {
 func Check(v pdu.Version, e *pdu.Event, state StateLookup) error {
 	c := checker{v: v, e: e, state: state}
 	if rule, msg := c.check(); rule != "" {
-		return &Error{number(v, rule), msg}
+		return &Error{number(v, rule), msg, malformed[rule]}
 	}
 	return nil
 }
+
+// malformed are the rules about what a content must be, in version 12's counting.
+var malformed = map[string]bool{"1.4": true, "5.1": true, "5.8": true, "10.1": true, "10.2": true, "10.3": true, "10.4": true}
 
 // CheckAuthEvents applies the rules about the events that an event itself names
 // as its authority: auth are they, in any order. rejected tells which of them were
 // refused. Errors: *Error. Spec: rooms/v12#authorization-rules 3
 func CheckAuthEvents(v pdu.Version, e *pdu.Event, auth []*pdu.Event, rejected func(eventID string) bool) error {
-	refuse := func(rule, msg string) error { return &Error{number(v, rule), msg} }
+	refuse := func(rule, msg string) error { return &Error{Rule: number(v, rule), Msg: msg} }
 	if e.Type == mx.RoomCreate {
 		return nil
 	}

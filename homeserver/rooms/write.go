@@ -197,8 +197,7 @@ func refused(err error) error {
 		return err
 	}
 	code := mx.Forbidden
-	switch e.Rule {
-	case "5.1", "5.8", "10.1", "10.2", "10.3", "10.4": // contents that nobody could send
+	if e.Malformed {
 		code = mx.BadJSON
 	}
 	return &mx.Error{Code: code, Msg: e.Msg, Err: err}

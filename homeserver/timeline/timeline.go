@@ -484,6 +484,12 @@ func (t *Timeline) state(ctx context.Context, r *route.Request) (out any, err er
 
 // Spec: cs#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw, err error) {
+	format := r.Query("format")
+	switch format {
+	case "", "content", "event":
+	default:
+		return nil, mx.Errorf(mx.InvalidParam, "format is content or event.")
+	}
 	err = t.read(ctx, r, func(p *page) error {
 		typ, key := r.Param("eventType"), r.Param("stateKey")
 		var e *rooms.Event
@@ -497,7 +503,7 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 		if e == nil {
 			return mx.Errorf(mx.NotFound, "The room has no such state.")
 		}
-		if r.Query("format") == "event" {
+		if format == "event" {
 			out, err = p.raw(e)
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
@@ -31,8 +32,8 @@ func Filter(q store.Querier, userID, filterID string) (mx.Raw, error) {
 	return loadFilter(q, userID, filterID)
 }
 
-// CheckFilter refuses what is no filter: fields of the wrong type. Those that are
-// not known pass. Errors: *mx.Error. Spec: cs#filtering
+// CheckFilter refuses what is no filter: fields of the wrong type, and IDs that are
+// none, which would never match. Fields that are not known pass. Errors: *mx.Error. Spec: cs#filtering
 func CheckFilter(raw []byte) error {
 	type events struct {
 		Limit      *int64   `json:"limit"`
@@ -74,6 +75,20 @@ func CheckFilter(raw []byte) error {
 	for _, l := range []*int64{f.Presence.Limit, f.AccountData.Limit, f.Room.Ephemeral.Limit, f.Room.State.Limit, f.Room.Timeline.Limit, f.Room.AccountData.Limit} {
 		if l != nil && *l < 0 {
 			return mx.Errorf(mx.BadJSON, "The limit of a filter is not negative.")
+		}
+	}
+	lists := []roomEvents{{events: f.Presence}, {events: f.AccountData}, {Rooms: f.Room.Rooms, NotRooms: f.Room.NotRooms},
+		f.Room.Ephemeral, f.Room.State, f.Room.Timeline, f.Room.AccountData}
+	for _, l := range lists {
+		for _, id := range slices.Concat(l.Rooms, l.NotRooms) {
+			if !mx.ValidRoomID(id) {
+				return mx.Errorf(mx.BadJSON, "%.60q in the filter is not a room ID.", id)
+			}
+		}
+		for _, id := range slices.Concat(l.Senders, l.NotSenders) {
+			if !mx.ValidUserID(id) {
+				return mx.Errorf(mx.BadJSON, "%.60q in the filter is not a user ID.", id)
+			}
 		}
 	}
 	return nil

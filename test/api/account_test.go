@@ -175,6 +175,7 @@ func TestLogin(t *testing.T) {
 	byToken := obj{"type": "m.login.token", "token": v.At("login_token").String()}
 	same(t, "user of a login token", n.ok("POST", "/login", byToken).At("user_id"), u.id)
 	n.fails(403, "M_FORBIDDEN", "POST", "/login", byToken)
+	n.fails(400, "M_MISSING_PARAM", "POST", "/login", obj{"type": "m.login.token"})
 }
 
 func TestLogout(t *testing.T) {

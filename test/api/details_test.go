@@ -94,6 +94,14 @@ func TestPowerLevelShapes(t *testing.T) {
 	bob.say(id, "default 0")
 	alice.ok("PUT", room(id)+"/state/m.room.power_levels", obj{})
 	alice.fails(403, "M_FORBIDDEN", "PUT", room(id)+"/state/m.room.power_levels", obj{"users": obj{alice.id: 100}})
+	// What nobody could send, in each version's own counting of the rules.
+	for _, version := range []string{"10", "11", "12"} {
+		id := alice.create(obj{"room_version": version})
+		for _, bad := range []obj{{"ban": "50"}, {"events": list{}}, {"users": list{}}, {"users": obj{"nonsense": 1}}, {"notifications": obj{"room": 1.0, "x": "y"}}} {
+			alice.fails(400, "M_BAD_JSON", "PUT", room(id)+"/state/m.room.power_levels", bad)
+		}
+		alice.fails(400, "M_BAD_JSON", "PUT", room(id)+"/state/m.room.member/"+esc(alice.id), obj{"membership": "nonsense"})
+	}
 	// Version 12: creators stand above.
 	id = alice.create(obj{"preset": "public_chat", "room_version": "12"})
 	bob.join(id)

@@ -397,6 +397,21 @@ func TestDelayedEvents(t *testing.T) {
 		t.Errorf("no such event: %d %s", a.status, a.body)
 	}
 	alice.ok("GET", delayed, nil)
+	// Its sender knows it by the delay_id; a transaction ID nobody has sent.
+	d = alice.ok("PUT", path+unique("t")+"?org.matrix.msc4140.delay=60000", obj{"msgtype": "m.text", "body": "mine"}).At("delay_id").String()
+	alice.ok("POST", delayed+"/"+d+"/send", nil)
+	e := alice.ok("GET", room(id)+"/messages?dir=b&limit=1", nil).At("chunk", "0", "unsigned")
+	same(t, "delay_id", e.At("org.matrix.msc4140.delay_id"), d)
+	same(t, "transaction_id", e.Exists("transaction_id"), false)
+	same(t, "for others", bob.ok("GET", room(id)+"/messages?dir=b&limit=1", nil).At("chunk", "0", "unsigned").Exists("org.matrix.msc4140.delay_id"), false)
+	for _, name := range []string{"m.delayed_events", "org.matrix.msc4140.delayed_events"} {
+		most := alice.ok("GET", "/capabilities", nil).At("capabilities", name)
+		if most.At("max_scheduled").Int() <= 0 || most.At("max_delay_ms").Int() < 24*3600*1000 {
+			t.Errorf("capability: %s", most.Text())
+		}
+		alice.fails(403, "M_FORBIDDEN", "PUT", room(id)+"/delayed_event/m.room.message/"+unique("t"),
+			obj{"delay_ms": most.At("max_delay_ms").Int() + 1, "content": obj{}})
+	}
 	for _, bad := range []string{"x", "-1"} {
 		if a := alice.do("PUT", path+unique("t")+"?org.matrix.msc4140.delay="+bad, obj{}); a.status != 400 {
 			t.Errorf("delay %s: %d", bad, a.status)

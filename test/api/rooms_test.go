@@ -383,6 +383,7 @@ func TestState(t *testing.T) {
 	same(t, "format=event", full.At("event_id"), e)
 	same(t, "sender", full.At("sender"), alice.id)
 	same(t, "format=content", alice.ok("GET", room(id)+"/state/m.room.name?format=content", nil), obj{"name": "one"})
+	alice.fails(400, "M_INVALID_PARAM", "GET", room(id)+"/state/m.room.name?format=nonsense", nil)
 	if alice.state(id, "m.room.name", "", obj{"name": "two"}) == e {
 		t.Error("other content, same event")
 	}

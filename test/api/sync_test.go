@@ -441,7 +441,9 @@ func TestFilters(t *testing.T) {
 	bob.fails(403, "M_FORBIDDEN", "POST", path, f)
 	bob.fails(403, "M_FORBIDDEN", "GET", path+"/"+fid, nil)
 	for _, bad := range []any{obj{"room": "x"}, obj{"room": obj{"timeline": list{}}}, obj{"room": obj{"timeline": obj{"limit": "x"}}}, obj{"event_fields": "x"},
-		obj{"presence": obj{"senders": "x"}}, obj{"room": obj{"rooms": list{1}}}} {
+		obj{"presence": obj{"senders": "x"}}, obj{"room": obj{"rooms": list{1}}}, obj{"room": obj{"rooms": list{"nonsense"}}},
+		obj{"room": obj{"state": obj{"not_rooms": list{"#a:hs1"}}}}, obj{"room": obj{"timeline": obj{"senders": list{"nonsense"}}}},
+		obj{"account_data": obj{"not_senders": list{"alice"}}}, obj{"event_format": "nonsense"}} {
 		alice.fails(400, "M_BAD_JSON|M_INVALID_PARAM|M_UNKNOWN", "POST", path, bad)
 	}
 	a, b := alice.public(), alice.public()
