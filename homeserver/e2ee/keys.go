@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -178,12 +180,15 @@ func withSignatures(object []byte, sigs map[string]map[string]string, unsigned a
 	return pdu.Canonical(b)
 }
 
+// parseNamedKeys gives the keys of one upload in the order of their names, in which
+// they are then claimed: the specification leaves that order open.
 func parseNamedKeys(in map[string]mx.Raw) ([]namedKey, error) {
 	if len(in) > maxOneTimeKeys {
 		return nil, mx.Errorf(mx.TooLarge, "A device has at most %d one-time keys.", maxOneTimeKeys)
 	}
 	var out []namedKey
-	for name, raw := range in {
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		raw := in[name]
 		alg, id, ok := strings.Cut(name, ":")
 		if !ok || alg == "" || len(name) > maxKeyNameBytes {
 			return nil, mx.Errorf(mx.InvalidParam, "A key is named algorithm:id, with at most %d bytes; %.80q is not.", maxKeyNameBytes, name)
