@@ -23,6 +23,7 @@ import (
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/notify"
+	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/push"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
@@ -131,6 +132,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		}
 		return nil
 	})
+	h.Rooms.Hook(h.roomReplaced)
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
@@ -306,6 +308,59 @@ func (a appRooms) EventsAfter(q store.Querier, pos int64, limit int) ([]appservi
 		out[i] = appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, JSON: raw}
 	}
 	return out, nil
+}
+
+// roomReplaced carries a user's settings over to the room that replaces another,
+// when the user joins it; of the one who replaces it, when the old room says so. A
+// room that merely claims to replace another gets nothing.
+func (h *Homeserver) roomReplaced(tx *store.Tx, e *rooms.Event) error {
+	if e.StateKey == nil || mx.Domain(e.Sender) != h.Rooms.ServerName() {
+		return nil
+	}
+	var userID, newID string
+	switch {
+	case e.Type == mx.RoomMember && e.Membership() == mx.Join && *e.StateKey == e.Sender:
+		if e.Replaces > 0 {
+			before, err := h.Rooms.EventAt(tx, e.Replaces)
+			if err != nil {
+				return err
+			}
+			if before.Membership() == mx.Join {
+				return nil
+			}
+		}
+		userID, newID = e.Sender, e.RoomID
+	case e.Type == mx.RoomTombstone && *e.StateKey == "":
+		userID, newID = e.Sender, e.ContentString("replacement_room")
+		if m, err := h.Rooms.Membership(tx, newID, userID); err != nil || m != mx.Join {
+			return err
+		}
+	default:
+		return nil
+	}
+	content := func(roomID, typ string) ([]byte, error) {
+		e, err := h.Rooms.State(tx, roomID, typ, "")
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return e.Content, nil
+	}
+	create, err := content(newID, mx.RoomCreate)
+	if err != nil {
+		return err
+	}
+	oldID := pdu.FieldString(pdu.Field(create, "predecessor"), "room_id")
+	if oldID == "" {
+		return nil
+	}
+	tombstone, err := content(oldID, mx.RoomTombstone)
+	if err != nil || pdu.FieldString(tombstone, "replacement_room") != newID {
+		return err
+	}
+	return h.Userdata.RoomReplaced(tx, userID, oldID, newID)
 }
 
 // delayedLimits is the capability that tells the bounds of delayed events. Spec: MSC4140

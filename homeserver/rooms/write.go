@@ -375,7 +375,7 @@ func (r *Rooms) send(ctx context.Context, n NewEvent) (eventID string, err error
 		return "", mx.Errorf(mx.Forbidden, "A room is created once.")
 	}
 	if n.StateKey == nil {
-		if id, err := r.annotated(ctx, n); id != "" || err != nil {
+		if id, err := r.checkRelation(ctx, n); id != "" || err != nil {
 			return id, err
 		}
 	}
@@ -417,13 +417,40 @@ func (r *Rooms) send(ctx context.Context, n NewEvent) (eventID string, err error
 	return eventID, err
 }
 
-// annotated refuses a reaction that its sender has sent before. The ID is that of
-// the same request. Spec: cs#server-behaviour-24 (avoiding duplicate annotations)
-func (r *Rooms) annotated(ctx context.Context, n NewEvent) (eventID string, err error) {
+// checkRelation refuses a thread in a thread, and a reaction that its sender has
+// sent before. The ID is that of the same request.
+func (r *Rooms) checkRelation(ctx context.Context, n NewEvent) (eventID string, err error) {
 	relates := pdu.Field(n.Content, "m.relates_to")
-	if pdu.FieldString(relates, "rel_type") != mx.RelAnnotation {
-		return "", nil
+	switch pdu.FieldString(relates, "rel_type") {
+	case mx.RelThread:
+		return "", r.checkThread(ctx, n.RoomID, pdu.FieldString(relates, "event_id"))
+	case mx.RelAnnotation:
+		return r.annotated(ctx, n, relates)
 	}
+	return "", nil
+}
+
+// checkThread refuses a thread under an event that relates to another one. A plain
+// reply may begin a thread. Spec: cs#validation-of-mthread-relationships
+func (r *Rooms) checkThread(ctx context.Context, roomID, rootID string) error {
+	return r.db.Read(ctx, func(q store.Querier) error {
+		root, err := r.EventByID(q, rootID)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if rel, _ := root.Relation(); rel != "" && root.RoomID == roomID {
+			return mx.Errorf(mx.Unknown, "A thread cannot begin at an event that relates to another one. Send it to the thread's root.")
+		}
+		return nil
+	})
+}
+
+// annotated refuses a reaction that its sender has sent before.
+// Spec: cs#server-behaviour-24 (avoiding duplicate annotations)
+func (r *Rooms) annotated(ctx context.Context, n NewEvent, relates []byte) (eventID string, err error) {
 	key := pdu.FieldString(relates, "key")
 	err = r.db.Read(ctx, func(q store.Querier) error {
 		had, err := r.annotations(q, pdu.FieldString(relates, "event_id"), n.Type, n.Sender)

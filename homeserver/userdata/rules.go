@@ -191,30 +191,32 @@ func (s *Service) putActions(ctx context.Context, r *route.Request, in actionsBo
 }
 
 func (s *Service) changeRules(ctx context.Context, userID string, change func(*pushrules.Ruleset) error) (out route.Empty, err error) {
-	return out, s.o.DB.Write(ctx, func(tx *store.Tx) error {
-		u, err := s.userRules(tx, userID) // fresh ones: they may be changed
-		if err != nil {
-			return err
-		}
-		if err := change(&u.rules); err != nil {
-			return err
-		}
-		raw, err := json.Marshal(u.rules.Custom(userID))
-		if err != nil {
-			return err
-		}
-		if len(raw) > maxRulesBytes {
-			return mx.Errorf(mx.TooLarge, "There are too many push rules. Delete some first.")
-		}
-		if err := upsertRules(tx, userID, raw, tx.NextPos()); err != nil {
-			return err
-		}
-		now, err := newUserRules(userID, u.rules)
-		if err != nil {
-			return err
-		}
-		tx.AfterCommit(func() { cachePut(s, s.rules, userID, now, true) })
-		tx.Touch(notify.User, userID)
-		return nil
-	})
+	return out, s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.changeRulesIn(tx, userID, change) })
+}
+
+func (s *Service) changeRulesIn(tx *store.Tx, userID string, change func(*pushrules.Ruleset) error) error {
+	u, err := s.userRules(tx, userID) // fresh ones: they may be changed
+	if err != nil {
+		return err
+	}
+	if err := change(&u.rules); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(u.rules.Custom(userID))
+	if err != nil {
+		return err
+	}
+	if len(raw) > maxRulesBytes {
+		return mx.Errorf(mx.TooLarge, "There are too many push rules. Delete some first.")
+	}
+	if err := upsertRules(tx, userID, raw, tx.NextPos()); err != nil {
+		return err
+	}
+	now, err := newUserRules(userID, u.rules)
+	if err != nil {
+		return err
+	}
+	tx.AfterCommit(func() { cachePut(s, s.rules, userID, now, true) })
+	tx.Touch(notify.User, userID)
+	return nil
 }

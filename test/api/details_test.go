@@ -164,3 +164,79 @@ func TestProfileEverywhere(t *testing.T) {
 		}
 	}
 }
+
+// TestUpgradeKeepsSettings: who follows to the new room finds the own tags, push
+// rules and the mark as a direct chat there; a room that only says that it
+// replaces another one gets nothing.
+func TestUpgradeKeepsSettings(t *testing.T) {
+	t.Parallel()
+	alice, bob := newUsers(t)
+	old := alice.public(bob)
+	for _, u := range []*user{alice, bob} {
+		u.ok("PUT", "/user/"+u.id+"/rooms/"+esc(old)+"/tags/m.favourite", obj{"order": 0.5})
+		u.ok("PUT", "/pushrules/global/room/"+esc(old), obj{"actions": list{}})
+		u.ok("PUT", "/pushrules/global/override/"+esc(old), obj{"actions": list{}, "conditions": list{obj{"kind": "event_match", "key": "room_id", "pattern": old}}})
+		u.ok("PUT", "/pushrules/global/room/"+esc(old)+"/enabled", obj{"enabled": false})
+		u.ok("PUT", "/user/"+u.id+"/account_data/m.direct", obj{"@x:hs1": list{old}})
+	}
+	has := func(u *user, id string) bool {
+		t.Helper()
+		tags := len(u.ok("GET", "/user/"+u.id+"/rooms/"+esc(id)+"/tags", nil).At("tags").Keys()) > 0
+		rule := u.do("GET", "/pushrules/global/room/"+esc(id), nil)
+		mute := u.do("GET", "/pushrules/global/override/"+esc(id), nil)
+		direct := u.ok("GET", "/user/"+u.id+"/account_data/m.direct", nil).At("@x:hs1")
+		listed := strings.Contains(direct.Text(), id)
+		if tags != (rule.status == 200) || tags != (mute.status == 200) || tags != listed {
+			t.Errorf("%s: tags %v, rule %d, mute %d, direct %s", id, tags, rule.status, mute.status, direct.Text())
+		}
+		if tags {
+			same(t, "a rule that is off", rule.At("enabled").V, false)
+			same(t, "condition", mute.At("conditions", "0", "pattern"), id)
+			same(t, "the old room's", u.ok("GET", "/pushrules/global/override/"+esc(old), nil).At("conditions", "0", "pattern"), old)
+		}
+		return tags
+	}
+	false1 := alice.create(obj{"preset": "public_chat", "creation_content": obj{"predecessor": obj{"room_id": old}}})
+	bob.join(false1)
+	same(t, "a false successor", has(bob, false1), false)
+	bob.sync()
+	next := alice.ok("POST", room(old)+"/upgrade", obj{"new_version": "12"}).At("replacement_room").String()
+	same(t, "who upgrades", has(alice, next), true)
+	same(t, "before joining", has(bob, next), false)
+	bob.join(next)
+	same(t, "who follows", has(bob, next), true)
+	v := bob.sync()
+	same(t, "in /sync", find(v.At("rooms", "join", next, "account_data", "events"), "m.tag", "*").At("content", "tags"), obj{"m.favourite": obj{"order": 0.5}})
+	if find(v.At("account_data", "events"), "m.push_rules", "*").V == nil || find(v.At("account_data", "events"), "m.direct", "*").V == nil {
+		t.Errorf("account data of the sync: %v", types(v.At("account_data", "events")))
+	}
+	// What is set in the new room is not set again by joining once more.
+	bob.ok("DELETE", "/user/"+bob.id+"/rooms/"+esc(next)+"/tags/m.favourite", nil)
+	bob.leave(next)
+	bob.join(next)
+	same(t, "tags after another join", bob.ok("GET", "/user/"+bob.id+"/rooms/"+esc(next)+"/tags", nil).At("tags"), obj{})
+}
+
+// TestThreadInThread: a thread begins at an event that relates to no other; a
+// plain reply may begin one.
+func TestThreadInThread(t *testing.T) {
+	t.Parallel()
+	alice, bob := newUsers(t)
+	id := alice.public(bob)
+	relate := func(relType, to string) obj {
+		return obj{"msgtype": "m.text", "body": "x", "m.relates_to": obj{"rel_type": relType, "event_id": to}}
+	}
+	root := alice.say(id, "root")
+	for _, relType := range []string{"m.thread", "m.reference", "m.replace"} {
+		e := alice.event(id, "m.room.message", relate(relType, root))
+		bob.fails(400, "M_UNKNOWN", "PUT", room(id)+"/send/m.room.message/"+unique("t"), relate("m.thread", e))
+	}
+	reply := alice.event(id, "m.room.message", obj{"msgtype": "m.text", "body": "x", "m.relates_to": obj{"m.in_reply_to": obj{"event_id": root}}})
+	bob.event(id, "m.room.message", relate("m.thread", reply))
+	bob.event(id, "m.room.message", relate("m.thread", root))
+	var roots []string
+	for _, e := range alice.ok("GET", "/_matrix/client/v1"+room(id)+"/threads", nil).At("chunk").List() {
+		roots = append(roots, e.At("event_id").String())
+	}
+	same(t, "threads", roots, list{root, reply})
+}
