@@ -4,7 +4,7 @@
 //   messages.mjs set KEY TEXT   adds or changes one message (safe beside other writers)
 //   messages.mjs merge FILE     adds or changes all messages of a JSON file ("-" = stdin)
 // Keys under "identity." are used by the server-rendered pages: they are looked for in /identity/**/*.go
-// and its templates, the others in src/.
+// and its templates, those under "unlock." in /image/unlock, the others in src/.
 import { closeSync, existsSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -102,8 +102,11 @@ async function check() {
         visit(source);
     }
     const identity = ["identity", "homeserver/account", "appliance"].flatMap((dir) => [...walk(join(root, "../..", dir), /\.(go|html|tmpl)$/)]).map((f) => readFileSync(f, "utf8")).join("\n");
+    const unlock = [...walk(join(root, "../../image/unlock"), /\.(go|html)$/)].map((f) => readFileSync(f, "utf8")).join("\n");
     for (const key of keys) {
-        if (key.startsWith("identity.")) {
+        if (key.startsWith("unlock.")) {
+            if (unlock && !unlock.includes(`"${key}"`)) problems.push(`en.json: unused key ${key}`);
+        } else if (key.startsWith("identity.")) {
             const short = key.slice("identity.".length);
             // The server puts keys together: a page's name and "title", a problem's name and "text".
             const page = `"${short.split(".")[0]}`;
@@ -116,6 +119,7 @@ async function check() {
         }
     }
     for (const m of identity.matchAll(/\{\{-?\s*t "([^"]+)"/g)) if (!keys.has(`identity.${m[1]}`)) problems.push(`identity: missing key identity.${m[1]}`);
+    for (const m of unlock.matchAll(/"(unlock\.\w+)"/g)) if (!keys.has(m[1])) problems.push(`image/unlock: missing key ${m[1]}`);
     if (problems.length) {
         console.error(problems.join("\n"));
         process.exit(1);
