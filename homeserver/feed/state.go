@@ -20,10 +20,10 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 		state []*rooms.Event
 		err   error
 	)
-	// membership tells that somebody's changed: the summary may have.
-	membership := full
+	// A change of members or of the name changes the summary.
+	summed := full
 	for _, e := range room.Events {
-		membership = membership || e.Type == mx.RoomMember
+		summed = summed || inSummary(e.Type)
 	}
 	senders := map[string]bool{}
 	if lazy {
@@ -57,9 +57,9 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 		return err
 	}
 	for _, e := range state {
-		membership = membership || e.Type == mx.RoomMember
+		summed = summed || inSummary(e.Type)
 	}
-	if membership {
+	if summed {
 		if room.Summary, err = a.summary(room.ID); err != nil {
 			return err
 		}
@@ -149,10 +149,10 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 	}
 	if full {
 		need[a.UserID] = true
-		if room.Summary != nil {
-			for _, u := range room.Summary.Heroes {
-				need[u] = true
-			}
+	}
+	if room.Summary != nil { // the heroes may be others than before
+		for _, u := range room.Summary.Heroes {
+			need[u] = true
 		}
 	}
 	d := a.device
@@ -217,6 +217,11 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 }
 
 const maxHeroes = 5
+
+// inSummary reports whether state of this type has a part in the summary.
+func inSummary(typ string) bool {
+	return typ == mx.RoomMember || typ == mx.RoomName || typ == mx.RoomCanonicalAlias
+}
 
 // summary counts members, and names heroes where the room has no name.
 // Spec: cs#get_matrixclientv3sync (RoomSummary)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -254,6 +255,60 @@ func TestSyncLazy(t *testing.T) {
 		}
 	}
 	same(t, "members with context", n, 1)
+}
+
+// TestSyncHeroes: a client that loads members lazily knows the heroes of every list
+// that it gets, also when they change because somebody leaves or a name goes.
+func TestSyncHeroes(t *testing.T) {
+	t.Parallel()
+	alice, bob := newUsers(t)
+	id := alice.public(bob)
+	others := []*user{}
+	for range 6 {
+		o := newUser(t, "hero")
+		o.join(id)
+		others = append(others, o)
+	}
+	bob.filter = `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}`
+	known := map[string]bool{}
+	sync := func() []string {
+		t.Helper()
+		j := bob.sync().At("rooms", "join", id)
+		for _, section := range []string{"state", "timeline"} {
+			for _, e := range j.At(section, "events").List() {
+				if e.At("type").String() == "m.room.member" {
+					known[e.At("state_key").String()] = true
+				}
+			}
+		}
+		out := []string{}
+		for _, h := range j.At("summary", "m.heroes").List() {
+			out = append(out, h.String())
+			if !known[h.String()] {
+				t.Errorf("%s is a hero, but no member event came", h.String())
+			}
+		}
+		return out
+	}
+	heroes := sync()
+	same(t, "heroes", len(heroes), 5)
+	for _, o := range append([]*user{alice}, others...) {
+		if o.id == heroes[1] {
+			o.leave(id)
+		}
+	}
+	alice.say(id, "the last event")
+	next := sync()
+	same(t, "heroes after one left", len(next), 5)
+	same(t, "one is new", slices.Contains(heroes, next[4]), false)
+	// With a name there are no heroes, until it is taken away.
+	alice.state(id, "m.room.name", "", obj{"name": "Named"})
+	same(t, "heroes of a room with a name", sync(), list{})
+	newUser(t, "unseen").join(id)
+	alice.say(id, "the last event")
+	sync()
+	alice.state(id, "m.room.name", "", obj{})
+	same(t, "heroes without the name", len(sync()), 5)
 }
 
 func TestSyncStateAfter(t *testing.T) {
