@@ -1,5 +1,7 @@
 package mx
 
+import "encoding/json"
+
 // Event types that the server itself looks at.
 const (
 	RoomCreate            = "m.room.create"
@@ -122,4 +124,16 @@ type JoinRulesContent struct {
 type JoinAllow struct {
 	Type   string `json:"type"` // "m.room_membership"
 	RoomID string `json:"room_id,omitempty"`
+}
+
+// UnmarshalJSON leaves a condition empty that is not written as it should be: the
+// others count all the same. Spec: cs#restricted-rooms
+func (a *JoinAllow) UnmarshalJSON(b []byte) error {
+	type plain JoinAllow
+	var p plain
+	if json.Unmarshal(b, &p) != nil {
+		p = plain{}
+	}
+	*a = JoinAllow(p)
+	return nil
 }

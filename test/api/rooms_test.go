@@ -247,7 +247,9 @@ func TestKnockAndRestricted(t *testing.T) {
 	space := alice.create(obj{"creation_content": obj{"type": "m.space"}})
 	for _, rule := range []string{"restricted", "knock_restricted"} {
 		id := alice.create(obj{"initial_state": list{obj{"type": "m.room.join_rules",
-			"content": obj{"join_rule": rule, "allow": list{obj{"type": "m.room_membership", "room_id": space, "via": list{serverName}}}}}}})
+			// Conditions that cannot be understood let nobody in, and do not keep the others from it.
+			"content": obj{"join_rule": rule, "allow": list{3, obj{"type": "com.example"}, obj{"type": "m.room_membership", "room_id": 5},
+				obj{"type": "m.room_membership", "room_id": space, "via": list{serverName}}}}}}})
 		dave := newUser(t, "dave")
 		dave.fails(403, "M_FORBIDDEN", "POST", room(id)+"/join", nil)
 		alice.invite(space, dave)
