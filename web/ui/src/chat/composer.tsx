@@ -83,11 +83,18 @@ export function Composer({ room, name, replyTo, editing, onDone, onEditLast, fil
     useEffect(() => {
         if (!matchMedia("(pointer: fine)").matches) return;
         area.current?.focus({ preventScroll: true });
-        // A dialog that led here gives the focus back to its button after this; then it is nowhere useful.
-        const timer = setTimeout(() => {
-            if (!document.activeElement?.closest("[role=dialog], [role=alertdialog], input, textarea")) area.current?.focus({ preventScroll: true });
-        }, 100);
-        return () => clearTimeout(timer);
+        // A dialog that led here would give the focus back to the button that opened it.
+        const keep = (e: Event): void => {
+            e.preventDefault();
+            area.current?.focus({ preventScroll: true });
+        };
+        const end = (): void => document.removeEventListener("react-aria-focus-scope-restore", keep);
+        document.addEventListener("react-aria-focus-scope-restore", keep);
+        const timer = setTimeout(end, 1500);
+        return () => {
+            clearTimeout(timer);
+            end();
+        };
     }, []);
 
     useEffect(() => {
