@@ -9,7 +9,9 @@ export GOFLAGS := -mod=readonly -buildvcs=false
 export CGO_ENABLED := 0
 export NO_UPDATE_NOTIFIER := 1
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-dev)
+VERSION := $(shell image/version.sh)
+# What is packed has the commit's time, so that it is the same each time.
+EPOCH   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1700000000))
 LDFLAGS := -s -w -X holdfast/appliance.Version=$(VERSION)
 DATA    ?= data
 PORT    ?= 8008
@@ -134,7 +136,6 @@ test-browser: build tools-test ## end to end in headless Chromium
 
 # --- packages --------------------------------------------------------------------
 
-EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 ARCH  ?= $(shell go env GOARCH)
 
 .PHONY: deb oci
@@ -162,6 +163,27 @@ fuzz: tools-go ## run every fuzz target for FUZZTIME (1m)
 	    printf '\033[1m== %s %s\033[0m\n' "$$pkg" "$$f"; \
 	    go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
+
+# --- disk image ---------------------------------------------------------------------
+
+ARCHES  ?= amd64
+FORMATS ?= raw zst
+IMAGE   = go run ./image/build -version $(VERSION) -epoch $(EPOCH) -apt-sources '$(APT_SOURCES)'
+
+.PHONY: image image-pins tools-image
+image: web/dist/index.html tools-go tools-image ## the bootable disk images in bin/image (ARCHES, FORMATS, KEYS=FOLDER, SECUREBOOT=1)
+	@for arch in $(ARCHES); do \
+	  printf '\033[1m== building the program for %s\033[0m\n' $$arch; \
+	  GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/holdfast ./cmd/holdfast; done
+	$(call say,"building the images $(VERSION)")
+	@$(IMAGE) -arch '$(ARCHES)' -formats '$(FORMATS)' -keys '$(KEYS)' $(if $(SECUREBOOT),-secureboot)
+
+image-pins: tools-go tools-image ## ask which Debian packages are served now and pin them
+	@$(IMAGE) -pins
+
+tools-image:
+	@for t in apt-get dpkg-deb; do command -v $$t >/dev/null || { echo "$$t is missing: the image is built of Debian's packages, on Debian."; exit 1; }; done
+	@[ -x /usr/sbin/mke2fs ] || command -v mke2fs >/dev/null || { echo "mke2fs is missing. Install the package e2fsprogs."; exit 1; }
 
 .PHONY: notices
 notices: tools-go $(UI)/node_modules/.package-lock.json ## write NOTICES.txt: what is built in and under which licence
