@@ -179,9 +179,11 @@ func picture(w, h int, alpha uint8) image.Image {
 func TestThumbnails(t *testing.T) {
 	api := serve(t, media.Options{})
 	alice := api.As("alice", "A")
-	var asPNG, asJPEG, clear bytes.Buffer
+	var asPNG, asJPEG, clear, large, small bytes.Buffer
 	png.Encode(&asPNG, picture(1000, 500, 255))
 	png.Encode(&clear, picture(1000, 500, 120))
+	png.Encode(&small, picture(50, 40, 255))
+	png.Encode(&large, image.NewGray(image.Rect(0, 0, 2400, 1800)))
 	jpeg.Encode(&asJPEG, picture(1000, 500, 255), nil)
 	turned := append([]byte("\xff\xd8\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"), asJPEG.Bytes()[2:]...)
 	for _, c := range []struct {
@@ -196,6 +198,12 @@ func TestThumbnails(t *testing.T) {
 		{"crop", asPNG.Bytes(), "width=90&height=90&method=crop", 96, 96, "image/jpeg"},
 		{"jpeg", asJPEG.Bytes(), "width=640&height=480", 640, 320, "image/jpeg"},
 		{"turned", turned, "width=640&height=480", 240, 480, "image/jpeg"},
+		{"smaller than asked for", small.Bytes(), "width=90&height=90&method=crop", 50, 40, "image/png"},
+		{"crop to 2:1", asPNG.Bytes(), "width=64&height=32&method=crop", 96, 48, "image/jpeg"},
+		{"crop to 9:16", asPNG.Bytes(), "width=90&height=160&method=crop", 135, 240, "image/jpeg"},
+		{"crop to a line", asPNG.Bytes(), "width=400&height=1&method=crop", 480, 10, "image/jpeg"},
+		{"crop larger than all sizes", asPNG.Bytes(), "width=1921&height=10&method=crop", 1000, 500, "image/png"},
+		{"larger than all sizes", large.Bytes(), "width=1700&height=1300&method=scale", 2400, 1800, "image/png"},
 		{"never larger", asPNG.Bytes(), "width=5000&height=5000", 1000, 500, "image/png"},
 	} {
 		id := upload(t, alice, "p", "image/png", c.body)

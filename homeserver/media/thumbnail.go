@@ -29,29 +29,39 @@ const (
 	maxDecoding = 2
 )
 
-// thumbSizes are the sizes that are made; a request gets the smallest that is at
-// least as large, or the largest, so that nobody can fill the disk by asking for many.
-// Spec: cs#thumbnails
-var thumbSizes = []struct {
-	width, height int
-	method        string
-}{
-	{32, 32, "crop"}, {96, 96, "crop"}, {240, 240, "crop"}, {480, 480, "crop"}, {960, 960, "crop"},
-	{320, 240, "scale"}, {640, 480, "scale"}, {800, 600, "scale"}, {1600, 1200, "scale"},
-}
+// Thumbnails are made in these sizes; a request gets the smallest that is at least as
+// large, so that nobody can fill the disk by asking for many. Spec: cs#thumbnails
+var (
+	scaleSizes = [][2]int{{320, 240}, {640, 480}, {800, 600}, {1600, 1200}}
+	cropSides  = []int{32, 96, 240, 480, 960, 1920} // of the longer side
+)
 
-func pickSize(width, height int, method string) (int, int) {
-	w, h := 0, 0
-	for _, s := range thumbSizes {
-		if s.method != method {
-			continue
+// cropShapes is how many shapes of a cropped picture there are for each longer side.
+// The usual ones, such as 16:9 and 3:2, are met exactly.
+const cropShapes = 48
+
+// pickSize is the size to make for a request. What is larger than all sizes gets the
+// original: a thumbnail is never smaller than asked for if it need not be.
+func pickSize(width, height int, method string) (int, int, string) {
+	if method == "crop" {
+		longer := max(width, height)
+		for _, side := range cropSides {
+			if side >= longer {
+				shape := func(n int) int { // n of longer, rounded up to a shape
+					steps := (n*cropShapes + longer - 1) / longer
+					return (steps*side + cropShapes - 1) / cropShapes
+				}
+				return shape(width), shape(height), method
+			}
 		}
-		w, h = s.width, s.height
-		if w >= width && h >= height {
-			return w, h
+	} else {
+		for _, s := range scaleSizes {
+			if s[0] >= width && s[1] >= height {
+				return s[0], s[1], method
+			}
 		}
 	}
-	return w, h
+	return maxSide, maxSide, "scale"
 }
 
 // thumbnail serves a smaller picture. Spec: cs#get_matrixclientv1mediathumbnailservernamemediaid
@@ -73,8 +83,8 @@ func (s *Service) thumbnail(ctx context.Context, r *route.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	t := thumb{Hash: m.Hash, Method: method}
-	t.Width, t.Height = pickSize(min(width, maxSide), min(height, maxSide), method)
+	t := thumb{Hash: m.Hash}
+	t.Width, t.Height, t.Method = pickSize(min(width, maxSide), min(height, maxSide), method)
 	var have bool
 	err = s.o.DB.Read(ctx, func(q store.Querier) (err error) {
 		t, have, err = loadThumb(q, t)
@@ -186,6 +196,9 @@ func render(out io.Writer, r io.ReadSeeker, width, height int, method string) (s
 // fit gives the thumbnail's size, never above the original's, and whether the
 // picture must be cropped to that shape.
 func fit(w, h, width, height int, method string) (dw, dh int, crop bool) {
+	if w <= width && h <= height { // the original
+		return w, h, false
+	}
 	if method == "crop" {
 		f := min(1, float64(w)/float64(width), float64(h)/float64(height))
 		dw, dh = max(1, int(math.Round(float64(width)*f))), max(1, int(math.Round(float64(height)*f)))
