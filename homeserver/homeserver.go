@@ -322,10 +322,10 @@ func (h *Homeserver) roomReplaced(tx *store.Tx, e *rooms.Event) error {
 	case e.Type == mx.RoomMember && e.Membership() == mx.Join && *e.StateKey == e.Sender:
 		if e.Replaces > 0 {
 			before, err := h.Rooms.EventAt(tx, e.Replaces)
-			if err != nil {
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
-			if before.Membership() == mx.Join {
+			if err == nil && before.Membership() == mx.Join {
 				return nil
 			}
 		}

@@ -255,6 +255,9 @@ func (a *answer) toDevice() error {
 func (a *answer) presence() error {
 	var failed error
 	list := a.f.o.Ephemeral.Presence(a.from, a.to, func(userID string) bool {
+		if !a.r.Filter.Presence.Pass(mx.Presence, userID) {
+			return false
+		}
 		if userID == a.UserID {
 			return true
 		}
@@ -262,7 +265,7 @@ func (a *answer) presence() error {
 		if err != nil {
 			failed = err
 		}
-		return ok && a.r.Filter.Presence.Pass(mx.Presence, userID)
+		return ok
 	})
 	a.out.Presence = list
 	return failed

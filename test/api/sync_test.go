@@ -407,6 +407,17 @@ func TestPresence(t *testing.T) {
 		}
 		return false
 	})
+	// A filter holds for one's own presence too.
+	for filter, want := range map[string][]string{`{"senders":["` + bob.id + `"]}`: {bob.id}, `{"not_senders":["` + alice.id + `"]}`: {bob.id},
+		`{"not_senders":["` + bob.id + `"]}`: {alice.id}, `{"types":["m.nothing"]}`: {}, `{"senders":[]}`: {}} {
+		alice.since, alice.filter = "", `{"presence":`+filter+`}`
+		got := []string{}
+		for _, e := range alice.sync().At("presence", "events").List() {
+			got = append(got, e.At("sender").String())
+		}
+		same(t, filter, got, want)
+	}
+	alice.since, alice.filter = "", ""
 	bob.fails(403, "M_FORBIDDEN", "PUT", "/presence/"+alice.id+"/status", obj{"presence": "online"})
 	bob.fails(400, "M_INVALID_PARAM|M_BAD_JSON|M_UNKNOWN", "PUT", path, obj{"presence": "nonsense"})
 	bob.fails(400, "M_BAD_JSON|M_INVALID_PARAM", "PUT", path, obj{"presence": 3})
