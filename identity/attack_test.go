@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -612,6 +613,84 @@ func TestAttack32Work(t *testing.T) {
 			t.Errorf("%s costs %d, alice %d", name, work[name], work["alice"])
 		}
 	}
+	// The cost came out differently at another start: names that do not exist cost
+	// what those do that exist, not what a new password would.
+	r.stop()
+	r.opts.PasswordCost.Passes = 3
+	r.start()
+	cost := func(name string) uint64 {
+		before := r.svc.PasswordWork()
+		if _, err := r.svc.VerifyPassword(t.Context(), name, "wrong", "192.0.2.9"); !errors.Is(err, identity.ErrWrongPassword) {
+			t.Fatal(err)
+		}
+		return r.svc.PasswordWork() - before
+	}
+	if got := cost("nobody"); got != work["alice"] {
+		t.Errorf("nobody costs %d, and all who exist %d", got, work["alice"])
+	}
+	r.user("bob")
+	seen := map[uint64]int{}
+	for i := range 64 {
+		name := fmt.Sprint("nobody", i)
+		if cost(name) != cost(name) {
+			t.Errorf("the cost of %s changes", name)
+		}
+		seen[cost(name)]++
+	}
+	if seen[cost("alice")] == 0 || seen[cost("bob")] == 0 || len(seen) != 2 {
+		t.Errorf("costs of unknown names %v, alice's is %d and bob's %d", seen, cost("alice"), cost("bob"))
+	}
+}
+
+// TestAttack32Parallel: guesses that are sent at once are no more than those that
+// come one after the other, and many addresses of one network are one attacker.
+func TestAttack32Parallel(t *testing.T) {
+	r := newRig(t, nil)
+	r.user("alice")
+	guess := func(from, password string) (looked bool) {
+		t.Helper()
+		_, err := r.svc.VerifyPassword(t.Context(), "alice", password, from)
+		var slow *identity.SlowDown
+		switch {
+		case errors.As(err, &slow):
+			return false
+		case errors.Is(err, identity.ErrWrongPassword):
+			return true
+		}
+		t.Error(err)
+		return false
+	}
+	var looked atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			if guess("192.0.2.66", fmt.Sprint("wrong ", i)) {
+				looked.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if n := looked.Load(); n != 5 {
+		t.Errorf("%d of 64 guesses at once were looked at, want 5", n)
+	}
+	n := 0
+	for i := range 200 {
+		if guess(fmt.Sprintf("2001:db8:0:1::%x", i+1), "wrong") {
+			n++
+		}
+	}
+	if n != 50 {
+		t.Errorf("%d guesses from one IPv6 network were looked at, want 50", n)
+	}
+	// Neither holds up people elsewhere, also when they sign in at the same time.
+	for range 8 {
+		wg.Go(func() {
+			if _, err := r.svc.VerifyPassword(t.Context(), "alice", "correct horse alice", "2001:db8:0:2::1"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestAttack35Invites(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"holdfast/identity/account"
 )
 
 // Registrations an address may make: a burst, then one every period. An office
@@ -32,6 +34,7 @@ func (l *limiter) allow(r *http.Request, now time.Time) (wait time.Duration) {
 	if err != nil {
 		from = r.RemoteAddr
 	}
+	from = account.Network(from)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.m == nil || len(l.m) >= maxAddresses {

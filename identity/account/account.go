@@ -92,10 +92,11 @@ type Options struct {
 type Accounts struct {
 	Options
 	hasher *hasher
+	turns  turns
 }
 
 // New prepares the accounts.
-func New(o Options) *Accounts { return &Accounts{o, newHasher(o.Cost)} }
+func New(o Options) *Accounts { return &Accounts{Options: o, hasher: newHasher(o.Cost)} }
 
 // UserID is the full ID of a localpart.
 func (a *Accounts) UserID(localpart string) string { return "@" + localpart + ":" + a.ServerName }
@@ -261,26 +262,34 @@ func (a *Accounts) ByID(ctx context.Context, id string) (u User, err error) {
 func (a *Accounts) Verify(ctx context.Context, name, password, from string) (User, error) {
 	localpart, own := a.Localpart(name)
 	localpart = strings.ToLower(localpart)
-	key := Hash("password\x00" + localpart + "\x00" + from)
-	if err := a.attempt(ctx, key); err != nil {
+	ps := places(localpart, from)
+	done, err := a.attempt(ctx, ps)
+	if err != nil {
 		return User{}, err
 	}
+	defer done()
 	var (
-		u      User
-		stored string
-		err    error
+		u             User
+		stored, other string
 	)
-	if own {
-		err = a.DB.Read(ctx, func(q store.Querier) error {
-			if u, err = a.LoadByLocalpart(q, localpart); err != nil {
-				return err
-			}
-			stored, err = loadPassword(q, u.ID)
+	err = a.DB.Read(ctx, func(q store.Querier) (err error) {
+		if other, err = decoy(q, localpart); err != nil || !own {
 			return err
-		})
-		if err != nil && !errors.Is(err, ErrNoUser) {
-			return User{}, err
 		}
+		if u, err = a.LoadByLocalpart(q, localpart); errors.Is(err, ErrNoUser) {
+			return nil
+		}
+		if err == nil {
+			stored, err = loadPassword(q, u.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return User{}, err
+	}
+	known := stored != ""
+	if !known {
+		stored = other // as much work as for a name that exists
 	}
 	if len(password) > maxPassword {
 		password = ""
@@ -289,13 +298,13 @@ func (a *Accounts) Verify(ctx context.Context, name, password, from string) (Use
 	if err != nil {
 		return User{}, err
 	}
-	if !ok {
-		if err := a.failed(ctx, key); err != nil {
+	if !ok || !known {
+		if err := a.failed(ctx, ps); err != nil {
 			return User{}, err
 		}
 		return User{}, ErrWrongPassword
 	}
-	if err := a.succeeded(ctx, key); err != nil {
+	if err := a.succeeded(ctx, ps); err != nil {
 		return User{}, err
 	}
 	return u, u.Err()

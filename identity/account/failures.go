@@ -3,41 +3,132 @@ package account
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"sync"
 	"time"
 
 	"holdfast/store"
 )
 
-// After freeFailures wrong attempts for a name from an address, each further one
-// makes the next wait: firstWait, doubling to maxWait. It is never for good, and
-// a day without an attempt forgets.
+// After its free failures, each further wrong attempt for a name from a place makes
+// the next wait: firstWait, doubling to maxWait. It is never for good, and a day
+// without an attempt forgets. A place is an address; as whoever is in an IPv6 network
+// can use as many of its addresses as they like, the network is a place as well.
 const (
-	freeFailures = 5
-	firstWait    = 2 * time.Second
-	maxWait      = 15 * time.Minute
-	forgetAfter  = 24 * time.Hour
+	freeFailures    = 5
+	freeFromNetwork = 50
+	firstWait       = 2 * time.Second
+	maxWait         = 15 * time.Minute
+	forgetAfter     = 24 * time.Hour
 )
 
-// attempt refuses with *SlowDown while a key has to wait.
-func (a *Accounts) attempt(ctx context.Context, key []byte) error {
+// place is a name and where somebody tries its password.
+type place struct {
+	key  []byte
+	free int64
+}
+
+func places(localpart, from string) []place {
+	at := func(from string, free int64) place {
+		return place{Hash("password\x00" + localpart + "\x00" + from), free}
+	}
+	ps := []place{at(from, freeFailures)}
+	if n := Network(from); n != from {
+		ps = append(ps, at(n, freeFromNetwork))
+	}
+	return ps
+}
+
+// Network is the smallest network that an address of a client stands for: the /64
+// of an IPv6 address, and any other as it is.
+func Network(from string) string {
+	ip, err := netip.ParseAddr(from)
+	if err != nil || ip.Is4() || ip.Is4In6() {
+		return from
+	}
+	return netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
+}
+
+// turns lets attempts at one place run one after the other: of many that begin at
+// once, all would be looked at before the first failure is counted.
+type turns struct {
+	mu sync.Mutex
+	m  map[string]*turn
+}
+
+type turn struct {
+	busy chan struct{} // holds one value while an attempt runs
+	n    int           // attempts that run or wait
+}
+
+// take waits for the turn of a key. Call done after the attempt.
+func (t *turns) take(ctx context.Context, key string) (done func(), err error) {
+	t.mu.Lock()
+	x := t.m[key]
+	if x == nil {
+		if t.m == nil {
+			t.m = map[string]*turn{}
+		}
+		x = &turn{busy: make(chan struct{}, 1)}
+		t.m[key] = x
+	}
+	x.n++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if x.n--; x.n == 0 {
+			delete(t.m, key)
+		}
+	}
+	select {
+	case x.busy <- struct{}{}:
+		return func() { <-x.busy; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// attempt waits for the turn of a name's places, and refuses with *SlowDown while
+// one has to wait. Without an error, call done after the attempt.
+func (a *Accounts) attempt(ctx context.Context, ps []place) (done func(), err error) {
 	if !a.Limits {
-		return nil
+		return func() {}, nil
+	}
+	var taken []func()
+	done = func() {
+		for _, f := range taken {
+			f()
+		}
+	}
+	for _, p := range ps { // in the same order for everybody: address, network
+		f, err := a.turns.take(ctx, string(p.key))
+		if err != nil {
+			done()
+			return nil, err
+		}
+		taken = append(taken, f)
 	}
 	var until int64
-	err := a.DB.Read(ctx, func(q store.Querier) error {
-		err := q.QueryRow(selectFailures, key).Scan(new(int64), &until)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		for _, p := range ps {
+			var u int64
+			if err := q.QueryRow(selectFailures, p.key).Scan(new(int64), &u); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			until = max(until, u)
 		}
-		return err
+		return nil
 	})
+	if wait := time.UnixMilli(until).Sub(a.Now()); err == nil && wait > 0 {
+		err = &SlowDown{wait}
+	}
 	if err != nil {
-		return err
+		done()
+		return nil, err
 	}
-	if wait := time.UnixMilli(until).Sub(a.Now()); wait > 0 {
-		return &SlowDown{wait}
-	}
-	return nil
+	return done, nil
 }
 
 const selectFailures = `SELECT count, until FROM id_auth_failures WHERE key = $1`
@@ -45,32 +136,40 @@ const selectFailures = `SELECT count, until FROM id_auth_failures WHERE key = $1
 const upsertFailure = `INSERT INTO id_auth_failures (key, count, until, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (key) DO UPDATE SET count = excluded.count, until = excluded.until, at = excluded.at`
 
-func (a *Accounts) failed(ctx context.Context, key []byte) error {
+func (a *Accounts) failed(ctx context.Context, ps []place) error {
 	if !a.Limits {
 		return nil
 	}
-	return a.DB.Write(ctx, func(tx *store.Tx) error {
-		var count int64
-		if err := tx.QueryRow(selectFailures, key).Scan(&count, new(int64)); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		count++
+	// Who hangs up does not get the attempt for free.
+	return a.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
 		now := a.Now()
-		var until int64
-		if count >= freeFailures {
-			until = now.Add(min(maxWait, firstWait<<min(count-freeFailures, 10))).UnixMilli()
+		for _, p := range ps {
+			var count int64
+			if err := tx.QueryRow(selectFailures, p.key).Scan(&count, new(int64)); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			count++
+			var until int64
+			if count >= p.free {
+				until = now.Add(min(maxWait, firstWait<<min(count-p.free, 10))).UnixMilli()
+			}
+			if _, err := tx.Exec(upsertFailure, p.key, count, until, now.UnixMilli()); err != nil {
+				return err
+			}
 		}
-		_, err := tx.Exec(upsertFailure, key, count, until, now.UnixMilli())
-		return err
+		return nil
 	})
 }
 
 const deleteFailure = `DELETE FROM id_auth_failures WHERE key = $1`
 
-func (a *Accounts) succeeded(ctx context.Context, key []byte) error {
+// succeeded forgets the failures from an address. Those from its network stay: they
+// may be somebody else's.
+func (a *Accounts) succeeded(ctx context.Context, ps []place) error {
 	if !a.Limits {
 		return nil
 	}
+	key := ps[0].key
 	var known bool
 	err := a.DB.Read(ctx, func(q store.Querier) error {
 		err := q.QueryRow(selectFailures, key).Scan(new(int64), new(int64))

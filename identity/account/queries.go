@@ -1,6 +1,7 @@
 package account
 
 import (
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -97,6 +98,23 @@ func loadPassword(q store.Querier, id string) (string, error) {
 		return "", nil
 	}
 	return s, err
+}
+
+const (
+	countPasswords = `SELECT count(*) FROM id_passwords`
+	selectNth      = `SELECT phc FROM id_passwords ORDER BY user_id LIMIT 1 OFFSET $1`
+)
+
+// decoy is the password to compare with where a name has none: one of those that
+// there are, and for the same name the same one. Hashes are of different cost after
+// a calibration that came out differently, and the time tells the cost.
+func decoy(q store.Querier, localpart string) (hash string, err error) {
+	var n uint64
+	if err := q.QueryRow(countPasswords).Scan(&n); err != nil || n == 0 {
+		return "", err
+	}
+	nth := binary.BigEndian.Uint64(Hash("decoy\x00"+localpart)) % n
+	return hash, q.QueryRow(selectNth, int64(nth)).Scan(&hash)
 }
 
 const upsertPasswordSQL = `INSERT INTO id_passwords (user_id, phc, changed) VALUES ($1, $2, $3)
