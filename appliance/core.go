@@ -88,6 +88,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		return nil, fmt.Errorf("homeserver: %w", err)
 	}
 	c.end = append(c.end, c.hs.Close)
+	c.identity.Start()
 	c.homeserver, c.federation = c.hs.Handler(), c.hs.Federation()
 	return c, nil
 }

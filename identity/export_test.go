@@ -1,4 +1,9 @@
 package identity
 
+import "context"
+
 // PasswordWork is how much work passwords have cost since the start.
 func (s *Service) PasswordWork() uint64 { return s.accounts.PasswordWork() }
+
+// Sweep is what the upkeep does every hour.
+func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }

@@ -448,6 +448,56 @@ func TestLegacySessions(t *testing.T) {
 	}
 }
 
+// A session with which nothing can be done any more ends, and its device goes: the
+// account page does not show it, and its application may make room.
+func TestDeadSessionsEnd(t *testing.T) {
+	r := newRig(t, nil)
+	u := r.user("alice")
+	c := r.client(nil)
+	b := r.browser()
+	count := func() int {
+		t.Helper()
+		if err := r.svc.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		page := b.get("/account")
+		if page.StatusCode == http.StatusSeeOther {
+			b.post("/login", url.Values{"username": {"alice"}, "password": {"correct horse alice"}})
+			page = b.get("/account")
+		}
+		return strings.Count(page.body, `name="session"`)
+	}
+	// Somebody signs in at a site that is no Matrix client: it gets no refresh token.
+	b.api("/oauth2/token", exchangeForm(c, b.code("alice", authParams(c, "scope", "openid profile"))))
+	tk := r.session("alice", c)
+	lasting, err := r.svc.StartSession(t.Context(), identity.SessionRequest{UserID: u.UserID, DeviceID: "LASTING"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := count(); n != 3 {
+		t.Fatalf("%d sessions, want 3", n)
+	}
+	r.wait(time.Hour)
+	if n := count(); n != 2 {
+		t.Errorf("%d sessions after the site's token expired, want 2", n)
+	}
+	for range 4 { // who comes back within 90 days stays
+		r.wait(80 * 24 * time.Hour)
+		tk = r.tokens(r.refresh(c, tk.refresh))
+		if !r.alive(tk.access) || count() != 2 || !r.devices.has(u.UserID, "ABCDEFGHIJ") {
+			t.Fatal("a session that is used ended")
+		}
+	}
+	r.wait(91 * 24 * time.Hour)
+	if n := count(); n != 1 || r.devices.has(u.UserID, "ABCDEFGHIJ") {
+		t.Errorf("%d sessions after 91 days, want the lasting one", n)
+	}
+	if !r.alive(lasting.Access) || !r.devices.has(u.UserID, "LASTING") {
+		t.Error("a token that does not expire ended")
+	}
+	r.wantError(r.refresh(c, tk.refresh), 400, "invalid_grant")
+}
+
 func TestAdminChangesShowAtOnce(t *testing.T) {
 	r := newRig(t, nil)
 	u := r.user("alice")

@@ -112,6 +112,7 @@ type Service struct {
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
 
+	ctx     context.Context // of the upkeep
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
@@ -119,7 +120,7 @@ type Service struct {
 // maxOrigins bounds the origins that are remembered; there are two in practice.
 const maxOrigins = 8
 
-// New prepares the identity provider and starts its upkeep, which ends with ctx
+// New prepares the identity provider. Start begins its upkeep, which ends with ctx
 // or Close.
 func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
@@ -165,10 +166,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, s.stop = context.WithCancel(ctx)
-	s.running.Go(func() { s.upkeep(ctx) })
+	s.ctx, s.stop = context.WithCancel(ctx)
 	return s, nil
 }
+
+// Start begins the upkeep, once Devices can be told of what it ends.
+func (s *Service) Start() { s.running.Go(func() { s.upkeep(s.ctx) }) }
 
 // Close ends the upkeep. Call it before the store is closed.
 func (s *Service) Close() {
@@ -176,7 +179,7 @@ func (s *Service) Close() {
 	s.running.Wait()
 }
 
-// upkeep makes the signing key and removes what has expired, every hour.
+// upkeep makes the signing key and sweeps every hour.
 func (s *Service) upkeep(ctx context.Context) {
 	if err := s.sessions.PrepareKey(ctx); err != nil && ctx.Err() == nil {
 		s.o.Log.Error("there is no key to sign with; sign-ins will fail", "err", err)
@@ -184,13 +187,7 @@ func (s *Service) upkeep(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
-			if err := s.accounts.SweepTx(tx); err != nil {
-				return err
-			}
-			return s.sessions.SweepTx(tx)
-		})
-		if err != nil && ctx.Err() == nil {
+		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			s.o.Log.Error("expired sessions could not be removed", "err", err)
 		}
 		select {
@@ -199,6 +196,16 @@ func (s *Service) upkeep(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// sweep removes what has expired, and ends sessions that have no token left.
+func (s *Service) sweep(ctx context.Context) error {
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := s.accounts.SweepTx(tx); err != nil {
+			return err
+		}
+		return s.sessions.SweepTx(tx)
+	})
 }
 
 // loadKeyFile reads the secret under which keys are sealed, or makes it.

@@ -117,6 +117,7 @@ func (r *rig) start() {
 	if r.svc, err = identity.New(context.Background(), o); err != nil {
 		r.t.Fatal(err)
 	}
+	r.svc.Start()
 	r.h = r.svc.Handler()
 }
 

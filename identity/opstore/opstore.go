@@ -424,8 +424,20 @@ func (s *Store) ConsumeLoginToken(ctx context.Context, token string) (u account.
 	return u, err
 }
 
-// SweepTx removes what has expired.
-func (s *Store) SweepTx(tx *store.Tx) error { return sweep(tx, s.Now()) }
+// SweepTx removes what has expired, and ends the sessions that nothing can be done
+// with any more, together with their devices.
+func (s *Store) SweepTx(tx *store.Tx) error {
+	dead, err := strings1(tx, selectDeadSessions, s.Now().UnixMilli(), sweepBatch)
+	if err != nil {
+		return err
+	}
+	for _, id := range dead {
+		if err := s.EndTx(tx, id, "not used any more", true); err != nil {
+			return err
+		}
+	}
+	return sweep(tx, s.Now())
+}
 
 // Scopes of the Matrix APIs, in the stable and the unstable spelling.
 const (

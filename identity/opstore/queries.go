@@ -205,6 +205,14 @@ const (
 	consumeLoginToken = `DELETE FROM id_login_tokens WHERE hash = $1 RETURNING user_id, expires`
 )
 
+// selectDeadSessions finds sessions that have no token left that works: those of
+// applications that get no refresh token, and those that nobody came back to.
+const selectDeadSessions = `SELECT id FROM id_sessions s WHERE ended = 0
+AND NOT EXISTS (SELECT 1 FROM id_access_tokens t WHERE t.session_id = s.id AND (t.expires = 0 OR t.expires > $1))
+AND NOT EXISTS (SELECT 1 FROM id_refresh_tokens r WHERE r.session_id = s.id AND r.consumed = 0 AND r.expires > $1) LIMIT $2`
+
+const sweepBatch = 500 // sessions that end in one transaction
+
 // sweep removes what has expired. An expired access token whose refresh token is
 // still good stays, so that its owner is told to refresh rather than to sign in.
 // Used refresh tokens stay a day, so that their theft is noticed.
