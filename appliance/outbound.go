@@ -8,6 +8,10 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	// The disk image and the container image have no authorities of their own. Where
+	// the system has some, these are not used.
+	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 // errPrivate is why a request of the server itself was not made.
