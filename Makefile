@@ -181,6 +181,22 @@ image: web/dist/index.html tools-go tools-image ## the bootable disk images in b
 image-pins: tools-go tools-image ## ask which Debian packages are served now and pin them
 	@$(IMAGE) -pins
 
+.PHONY: test-image tools-test-image
+TESTS ?= .
+test-image: tools-test-image ## boot the disk image in QEMU (TESTS=TestBoot for one, HOLDFAST_CUTS=50 power cuts; long)
+	@test/image/run -run '$(TESTS)'
+
+tools-test-image: tools-image
+	@missing=""; \
+	for p in qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm swtpm:swtpm mcopy:mtools mkfs.vfat:dosfstools; do \
+	  command -v $${p%%:*} >/dev/null || [ -x /usr/sbin/$${p%%:*} ] || missing="$$missing $${p#*:}"; done; \
+	[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$$missing ovmf"; \
+	[ -e /usr/share/AAVMF/AAVMF_CODE.fd ] || missing="$$missing qemu-efi-aarch64"; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing ipxe-qemu >/dev/null; \
+	  else echo "Missing:$$missing. Install it with your package manager, then run make again."; exit 1; fi; fi
+
 tools-image:
 	@for t in apt-get dpkg-deb; do command -v $$t >/dev/null || { echo "$$t is missing: the image is built of Debian's packages, on Debian."; exit 1; }; done
 	@[ -x /usr/sbin/mke2fs ] || command -v mke2fs >/dev/null || { echo "mke2fs is missing. Install the package e2fsprogs."; exit 1; }
