@@ -56,6 +56,11 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 				a.log.Error("a closed account could not leave all its rooms", "user", userID, "err", err)
 			}
 		},
+		Locked: func(userID string) {
+			if err := c.hs.Locked(context.WithoutCancel(ctx), userID); err != nil {
+				a.log.Error("a locked account's proofs for calls could not be withdrawn", "user", userID, "err", err)
+			}
+		},
 		Reserved: func(localpart string) bool { return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart) },
 	})
 	if err != nil {

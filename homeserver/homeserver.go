@@ -270,6 +270,12 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}))
 }
 
+// Locked takes a user whose account was locked out of all calls. Access tokens are
+// refused by whoever gives them out.
+func (h *Homeserver) Locked(ctx context.Context, userID string) error {
+	return h.Calls.Locked(ctx, userID)
+}
+
 // SetDisplayName makes the profile of a new account.
 func (h *Homeserver) SetDisplayName(tx *store.Tx, userID, displayName string) error {
 	return h.Userdata.Create(tx, userID, displayName)

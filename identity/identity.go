@@ -81,6 +81,7 @@ type Options struct {
 	Limits       bool                          // slow down repeated failures and registrations
 	Reserved     func(localpart string) bool   // names of application services; nil: none
 	Deactivated  func(userID string)           // runs after an account was closed; nil: nothing
+	Locked       func(userID string)           // runs after an account was locked; nil: nothing
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -384,7 +385,15 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 	if disabled {
 		state = account.Locked
 	}
-	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetStateTx(tx, u, state) })
+	var id string
+	err := s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		id = u.UserID
+		return s.accounts.SetStateTx(tx, u, state)
+	})
+	if err == nil && disabled && s.o.Locked != nil {
+		s.o.Locked(id)
+	}
+	return err
 }
 
 // SetSuspended suspends an account, which may then read but not write, or restores it.

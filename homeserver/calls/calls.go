@@ -4,7 +4,7 @@
 //
 // Invariants: a relay token is for one room of the relay and one identity, and is
 // given only for the caller's own user and device and a room the user is joined
-// to; who leaves the room, or is removed from it, leaves its calls; OpenID tokens
+// to; who leaves the room, is removed from it or is locked, leaves its calls; OpenID tokens
 // are stored as hashes and expire; a delegated leave is restarted only while its
 // participant is in the call, and is sent soon after it left, or after a restart
 // of the server, which ends all calls.
@@ -323,4 +323,24 @@ func (s *Service) Left(roomID, userID string) {
 			s.o.Media.Remove(at.room, at.identity)
 		}
 	})
+}
+
+// Locked takes a user whose account was locked out of all calls, and forgets the
+// OpenID tokens with which new relay tokens could be had.
+func (s *Service) Locked(ctx context.Context, userID string) error {
+	err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.DropTokens(tx, userID) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, seats := range s.admitted {
+		if !strings.HasSuffix(k, member("", userID)) || s.ctx.Err() != nil {
+			continue
+		}
+		delete(s.admitted, k)
+		s.wg.Go(func() {
+			for at := range seats {
+				s.o.Media.Remove(at.room, at.identity)
+			}
+		})
+	}
+	return err
 }
