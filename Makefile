@@ -54,7 +54,7 @@ tools-node:
 	@node -e 'const [a,b]=process.versions.node.split(".").map(Number); if (a<20||(a==20&&b<19)) { console.error("Node.js "+process.versions.node+" is too old: install 20.19 or later."); process.exit(1) }'
 
 # The end-to-end tests need a browser, and ip(8) for a network without a way out.
-# The proxies are for CI: on a person's machine their packages would start services.
+# The proxies and what the disk is tested with are for CI: on a person's machine their packages would start services.
 tools-test: tools-go tools-node
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
@@ -64,6 +64,8 @@ tools-test: tools-go tools-node
 	  command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	  command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
 	  command -v mke2fs >/dev/null || missing="$$missing e2fsprogs"; \
+	  command -v sfdisk >/dev/null || missing="$$missing fdisk"; \
+	  command -v qemu-system-x86_64 >/dev/null || missing="$$missing qemu-system-x86"; \
 	  command -v swtpm >/dev/null || missing="$$missing swtpm"; fi; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"holdfast/image/disk"
 	"holdfast/image/uki"
 )
 
@@ -134,6 +135,9 @@ func writeDisk(ctx context.Context, o options, name string, files []file) error 
 	if err := writeFAT(f, espFirst*sectorBytes, espSectors*sectorBytes, espFirst, "HOLDFAST", files, o.created); err != nil {
 		return err
 	}
+	if _, err := f.WriteAt([]byte(disk.Marker), dataFirst*sectorBytes); err != nil {
+		return err
+	}
 	if err := f.Close(); err != nil {
 		return err
 	}
@@ -209,25 +213,22 @@ const mke2fsConf = `[defaults]
 	default_mntopts = acl,user_xattr
 [fs_types]
 	ext4 = {
-		features = has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
+		features = has_journal,ext_attr,dir_index,filetype,sparse_super,large_file,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
 	}
 	small = {
 		inode_size = 256
 	}
 `
 
-// ext4Template is an empty file system, as small as the data partition that is
-// shipped. It can grow to 8 TiB without its layout having to be changed.
+// ext4Template is an empty file system that fits into the data partition that is
+// shipped and grows from there.
 func ext4Template(ctx context.Context, o options, work string) ([]byte, error) {
 	img, conf := filepath.Join(work, "ext4.img"), filepath.Join(work, "mke2fs.conf")
 	if err := os.WriteFile(conf, []byte(mke2fsConf), 0o644); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, mke2fs(), "-q", "-F", "-t", "ext4",
-		"-b", "4096", "-i", "16384", "-I", "256", "-m", "0", "-J", "size=16", "-L", "holdfast-data",
-		"-U", "6b1a58f3-5c1d-4e0b-9b0e-484f4c444641",
-		"-E", "hash_seed=6b1a58f4-5c1d-4e0b-9b0e-484f4c444641,root_owner=0:0,resize=2147483648,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-		img, fmt.Sprint((dataSectors*sectorBytes-16*mebibyte)/4096))
+	args := disk.TemplateOptions("6b1a58f3-5c1d-4e0b-9b0e-484f4c444641", "6b1a58f4-5c1d-4e0b-9b0e-484f4c444641")
+	cmd := exec.CommandContext(ctx, mke2fs(), append(args, img, fmt.Sprint(disk.TemplateSize/4096))...)
 	// The clock of the file system's own times.
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME="+fmt.Sprint(o.created.Unix()), "MKE2FS_CONFIG="+conf, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -30,7 +30,9 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/image/disk/gpt"
@@ -101,6 +103,9 @@ type Disk struct {
 	pending string // the recovery passphrase that was not confirmed
 	chipErr error  // why the TPM chip did not open the data
 	fsWarn  string
+	// stopGrowing stops the growing of the file system, nil where it was not begun.
+	stopGrowing func()
+	growWarn    atomic.Pointer[string]
 }
 
 // ESP gives the device of the EFI system partition.
@@ -547,12 +552,10 @@ func (d *Disk) Protection() Protection {
 	case p.TPM && !d.host.secureBoot():
 		p.Warning = "Secure Boot is off: whoever has the whole machine can start another system on it, to which the TPM chip gives the key. A disk taken out alone stays protected."
 	}
-	if d.fsWarn != "" {
-		if p.Warning != "" {
-			p.Warning += " "
-		}
-		p.Warning += d.fsWarn
+	if w := d.growWarn.Load(); w != nil {
+		p.Warning += " " + *w
 	}
+	p.Warning = strings.TrimSpace(p.Warning + " " + d.fsWarn)
 	return p
 }
 

@@ -25,6 +25,7 @@ import (
 	"holdfast/image/disk/luks"
 	"holdfast/image/disk/mapper"
 	"holdfast/image/tpm"
+	"holdfast/image/tpm/tpmtest"
 )
 
 var (
@@ -637,6 +638,170 @@ func TestBadDisks(t *testing.T) {
 }
 
 func clearArea(d *disktest.Disk, at int64) { d.WriteAt(make([]byte, 16<<20), at) }
+
+// plugChip gives the machine a chip, which forgets what was measured at each start.
+func (m *machine) plugChip(dir string, events ...string) {
+	m.chip = func() (*tpm.TPM, error) { return tpm.New(tpmtest.Start(m.t, dir, events...)), nil }
+}
+
+func TestChip(t *testing.T) {
+	m := newMachine(t)
+	m.plug("sda", m.shipped(100<<20))
+	dir := t.TempDir()
+	m.plugChip(dir, "secure boot is on")
+	d := m.disk()
+	if err := boot(d, ""); err != nil {
+		t.Fatal(err)
+	}
+	m.writeData()
+	if p := d.Protection(); !p.TPM || !p.Encrypted || p.Clear || !strings.Contains(p.Warning, "Only this machine's TPM chip") {
+		t.Fatalf("%+v", p)
+	}
+	// Without a recovery passphrase nothing else helps, and the error says so.
+	m.plugChip(dir, "secure boot is off")
+	d = m.disk()
+	if err := boot(d, "x"); !errors.Is(err, ErrNoKey) || !errors.Is(err, tpm.ErrChanged) {
+		t.Fatal(err)
+	}
+	if err := d.UnlockWith(ctx, "x"); !errors.Is(err, ErrNoKey) {
+		t.Fatal(err)
+	}
+	m.plugChip(dir, "secure boot is on")
+	d = m.disk()
+	if err := boot(d, ""); err != nil || !m.hasData() {
+		t.Fatal(err)
+	}
+	pass, _ := d.NewRecovery()
+	if err := d.ConfirmRecovery(ctx, pass); err != nil {
+		t.Fatal(err)
+	}
+	slots := len(d.header.Slots())
+	if err := d.Reseal(ctx); err != nil || len(d.header.Slots()) != slots {
+		t.Fatal("a chip that opens the data was sealed again", err)
+	}
+	// The chip is taken away; and another machine has another one.
+	m.chip = func() (*tpm.TPM, error) { return nil, tpm.ErrNone }
+	d = m.disk()
+	if err := boot(d, pass); err != nil || !m.hasData() {
+		t.Fatal(err)
+	}
+	if err := d.Reseal(ctx); !errors.Is(err, tpm.ErrNone) || !d.Protection().TPM {
+		t.Fatal(err)
+	}
+	if w := d.Protection().Warning; !strings.Contains(w, "did not open the data") {
+		t.Fatal(w)
+	}
+	other := t.TempDir()
+	m.plugChip(other, "secure boot is on")
+	d = m.disk()
+	if err := boot(d, ""); !errors.Is(err, ErrPassphrase) || !errors.Is(err, tpm.ErrOther) {
+		t.Fatal(err)
+	}
+	if err := d.Reseal(ctx); !errors.Is(err, ErrLocked) {
+		t.Fatal(err)
+	}
+	if err := boot(d, pass); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reseal(ctx); err != nil || len(d.header.Slots()) != slots {
+		t.Fatal(err)
+	}
+	if w := d.Protection().Warning; !strings.Contains(w, "Secure Boot is off") {
+		t.Fatal(w)
+	}
+	m.file("vars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\x06\x00\x00\x00\x01")
+	if w := d.Protection().Warning; w != "" {
+		t.Fatal(w)
+	}
+	d = m.disk()
+	if err := boot(d, ""); err != nil || !m.hasData() {
+		t.Fatal(err)
+	}
+	m.plugChip(dir, "secure boot is on")
+	if err := boot(m.disk(), ""); !errors.Is(err, ErrPassphrase) {
+		t.Fatal("the old chip still opens", err)
+	}
+}
+
+// A machine that got its chip later: it counts with the recovery passphrase.
+func TestChipLater(t *testing.T) {
+	m := newMachine(t)
+	m.plug("sda", m.shipped(100<<20))
+	if err := boot(m.disk(), ""); err != nil {
+		t.Fatal(err)
+	}
+	m.writeData()
+	m.plugChip(t.TempDir(), "secure boot is on")
+	d := m.disk()
+	if err := boot(d, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reseal(ctx); err != nil || d.Protection().TPM || !d.Protection().Clear {
+		t.Fatal(err)
+	}
+	pass, _ := d.NewRecovery()
+	if err := d.ConfirmRecovery(ctx, pass); err != nil {
+		t.Fatal(err)
+	}
+	if p := d.Protection(); !p.TPM || !p.Passphrase || p.Clear {
+		t.Fatalf("%+v", p)
+	}
+	if err := boot(m.disk(), ""); err != nil || !m.hasData() {
+		t.Fatal(err)
+	}
+}
+
+// Wherever the power goes while the chip gets another key, the passphrase opens the
+// data, and the chip is sealed again by the same call.
+func TestCutReseal(t *testing.T) {
+	m := newMachine(t)
+	d := m.shipped(100 << 20)
+	m.plug("sda", d)
+	dir := t.TempDir()
+	m.plugChip(dir, "a")
+	n := m.disk()
+	if err := boot(n, ""); err != nil {
+		t.Fatal(err)
+	}
+	m.writeData()
+	pass, _ := n.NewRecovery()
+	if err := n.ConfirmRecovery(ctx, pass); err != nil {
+		t.Fatal(err)
+	}
+	m.plugChip(dir, "b")
+	n = m.disk()
+	if err := boot(n, pass); err != nil {
+		t.Fatal(err)
+	}
+	d.Record()
+	if err := n.Reseal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var before, after int
+	for name, c := range d.Cuts(5) {
+		m.disks["sda"] = c
+		n := m.disk()
+		err := boot(n, "")
+		if err == nil {
+			after++
+		} else if before++; !errors.Is(err, ErrPassphrase) || name == "the end" {
+			t.Fatal(name, err)
+		} else if before%5 == 1 {
+			if err := boot(n, pass); err != nil {
+				t.Fatal(name, err)
+			}
+			if err := n.Reseal(ctx); err != nil {
+				t.Fatal(name, err)
+			}
+			if err := boot(m.disk(), ""); err != nil || !m.hasData() {
+				t.Fatal(name, err)
+			}
+		}
+	}
+	if before == 0 || after == 0 {
+		t.Fatal(before, after)
+	}
+}
 
 func TestFind(t *testing.T) {
 	m := newMachine(t)

@@ -14,8 +14,8 @@ import (
 	"holdfast/image/disk/luks"
 )
 
-// Mount mounts the open data at target and makes its file system as large as its
-// partition. At the first start it makes the file system. Errors: ErrLocked,
+// Mount mounts the open data at target and begins to make its file system as large
+// as its partition. At the first start it makes the file system. Errors: ErrLocked,
 // ErrTooSmall, ErrFileSystem.
 func (d *Disk) Mount(ctx context.Context, target string) error {
 	d.mu.Lock()
@@ -47,7 +47,11 @@ func (d *Disk) Mount(ctx context.Context, target string) error {
 	}
 	// What is acknowledged is synced by the database itself; commit bounds the rest.
 	const flags = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME
-	err = unix.Mount(d.view, target, "ext4", flags, "data=ordered,barrier=1,commit=2,errors=remount-ro")
+	options := "data=ordered,barrier=1,commit=2,errors=remount-ro"
+	if d.header.Discards() {
+		options += ",discard"
+	}
+	err = unix.Mount(d.view, target, "ext4", flags, options)
 	switch {
 	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG), errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w (%w)", ErrFileSystem, err)
@@ -57,12 +61,7 @@ func (d *Disk) Mount(ctx context.Context, target string) error {
 		return fmt.Errorf("the data cannot be mounted: %w", err)
 	}
 	d.target = target
-	if err := d.enlarge(fs); err != nil {
-		// All works as before, with less room.
-		d.fsWarn = "The file system could not be made as large as the disk: " + err.Error() + "."
-		d.log.Error("the file system does not grow", "err", err)
-	}
-	return nil
+	return d.enlarge(fs)
 }
 
 // fill writes the empty file system, if that was not done yet.
@@ -158,9 +157,14 @@ func (d *Disk) superblock() (s superblock, err error) {
 	}, nil
 }
 
-// enlarge makes the mounted file system as large as its device. The kernel does it
-// group by group through the journal, so that a stop leaves a whole file system,
-// and the next start goes on.
+// growStep is how much a file system grows at once, in bytes: some seconds where it
+// is slow.
+const growStep = 64 << 30
+
+// enlarge makes the mounted file system as large as its device: the first step now,
+// so that there is room, and the rest beside the work. The kernel does it group by
+// group through the journal, so that a stop leaves a whole file system, and the next
+// start goes on.
 func (d *Disk) enlarge(fs superblock) error {
 	want := uint64(fs.view / fs.blockSize)
 	if want <= fs.blocks {
@@ -170,18 +174,57 @@ func (d *Disk) enlarge(fs superblock) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	if err := resizeFS(dir, want); err != nil {
-		return err
+	step := func() (more bool) {
+		fs.blocks = min(want, fs.blocks+uint64(growStep/fs.blockSize))
+		if err = resizeFS(dir, fs.blocks); err == nil && fs.blocks < want {
+			return true
+		}
+		dir.Close()
+		return false
 	}
-	d.log.Info("the file system has grown", "bytes", int64(want)*fs.blockSize)
+	if !step() {
+		d.grown(err, fs)
+		return nil
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	d.stopGrowing = func() { close(stop); <-done; d.stopGrowing = nil }
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				dir.Close()
+				return
+			default:
+			}
+			if !step() {
+				d.grown(err, fs)
+				return
+			}
+		}
+	}()
 	return nil
+}
+
+// grown notes how the growing ended. If it failed, all works as before with less
+// room.
+func (d *Disk) grown(err error, fs superblock) {
+	if err == nil {
+		d.log.Info("the file system has grown", "bytes", int64(fs.blocks)*fs.blockSize)
+		return
+	}
+	d.log.Error("the file system does not grow", "err", err)
+	w := "The file system could not be made as large as the disk: " + err.Error() + "."
+	d.growWarn.Store(&w)
 }
 
 // Unmount unmounts the data and takes the key out of memory.
 func (d *Disk) Unmount() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.stopGrowing != nil {
+		d.stopGrowing()
+	}
 	if d.target != "" {
 		if err := unix.Unmount(d.target, 0); err != nil {
 			return fmt.Errorf("%s: %w", d.target, err)

@@ -2,85 +2,19 @@ package tpm
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
-	"net"
+	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"holdfast/image/tpm/tpmtest"
 )
 
-// chip starts a TPM in software whose state is in dir, and extends PCR 7 as a
-// firmware would, with each of the events.
 func chip(t *testing.T, dir string, events ...string) *TPM {
 	t.Helper()
-	if _, err := exec.LookPath("swtpm"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("swtpm is not there: apt-get install swtpm")
-		}
-		t.Skip("swtpm is not there: apt-get install swtpm")
-	}
-	// The path of a socket must be short.
-	run, err := os.MkdirTemp("", "tpm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(run) })
-	socket := filepath.Join(run, "s")
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
-		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stop := sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
-	t.Cleanup(stop)
-	var conn net.Conn
-	for range 500 {
-		if conn, err = net.Dial("unix", socket); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatal(err, log.String())
-	}
-	c := New(plugged{conn, stop})
-	t.Cleanup(func() { c.Close() })
-	for _, e := range events {
-		extend(t, c, e)
-	}
-	return c
-}
-
-// plugged is a chip that loses its power when it is let go.
-type plugged struct {
-	net.Conn
-	stop func()
-}
-
-func (p plugged) Close() error {
-	err := p.Conn.Close()
-	p.stop()
-	return err
-}
-
-func extend(t *testing.T, c *TPM, event string) {
-	t.Helper()
-	sum := sha256.Sum256([]byte(event))
-	_, err := tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: sum[:]}}},
-	}.Execute(c.t)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return New(tpmtest.Start(t, dir, events...))
 }
 
 func TestSeal(t *testing.T) {
@@ -106,7 +40,7 @@ func TestSeal(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Something more was measured, and another start.
-	extend(t, c, "something else was loaded")
+	tpmtest.Extend(t, c.close.(io.ReadWriter), "something else was loaded")
 	if _, err := c.Unseal(s); !errors.Is(err, ErrChanged) {
 		t.Fatal(err)
 	}

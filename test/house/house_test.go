@@ -85,7 +85,7 @@ var floors = [][]string{
 }
 
 // testKits may be imported by tests only.
-var testKits = []string{"homeserver/hstest", "homeserver/apitest", "appliance/appliancetest", "image/disk/disktest"}
+var testKits = []string{"homeserver/hstest", "homeserver/apitest", "appliance/appliancetest", "image/disk/disktest", "image/tpm/tpmtest"}
 
 func floor(t *testing.T, p string) int {
 	t.Helper()

@@ -130,7 +130,10 @@ func load(f *os.File, name, uuid string, c Crypt, rdev, dev uint64) (string, err
 	if err != nil {
 		return "", fmt.Errorf("the kernel's keyring does not take the disk's key: %w", err)
 	}
-	defer unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
+	defer func() {
+		unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
+		unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
+	}()
 	options := []string{}
 	if c.SectorSize != 512 {
 		options = append(options, "sector_size:"+strconv.Itoa(c.SectorSize))
