@@ -93,6 +93,7 @@ type Disk struct {
 	name            string // "sda"
 	node            string // "/dev/sda"
 	espNum, dataNum int
+	unused          bool // as the image was written
 
 	mu      sync.Mutex
 	key     []byte // the volume key, while the data is open
@@ -106,6 +107,7 @@ type Disk struct {
 	// stopGrowing stops the growing of the file system, nil where it was not begun.
 	stopGrowing func()
 	growWarn    atomic.Pointer[string]
+	last        atomic.Pointer[Protection]
 }
 
 // ESP gives the device of the EFI system partition.
@@ -530,10 +532,22 @@ type Protection struct {
 	Warning    string // what is not well, and what to do
 }
 
-// Protection tells how the data is protected, as of the last change.
+// Protection tells how the data is protected. It does not wait for what is being
+// done, such as a guess, but tells then how it was before.
 func (d *Disk) Protection() Protection {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if d.mu.TryLock() {
+		p := d.protection()
+		d.mu.Unlock()
+		d.last.Store(&p)
+		return p
+	}
+	if p := d.last.Load(); p != nil {
+		return *p
+	}
+	return Protection{}
+}
+
+func (d *Disk) protection() Protection {
 	p := Protection{Bytes: d.bytes, Device: d.host.partitionName(d.name, d.dataNum)}
 	if d.header == nil {
 		return p

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -20,7 +21,8 @@ const (
 	// patience is how long a disk may take to appear.
 	patience = 60 * time.Second
 	// settle is how long another disk with the same labels may take to appear, where
-	// the boot loader does not say which is the right one.
+	// the boot loader does not say which is the right one, or the disk is unused and
+	// so has the identity of every other one.
 	settle = 3 * time.Second
 )
 
@@ -48,7 +50,7 @@ func find(ctx context.Context, h host, log *slog.Logger) (*Disk, error) {
 		switch {
 		case len(found) > 1:
 			return nil, fmt.Errorf("%w (%s)", ErrTwoDisks, names(found))
-		case len(found) == 1 && id != (gpt.GUID{}):
+		case len(found) == 1 && id != (gpt.GUID{}) && !found[0].unused:
 			return found[0].start(h, log), nil
 		case len(found) == 1:
 			if last != found[0].name {
@@ -150,5 +152,10 @@ func (h host) look(name string, id gpt.GUID) *Disk {
 	if err != nil || id != (gpt.GUID{}) && esp.ID != id {
 		return nil
 	}
-	return &Disk{name: name, node: h.node(name), espNum: esp.Number, dataNum: data.Number}
+	first := make([]byte, 512)
+	if _, err := dev.ReadAt(first, int64(data.First)*int64(t.SectorSize)); err != nil {
+		return nil
+	}
+	return &Disk{name: name, node: h.node(name), espNum: esp.Number, dataNum: data.Number,
+		unused: bytes.HasPrefix(first, []byte(Marker)) || len(bytes.Trim(first, "\x00")) == 0}
 }
