@@ -282,6 +282,66 @@ func TestEncryptedConversations(t *testing.T) {
 	}
 }
 
+// matrix-js-sdk signs in by OAuth 2.0 as an application from elsewhere: its validators
+// take the metadata, it registers itself, refreshes, and signs out.
+func TestOAuth(t *testing.T) {
+	node := nodeBin(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s := start(t)
+	s.addUser(t, "alice")
+	cmd := exec.CommandContext(ctx, node, "oauth.mjs", s.url, "alice", password)
+	cmd.Dir = "js"
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	type who struct {
+		Status     int
+		UserID     string `json:"user_id"`
+		DeviceID   string `json:"device_id"`
+		ErrCode    string
+		SoftLogout bool `json:"soft_logout"`
+	}
+	type login struct {
+		Scope, Device string
+		Who           who
+		Expires       int
+	}
+	var r struct {
+		Same, Deduplicated                                                               bool
+		Stable, Unstable                                                                 login
+		CallbackAgain, CallbackElsewhere, Pairs, OldBeforeUse, NewPair, Reuse, CodeAgain int
+		OldAfterUse, AfterReuse                                                          who
+		AfterCodeAgain, Devices, AfterRevoke, DevicesAfter                               int
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	check := func(what string, ok bool) {
+		t.Helper()
+		if !ok {
+			t.Errorf("%s: %s", what, out)
+		}
+	}
+	check("stable, unstable and the library's metadata are the same", r.Same)
+	check("one registration, one client", r.Deduplicated)
+	for prefix, l := range map[string]login{"urn:matrix:client:": r.Stable, "urn:matrix:org.matrix.msc2967.client:": r.Unstable} {
+		check("scopes of "+prefix, l.Scope == prefix+"api:* "+prefix+"device:"+l.Device)
+		check("session of "+prefix, l.Who == who{Status: 200, UserID: "@alice:hs.test", DeviceID: l.Device})
+	}
+	check("access tokens are short-lived", r.Stable.Expires > 0 && r.Stable.Expires <= 300)
+	check("the callback is one-shot", r.CallbackAgain == 400)
+	check("the callback is of one browser", r.CallbackElsewhere == 403)
+	check("parallel refreshes", r.Pairs == 1 && r.OldBeforeUse == 200 && r.NewPair == 200)
+	check("the old token after the new one was used", r.OldAfterUse == who{Status: 401, ErrCode: "M_UNKNOWN_TOKEN", SoftLogout: true})
+	check("a refresh token that comes again", r.Reuse == 400 && r.AfterReuse == who{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"})
+	check("a code that comes again", r.CodeAgain == 400 && r.AfterCodeAgain == 401)
+	check("revocation", r.AfterRevoke == 401 && r.Devices == 1 && r.DevicesAfter == 1)
+}
+
 // What was acknowledged is there after a SIGKILL, and logins and keys still work.
 func TestKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
