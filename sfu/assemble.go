@@ -186,7 +186,7 @@ func ownAddresses(conf *config.Config) map[string]bool {
 	}
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
+		if n, ok := a.(*net.IPNet); ok && (conf.RTC.EnableLoopbackCandidate || !n.IP.IsLoopback()) {
 			own[n.IP.String()] = true
 		}
 	}

@@ -348,6 +348,9 @@ func TestNoForeignHosts(t *testing.T) {
 		t.Run(fmt.Sprintf("%q %v", o.NodeIP, o.tcpOnly), func(t *testing.T) {
 			s, base := begin(t, o)
 			own := ownAddresses(s.engine.conf)
+			if c := s.engine.conf; own["127.0.0.1"] != (o.NodeIP != "" || c.RTC.EnableLoopbackCandidate) {
+				t.Errorf("TURN reaches %v", own)
+			}
 			ensure(t, s, "call")
 			join := func(who, extra string) *client {
 				c, err := dial(t.Context(), base+"/rtc", token(t, s, "call", who)+extra, PathUDP, nil)
@@ -466,15 +469,43 @@ func TestTURNReach(t *testing.T) {
 	if err := tc.CreatePermission(&net.UDPAddr{IP: net.ParseIP("127.0.0.1"), Port: 1}); err != nil {
 		t.Errorf("no permission to reach the relay itself: %v", err)
 	}
-	for range 3 {
+	// Neither in indications nor, once one is bound, in a channel.
+	for range 40 {
 		if _, err := relay.WriteTo([]byte("hello"), other.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	other.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 	if n, from, err := other.ReadFrom(make([]byte, 100)); err == nil {
 		t.Errorf("%d bytes reached another service from %v", n, from)
 	}
+	// It listens for nobody, and connects to nobody.
+	if _, err := tc.AllocateTCP(); err == nil {
+		t.Error("an allocation of TCP")
+	}
+	// Nobody takes more sockets than calls need.
+	got := 1
+	var relays []net.PacketConn
+	for range 2 * maxAllocationsEach {
+		if _, r, err := client(is.Username, is.Credential); err == nil {
+			relays = append(relays, r)
+			got++
+		}
+	}
+	if got != maxAllocationsEach {
+		t.Errorf("%d allocations, want %d", got, maxAllocationsEach)
+	}
+	for _, r := range relays {
+		r.Close()
+	}
+	eventually(t, "allocations that ended make room", 10*time.Second, func() bool {
+		_, r, err := client(is.Username, is.Credential)
+		if err == nil {
+			r.Close()
+		}
+		return err == nil
+	})
 }
 
 // Headers do not tell the relay another address than the connection's.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 
 	"github.com/livekit/livekit-server/pkg/config"
 	"github.com/livekit/livekit-server/pkg/service"
@@ -19,7 +20,13 @@ import (
 // port only, so that nobody can reach the network behind it.
 func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error) {
 	own := ownAddresses(conf)
+	open := &allocations{of: map[string]int{}}
 	sc := turn.ServerConfig{
+		QuotaHandler: func(participant, _ string, _ net.Addr) bool { return open.room(participant) },
+		EventHandler: turn.EventHandler{
+			OnAllocationCreated: func(_, _ net.Addr, _, participant, _ string, _ net.Addr, _ int) { open.add(participant, 1) },
+			OnAllocationDeleted: func(_, _ net.Addr, _, participant, _ string) { open.add(participant, -1) },
+		},
 		Realm:         service.LivekitRealm,
 		AuthHandler:   check,
 		LoggerFactory: pionlogger.NewLoggerFactory(logger.GetLogger()),
@@ -46,6 +53,35 @@ func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error
 		})
 	}
 	return turn.NewServer(sc)
+}
+
+// Each allocation is a socket of ours. A client has some for each of its addresses,
+// and the old ones for ten minutes after each change of its network.
+const (
+	maxAllocationsEach = 32
+	maxAllocations     = 4096
+)
+
+// allocations counts what stands, by participant.
+type allocations struct {
+	mu  sync.Mutex
+	of  map[string]int
+	all int
+}
+
+func (a *allocations) room(participant string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.of[participant] < maxAllocationsEach && a.all < maxAllocations
+}
+
+func (a *allocations) add(participant string, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all += n
+	if a.of[participant] += n; a.of[participant] <= 0 {
+		delete(a.of, participant)
+	}
 }
 
 // relaySockets opens the sockets that TURN relays from. They talk to this machine
