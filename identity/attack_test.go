@@ -270,6 +270,42 @@ func TestAttack17RefreshWhileDatabaseFails(t *testing.T) {
 	}
 }
 
+// The same at userinfo: a site must not take trouble of ours for a token that ended.
+func TestAttack17UserinfoWhileDatabaseFails(t *testing.T) {
+	r := newRig(t, nil)
+	r.user("alice")
+	c := r.client(nil)
+	b := r.browser()
+	token, _ := b.api("/oauth2/token", exchangeForm(c, b.code("alice", authParams(c, "scope", "openid profile")))).json(t)["access_token"].(string)
+	ask := func(method, token string) answer {
+		if method == "POST" {
+			return r.browser().api("/oauth2/userinfo", url.Values{"access_token": {token}})
+		}
+		req, _ := http.NewRequest("GET", origin+"/oauth2/userinfo", nil)
+		req.Header.Set("Authorization", "Bearer "+token)
+		return r.browser().do(req)
+	}
+	for _, m := range []string{"GET", "POST"} {
+		if a := ask(m, token); a.StatusCode != 200 || a.json(t)["preferred_username"] != "alice" {
+			t.Errorf("%s: %d %s", m, a.StatusCode, a.body)
+		}
+		r.wantError(ask(m, "mat_unknown"), http.StatusUnauthorized, "invalid_token")
+		r.wantError(ask(m, ""), http.StatusUnauthorized, "invalid_token")
+	}
+	r.stop()
+	r.start() // nothing is in memory
+	r.stop()
+	for _, m := range []string{"GET", "POST"} {
+		r.wantError(ask(m, token), http.StatusServiceUnavailable, "temporarily_unavailable")
+	}
+	r.start()
+	if a := ask("GET", token); a.StatusCode != 200 {
+		t.Errorf("afterwards: %d %s", a.StatusCode, a.body)
+	}
+	r.wait(time.Hour)
+	r.wantError(ask("GET", token), http.StatusUnauthorized, "invalid_token")
+}
+
 func TestAttack18ParallelRefresh(t *testing.T) {
 	r := newRig(t, nil)
 	r.user("alice")

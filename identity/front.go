@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -547,6 +548,13 @@ func (s *Service) userinfo(w http.ResponseWriter, r *http.Request) {
 	r2 = r2.WithContext(opstore.WithTransient(r2.Context(), &transient))
 	rec := newRecorder()
 	op.Userinfo(rec, r2, s.provider)
+	if rec.status == http.StatusUnauthorized {
+		// op says so as well when the token could not be looked up.
+		token, _ := op.ParseUserinfoRequest(r2, s.provider.Decoder())
+		if _, err := s.sessions.Lookup(r.Context(), token); !refused(err) {
+			transient = cmp.Or(err, errors.New("the access token is good now"))
+		}
+	}
 	if transient != nil {
 		s.unavailable(w, r, transient)
 		return
@@ -558,6 +566,11 @@ func (s *Service) userinfo(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(rec.body.Bytes())
+}
+
+// refused reports whether an error of Lookup is about the token and no trouble of ours.
+func refused(err error) bool {
+	return errors.Is(err, ErrUnknownToken) || errors.Is(err, ErrExpiredToken) || errors.Is(err, ErrLocked) || errors.Is(err, ErrDeactivated)
 }
 
 // endOP signs the browser out for an application. It happens without a question
