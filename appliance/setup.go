@@ -109,28 +109,24 @@ func (a setup) Finish(ctx context.Context, c web.Choices) (web.Finished, error) 
 			return web.Finished{}, err
 		}
 	}
-	user, err := a.core.Load().identity.CreateUser(ctx, identity.NewUser{
-		Localpart: strings.TrimPrefix(strings.ToLower(strings.TrimSpace(c.Admin.Localpart)), "@"), DisplayName: strings.TrimSpace(c.Admin.DisplayName),
-		Password: c.Admin.Password, Admin: true, Source: "setup",
-	})
-	if err != nil {
-		return web.Finished{}, adminError(err)
-	}
 	values := map[string]string{settings.Organisation: strings.TrimSpace(c.Organisation)}
 	if next.changed {
 		values[settings.TLSMode], values[settings.TLSEmail] = next.mode, next.email
 	}
-	err = a.db.Write(ctx, func(tx *store.Tx) error {
-		if err := a.finishTx(tx); err != nil {
-			return err
-		}
-		if _, err := a.settings.ClaimTx(tx, settings.ServerName, name); err != nil {
-			return err
-		}
-		return a.settings.PutTx(tx, values)
+	// The first administrator and the end of the claim code are one transaction: a crash
+	// leaves no administrator whose name cannot be typed again, and no second one.
+	user, err := a.core.Load().identity.CreateUser(ctx, identity.NewUser{
+		Localpart: strings.TrimPrefix(strings.ToLower(strings.TrimSpace(c.Admin.Localpart)), "@"), DisplayName: strings.TrimSpace(c.Admin.DisplayName),
+		Password: c.Admin.Password, Admin: true, Source: "setup",
+		Also: func(tx *store.Tx) error {
+			if err := a.finishTx(tx); err != nil {
+				return err
+			}
+			return a.settings.PutTx(tx, values)
+		},
 	})
 	if err != nil {
-		return web.Finished{}, err
+		return web.Finished{}, adminError(err)
 	}
 	if next.changed {
 		if err := a.applyTLS(next); err != nil {

@@ -498,6 +498,27 @@ func TestDeadSessionsEnd(t *testing.T) {
 	r.wantError(r.refresh(c, tk.refresh), 400, "invalid_grant")
 }
 
+// What has to come together with an account comes with it, or neither does.
+func TestCreateIsOneTransaction(t *testing.T) {
+	r := newRig(t, nil)
+	inv, err := r.svc.CreateInvite(t.Context(), identity.NewInvite{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trouble := errors.New("the other half failed")
+	n := identity.NewUser{Localpart: "anna", Password: "correct horse anna", Invite: inv.Token, Source: "setup", Also: func(*store.Tx) error { return trouble }}
+	if _, err := r.svc.CreateUser(t.Context(), n); !errors.Is(err, trouble) {
+		t.Fatal(err)
+	}
+	if users, err := r.svc.Users(t.Context()); err != nil || len(users) != 0 {
+		t.Fatal(users, err)
+	}
+	n.Also = nil
+	if _, err := r.svc.CreateUser(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAdminChangesShowAtOnce(t *testing.T) {
 	r := newRig(t, nil)
 	u := r.user("alice")

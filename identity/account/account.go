@@ -125,6 +125,8 @@ type NewUser struct {
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
 	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice"
+	// Also runs in the transaction that makes the account; nil: nothing.
+	Also func(tx *store.Tx) error
 }
 
 // CheckName reports whether a localpart may be given to a new account.
@@ -207,7 +209,12 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 			}
 		}
 		if a.Profiles != nil {
-			return a.Profiles.SetDisplayName(tx, u.UserID, u.DisplayName)
+			if err := a.Profiles.SetDisplayName(tx, u.UserID, u.DisplayName); err != nil {
+				return err
+			}
+		}
+		if n.Also != nil {
+			return n.Also(tx)
 		}
 		return nil
 	})
