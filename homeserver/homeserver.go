@@ -111,6 +111,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		ConfirmReset: func(ctx context.Context, r *route.Request) error { return h.Account.ConfirmReset(ctx, r) }})
 	h.Devices.OnDelete(h.ToDevice.DeviceDeleted)
 	h.Devices.OnDelete(h.E2EE.DeviceDeleted)
+	h.Devices.OnDelete(func(tx *store.Tx, userID, deviceID string) error {
+		tx.AfterCommit(func() { h.Calls.DeviceGone(userID, deviceID) })
+		return nil
+	})
 	if o.OnDeviceDeleted != nil {
 		h.Devices.OnDelete(o.OnDeviceDeleted)
 	}

@@ -4,10 +4,10 @@
 //
 // Invariants: a relay token is for one room of the relay and one identity, and is
 // given only for the caller's own user and device and a room the user is joined
-// to; who leaves the room, is removed from it or is locked, leaves its calls; OpenID tokens
-// are stored as hashes and expire; a delegated leave is restarted only while its
-// participant is in the call, and is sent soon after it left, or after a restart
-// of the server, which ends all calls.
+// to; who leaves the room, is removed from it, is locked or signs the device out,
+// leaves its calls; OpenID tokens are stored as hashes and expire; a delegated leave
+// is restarted only while its participant is in the call, and is sent soon after it
+// left, or after a restart of the server, which ends all calls.
 package calls
 
 import (
@@ -88,12 +88,18 @@ type Service struct {
 
 	mu        sync.Mutex
 	watches   map[seat]*watch
-	admitted  map[string]map[seat]time.Time // Matrix room and user → seats, and when their tokens expire
+	admitted  map[string]map[seat]ticket // by Matrix room and user
 	nextSweep time.Time
 }
 
 // seat is a participant's place in a call, in the relay's words.
 type seat struct{ room, identity string }
+
+// ticket is what was given out for a seat.
+type ticket struct {
+	device string // "": not known
+	until  time.Time
+}
 
 // New makes the service and ends the memberships that a previous run left behind.
 // Close ends it.
@@ -101,7 +107,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{o: o, timing: defaultTiming, watches: map[seat]*watch{}, admitted: map[string]map[seat]time.Time{}}
+	s := &Service{o: o, timing: defaultTiming, watches: map[seat]*watch{}, admitted: map[string]map[seat]ticket{}}
 	s.ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	if o.Media == nil || o.Delayed == nil {
 		return s, nil
@@ -254,7 +260,7 @@ func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, i
 	if jwt, err = s.o.Media.Mint(ctx, room, identity, "", tokenTTL); err != nil {
 		return "", unavailable(err)
 	}
-	s.note(roomID, userID, seat{room, identity})
+	s.note(roomID, userID, deviceID, seat{room, identity})
 	// A removal that ran meanwhile did not find the seat.
 	if err := s.member(ctx, userID, deviceID, roomID); err != nil {
 		s.o.Media.Remove(room, identity)
@@ -284,15 +290,15 @@ func unavailable(err error) error {
 func member(roomID, userID string) string { return roomID + "|" + userID }
 
 // note remembers who was given a token.
-func (s *Service) note(roomID, userID string, at seat) {
+func (s *Service) note(roomID, userID, deviceID string, at seat) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now.After(s.nextSweep) {
 		s.nextSweep = now.Add(tokenTTL / 4)
 		for k, seats := range s.admitted {
-			for at, until := range seats {
-				if now.After(until) && !s.present(at) {
+			for at, t := range seats {
+				if now.After(t.until) && !s.present(at) {
 					delete(seats, at)
 				}
 			}
@@ -303,25 +309,23 @@ func (s *Service) note(roomID, userID string, at seat) {
 	}
 	k := member(roomID, userID)
 	if s.admitted[k] == nil {
-		s.admitted[k] = map[seat]time.Time{}
+		s.admitted[k] = map[seat]ticket{}
 	}
-	s.admitted[k][at] = now.Add(tokenTTL)
+	s.admitted[k][at] = ticket{deviceID, now.Add(tokenTTL)}
 }
 
 // Left takes a user who is no longer joined to a room out of its calls. It is
 // quick and may run after a commit.
 func (s *Service) Left(roomID, userID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	seats := s.admitted[member(roomID, userID)]
-	delete(s.admitted, member(roomID, userID))
-	if len(seats) == 0 || s.ctx.Err() != nil {
-		return
-	}
-	s.wg.Go(func() {
-		for at := range seats {
-			s.o.Media.Remove(at.room, at.identity)
-		}
+	s.expel(func(k string, _ ticket) bool { return k == member(roomID, userID) })
+}
+
+// DeviceGone takes a device whose session ended out of all calls: the relay renews
+// the tokens of those who are in a call by itself. It is quick and may run after a
+// commit.
+func (s *Service) DeviceGone(userID, deviceID string) {
+	s.expel(func(k string, t ticket) bool {
+		return t.device == deviceID && deviceID != "" && strings.HasSuffix(k, member("", userID))
 	})
 }
 
@@ -329,18 +333,35 @@ func (s *Service) Left(roomID, userID string) {
 // OpenID tokens with which new relay tokens could be had.
 func (s *Service) Locked(ctx context.Context, userID string) error {
 	err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.DropTokens(tx, userID) })
+	s.expel(func(k string, _ ticket) bool { return strings.HasSuffix(k, member("", userID)) })
+	return err
+}
+
+// expel takes out of calls whom match names by the key in admitted and the ticket.
+func (s *Service) expel(match func(k string, t ticket) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, seats := range s.admitted {
-		if !strings.HasSuffix(k, member("", userID)) || s.ctx.Err() != nil {
-			continue
-		}
-		delete(s.admitted, k)
-		s.wg.Go(func() {
-			for at := range seats {
-				s.o.Media.Remove(at.room, at.identity)
-			}
-		})
+	if s.ctx.Err() != nil {
+		return
 	}
-	return err
+	var out []seat
+	for k, seats := range s.admitted {
+		for at, t := range seats {
+			if match(k, t) {
+				out = append(out, at)
+				delete(seats, at)
+			}
+		}
+		if len(seats) == 0 {
+			delete(s.admitted, k)
+		}
+	}
+	if len(out) == 0 {
+		return
+	}
+	s.wg.Go(func() {
+		for _, at := range out {
+			s.o.Media.Remove(at.room, at.identity)
+		}
+	})
 }

@@ -168,7 +168,7 @@ func (s *Service) clientMember(r *route.Request, in clientRequest) (deviceID, id
 			return "", "", err
 		}
 		identity, err = hash(r.UserID, in.MemberID)
-		return "", identity, err
+		return r.DeviceID, identity, err
 	}
 	deviceID = in.Member.DeviceID
 	if deviceID == "" {

@@ -155,38 +155,56 @@ func TestNoGhost(t *testing.T) {
 	t.Log("gone from the room after", time.Since(begun).Round(time.Second))
 }
 
-// An administrator locks somebody's account: they are out of the call at once, and
-// what they were given before lets them in no more.
-func TestLockedLeavesTheCall(t *testing.T) {
+// Whose access is taken away is out of the call at once, and what they were given
+// before lets them in no more.
+func TestAccessEndsTheCall(t *testing.T) {
 	h := openHouse(t)
-	alice, bob := h.Login(t, "alice"), h.Login(t, "bob")
-	roomID := h.makeRoom(t, alice, bob)
-	_, a := h.ask(t, roomID, alice.Device, openID(t, alice), nil)
-	proof := openID(t, bob)
-	_, b := h.ask(t, roomID, bob.Device, proof, nil)
-	here, err := connect(t, a["url"].(string), a["jwt"].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(here.Disconnect)
-	there, err := connect(t, b["url"].(string), b["jwt"].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(there.Disconnect)
-	eventually(t, "alice sees bob", 20*time.Second, func() bool { return len(here.GetRemoteParticipants()) == 1 })
-	if _, e, code := h.CLI(t, "user", "disable", "bob"); code != 0 {
-		t.Fatal(e)
-	}
-	eventually(t, "alice sees bob leave", 30*time.Second, func() bool { return len(here.GetRemoteParticipants()) == 0 })
-	if code, out := h.ask(t, roomID, bob.Device, proof, nil); code != http.StatusUnauthorized {
-		t.Errorf("the old proof gets a token: %d %v", code, out)
-	}
-	if again, err := connect(t, b["url"].(string), b["jwt"].(string)); err == nil {
-		again.Disconnect()
-		t.Error("the old token lets bob in")
-	}
-	if got := here.ConnectionState(); got != lksdk.ConnectionStateConnected {
-		t.Errorf("alice is %s", got)
+	alice := h.Login(t, "alice")
+	for _, c := range []struct {
+		name string
+		end  func(t *testing.T, u *appliancetest.User)
+		ask  int // what the old OpenID token gets
+	}{
+		{"locked", func(t *testing.T, u *appliancetest.User) {
+			if _, e, code := h.CLI(t, "user", "disable", u.ID); code != 0 {
+				t.Fatal(e)
+			}
+		}, http.StatusUnauthorized},
+		{"signed-out", func(t *testing.T, u *appliancetest.User) {
+			if code := u.Do(t, "POST", "/_matrix/client/v3/logout", map[string]any{}, nil); code != 200 {
+				t.Fatal(code)
+			}
+		}, http.StatusForbidden},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bob := h.Login(t, c.name)
+			roomID := h.makeRoom(t, alice, bob)
+			_, a := h.ask(t, roomID, alice.Device, openID(t, alice), nil)
+			proof := openID(t, bob)
+			_, b := h.ask(t, roomID, bob.Device, proof, nil)
+			here, err := connect(t, a["url"].(string), a["jwt"].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(here.Disconnect)
+			there, err := connect(t, b["url"].(string), b["jwt"].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(there.Disconnect)
+			eventually(t, "alice sees the other", 20*time.Second, func() bool { return len(here.GetRemoteParticipants()) == 1 })
+			c.end(t, bob)
+			eventually(t, "alice sees the other leave", 30*time.Second, func() bool { return len(here.GetRemoteParticipants()) == 0 })
+			if code, out := h.ask(t, roomID, bob.Device, proof, nil); code != c.ask {
+				t.Errorf("the old proof gets a token: %d %v", code, out)
+			}
+			if again, err := connect(t, b["url"].(string), b["jwt"].(string)); err == nil {
+				again.Disconnect()
+				t.Error("the old token lets them in")
+			}
+			if got := here.ConnectionState(); got != lksdk.ConnectionStateConnected {
+				t.Errorf("alice is %s", got)
+			}
+		})
 	}
 }
