@@ -128,9 +128,10 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the media ports (UDP %d, TCP %d): %w", ports.UDP, ports.TCP, err)
 	}
+	started := e // an error's return leaves nil in e
 	defer func() {
 		if err != nil {
-			e.stop()
+			started.stop()
 		}
 	}()
 	if e.signal, err = service.NewDefaultSignalServer(node, bus, conf.SignalRelay, e.router, e.rooms); err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -182,6 +183,8 @@ func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, key
 	root.file("init", program, 0o555)
 	root.link("sbin/modprobe", "/init")
 	root.file("etc/holdfast/update.pub", keys.updatePub(), 0o444)
+	// It is not earlier than this, whatever the machine's clock says.
+	root.file("etc/holdfast/built", []byte(o.created.Format(time.RFC3339)+"\n"), 0o444)
 	root.file("etc/holdfast/version", []byte(o.version+"\n"), 0o444)
 	if err := addModules(root, filepath.Join(tree, "lib/modules", release), release, arch); err != nil {
 		return nil, err

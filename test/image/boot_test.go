@@ -63,7 +63,7 @@ func claim(t testing.TB, m *vm) *site {
 	c := m.client()
 	c.ask("POST", "/api/setup/claim", map[string]string{"code": code}, 200)
 	c.ask("POST", "/api/setup/finish", map[string]any{
-		"organisation": "Test site", "server_name": "site.test",
+		"organisation": "Test site", "server_name": "site.test", "tls": map[string]string{"mode": "own-ca"},
 		"admin": map[string]string{"localpart": "anna", "display_name": "Anna", "password": password},
 	}, 200)
 	s := &site{vm: m, admin: c}
