@@ -168,17 +168,17 @@ fuzz: tools-go ## run every fuzz target for FUZZTIME (1m)
 
 # --- disk image ---------------------------------------------------------------------
 
-ARCHES  ?= amd64
-FORMATS ?= raw zst
-IMAGE   = go run ./image/build -version $(VERSION) -epoch $(EPOCH) -apt-sources '$(APT_SOURCES)'
+ARCHES  ?= amd64 arm64
+FORMATS ?= raw zst qcow2 vmdk hfu rpi
+IMAGE   = go run ./image/build -version $(VERSION) -epoch $(EPOCH) -apt-sources '$(APT_SOURCES)' -keys '$(KEYS)'
 
-.PHONY: image image-pins tools-image
-image: web/dist/index.html tools-go tools-image ## the bootable disk images in bin/image (ARCHES, FORMATS, KEYS=FOLDER, SECUREBOOT=1)
+.PHONY: image image-pins image-keys image-sources tools-image
+image: web/dist/index.html tools-go tools-image ## the bootable disk images in bin/image (ARCHES, FORMATS, KEYS=FOLDER, SECUREBOOT=1, NOTES=FILE)
 	@for arch in $(ARCHES); do \
 	  printf '\033[1m== building the program for %s\033[0m\n' $$arch; \
 	  GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/holdfast ./cmd/holdfast; done
 	$(call say,"building the images $(VERSION)")
-	@$(IMAGE) -arch '$(ARCHES)' -formats '$(FORMATS)' -keys '$(KEYS)' $(if $(SECUREBOOT),-secureboot)
+	@$(IMAGE) -arch '$(ARCHES)' -formats '$(FORMATS)' -notes '$(NOTES)' $(if $(SECUREBOOT),-secureboot)
 
 image-pins: tools-go tools-image ## ask which Debian packages are served now and pin them
 	@$(IMAGE) -pins
@@ -198,6 +198,12 @@ tools-test-image: tools-image
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing ipxe-qemu >/dev/null; \
 	  else echo "Missing:$$missing. Install it with your package manager, then run make again."; exit 1; fi; fi
+
+image-keys: tools-go ## make keys for updates and Secure Boot in KEYS=FOLDER, outside the repository
+	@$(IMAGE) -new-keys
+
+image-sources: tools-go tools-image ## fetch the exact source packages of the image into bin/image/sources
+	@$(IMAGE) -sources bin/image/sources
 
 tools-image:
 	@for t in apt-get dpkg-deb; do command -v $$t >/dev/null || { echo "$$t is missing: the image is built of Debian's packages, on Debian."; exit 1; }; done

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -80,6 +79,7 @@ Dir::Cache "%[1]s";
 Dir::Cache::archives "%[1]s/archives";
 Dir::Etc::sourcelist "/dev/null";
 Dir::Etc::sourceparts "%[1]s/sources";
+APT::Architecture "amd64";
 APT::Architectures { "amd64"; "arm64"; };
 APT::Sandbox::User "";
 Acquire::Languages "none";
@@ -173,24 +173,43 @@ func (a *apt) run(ctx context.Context, dir, tool string, args ...string) (string
 	return out.String(), nil
 }
 
+// withSources makes apt know the source packages, too.
+func (a *apt) withSources(ctx context.Context) error {
+	name := filepath.Join(a.dir, "sources/debian.sources")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	b = bytes.ReplaceAll(b, []byte("Types: deb\n"), []byte("Types: deb deb-src\n"))
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		return err
+	}
+	_, err = a.run(ctx, "", "apt-get", "update", "-q")
+	return err
+}
+
 // candidate is the record of the newest version of a package that is served.
 func (a *apt) candidate(ctx context.Context, name, arch string) (map[string]string, error) {
-	text, err := a.run(ctx, "", "apt-cache", "show", "--no-all-versions", name+":"+arch)
-	if err != nil {
-		return nil, err
-	}
-	fields := map[string]string{}
-	for line := range strings.Lines(text) {
-		if k, v, ok := strings.Cut(line, ": "); ok && line[0] != ' ' {
-			if _, twice := fields[k]; !twice {
-				fields[k] = strings.TrimSpace(v)
+	var last error
+	for _, n := range []string{name + ":" + arch, name} { // one for all architectures belongs to apt's own
+		text, err := a.run(ctx, "", "apt-cache", "show", "--no-all-versions", n)
+		if err != nil {
+			last = err
+			continue
+		}
+		fields := map[string]string{}
+		for line := range strings.Lines(text) {
+			if k, v, ok := strings.Cut(line, ": "); ok && line[0] != ' ' {
+				if _, twice := fields[k]; !twice {
+					fields[k] = strings.TrimSpace(v)
+				}
 			}
 		}
+		if fields["SHA256"] != "" && (fields["Architecture"] == arch || fields["Architecture"] == "all") {
+			return fields, nil
+		}
 	}
-	if fields["SHA256"] == "" {
-		return nil, fmt.Errorf("apt knows no package %s for %s", name, arch)
-	}
-	return fields, nil
+	return nil, errors.Join(fmt.Errorf("apt knows no package %s for %s", name, arch), last)
 }
 
 // unpack lays the files of a package below dir. Nothing of it is run.
@@ -201,6 +220,3 @@ func unpack(ctx context.Context, deb, dir string) error {
 	}
 	return nil
 }
-
-// hostArch is the machine's own architecture as Debian names it.
-const hostArch = runtime.GOARCH

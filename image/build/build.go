@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -15,6 +17,8 @@ import (
 
 	"holdfast/image/disk"
 	"holdfast/image/uki"
+	"holdfast/image/update"
+	"holdfast/store/schema"
 )
 
 // machine is what differs between architectures.
@@ -49,7 +53,15 @@ const (
 	dataID guid = "6B1A58F2-5C1D-4E0B-9B0E-484F4C444641"
 )
 
-// build makes everything for each architecture.
+// loaderSettings are systemd-boot's: it starts the newest version at once, and lets
+// nobody change what the kernel is told.
+const loaderSettings = "timeout 0\neditor no\n"
+
+// vmBytes is the size of the disk that virtual machines get. It takes no more room
+// than what is written to it.
+const vmBytes = 16 << 30
+
+// build makes everything for each architecture, and what is published with it.
 func build(ctx context.Context, o options) error {
 	all, err := readPins()
 	if err != nil {
@@ -62,25 +74,24 @@ func build(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	pub := &publication{o: o, keys: keys}
 	for _, arch := range o.archs {
-		var pins []pin
-		for _, p := range all {
-			if p.Arch == arch || p.Arch == "all" {
-				pins = append(pins, p)
-			}
-		}
+		pins := slices.DeleteFunc(slices.Clone(all), func(p pin) bool { return !slices.Contains(p.For, arch) })
 		debs, err := fetch(ctx, o.cache, o.sources, pins)
 		if err != nil {
 			return err
 		}
-		if err := buildArch(ctx, o, arch, pins, debs, keys); err != nil {
+		if err := buildArch(ctx, o, arch, pins, debs, keys, pub); err != nil {
 			return fmt.Errorf("%s: %w", arch, err)
 		}
 	}
-	return nil
+	if !o.published() {
+		return nil // raw disks and updates alone are for tests
+	}
+	return pub.finish()
 }
 
-func buildArch(ctx context.Context, o options, arch string, pins []pin, debs map[string]string, keys *keys) error {
+func buildArch(ctx context.Context, o options, arch string, pins []pin, debs map[string]string, keys *keys, pub *publication) error {
 	work, err := os.MkdirTemp(o.out, "work-")
 	if err != nil {
 		return err
@@ -91,68 +102,163 @@ func buildArch(ctx context.Context, o options, arch string, pins []pin, debs map
 		if err := unpack(ctx, debs[p.Name], filepath.Join(work, p.Name)); err != nil {
 			return err
 		}
+		if err := pub.licence(work, p); err != nil {
+			return err
+		}
 	}
-	efi, err := buildUKI(ctx, o, arch, work, pins, keys)
+	efi, err := buildUKI(ctx, o, arch, work, pins, keys, pub)
 	if err != nil {
 		return err
 	}
-	loader, err := os.ReadFile(filepath.Join(work, "systemd-boot-efi/usr/lib/systemd/boot/efi/systemd-boot"+machines[arch].efi+".efi"))
+	m := machines[arch]
+	loader, err := os.ReadFile(filepath.Join(work, "systemd-boot-efi/usr/lib/systemd/boot/efi/systemd-boot"+m.efi+".efi"))
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(o.out, fmt.Sprintf("holdfast-%s-%s", o.version, arch))
-	if err := os.WriteFile(name+".efi", efi, 0o644); err != nil {
+	pub.unsigned(arch, "holdfast", efi)
+	var files []file
+	settings := loaderSettings
+	if o.secure {
+		pub.unsigned(arch, "systemd-boot", loader)
+		if loader, err = keys.db.Sign(loader); err != nil {
+			return err
+		}
+		if efi, err = keys.db.Sign(efi); err != nil {
+			return err
+		}
+		if files, err = keys.enrolment(o.created); err != nil {
+			return err
+		}
+		// Only a machine in setup mode takes them: who cleared its keys wants new ones.
+		settings += "secure-boot-enroll force\n"
+	}
+	name := fmt.Sprintf("holdfast-%s-%s", o.version, arch)
+	files = append(files,
+		file{"EFI/BOOT/BOOT" + strings.ToUpper(m.efi) + ".EFI", loader},
+		file{"EFI/systemd/systemd-boot" + m.efi + ".efi", loader},
+		file{"EFI/Linux/holdfast_" + o.version + ".efi", efi},
+		file{"holdfast/licences.txt", []byte(pub.licenceText())},
+		file{"loader/loader.conf", []byte(settings)},
+	)
+	if keys.signer != nil {
+		bundle, head, err := makeBundle(o, arch, efi, keys)
+		if err != nil {
+			return err
+		}
+		files = append(files, file{update.HeadFile(o.version), head})
+		if o.wants("hfu") {
+			if err := pub.write(name+update.Extension, func(f *os.File) error { _, err := f.Write(bundle); return err }); err != nil {
+				return err
+			}
+		}
+	}
+	if err := writeDisks(o, name, files, pub); err != nil {
 		return err
 	}
-	boot := strings.ToUpper(machines[arch].efi)
-	files := []file{
-		{"EFI/BOOT/BOOT" + boot + ".EFI", loader},
-		{"EFI/systemd/systemd-boot" + machines[arch].efi + ".efi", loader},
-		{"EFI/Linux/holdfast_" + o.version + ".efi", efi},
-		{"loader/loader.conf", []byte("timeout 0\neditor no\n")},
+	if arch == "arm64" && o.wants("rpi") {
+		return writeRaspberry(o, work, pins, files, pub)
 	}
-	return writeDisk(ctx, o, name, files)
+	return nil
 }
 
-// writeDisk writes the disk and its formats.
-func writeDisk(ctx context.Context, o options, name string, files []file) error {
-	say("%s: writing the disk", filepath.Base(name))
-	raw := name + ".raw"
-	f, err := os.Create(raw)
+func (o options) wants(format string) bool { return slices.Contains(o.formats, format) }
+
+// published tells whether disks are made that are for others.
+func (o options) published() bool {
+	return o.wants("zst") || o.wants("qcow2") || o.wants("vmdk") || o.wants("rpi")
+}
+
+// makeBundle makes the update by which appliances get this version. head is what of
+// it a disk keeps, so that an appliance can hand its version on.
+func makeBundle(o options, arch string, efi []byte, keys *keys) (bundle, head []byte, err error) {
+	migrations, err := schema.Migrations()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer f.Close()
-	if err := f.Truncate(diskSectors * sectorBytes); err != nil {
-		return err
+	var b bytes.Buffer
+	m := update.Manifest{Version: o.version, Arch: arch, Created: o.created, Schema: len(migrations), Notes: o.notes}
+	if err := update.Write(&b, m, bytes.NewReader(efi), keys.signer); err != nil {
+		return nil, nil, err
 	}
+	head, _, err = update.Head(bytes.NewReader(b.Bytes()), keys.public)
+	return b.Bytes(), head, err
+}
+
+// makeDisk lays the partitions and the system partition's files out.
+func makeDisk(o options, size int64, files []file, mbr bool) (*sparse, error) {
+	d := newSparse(size)
 	parts := []partition{
 		{typeESP, espID, "holdfast-esp", espFirst, espSectors},
 		{typeLUKS, dataID, "holdfast-data", dataFirst, dataSectors},
 	}
-	if err := writeGPT(f, diskSectors, diskID, parts, nil); err != nil {
+	var old []partition
+	if mbr {
+		old = parts[:1]
+	}
+	if err := writeGPT(d, uint64(size/sectorBytes), diskID, parts, old); err != nil {
+		return nil, err
+	}
+	// By this the first start knows that the partition may be made into one of data.
+	if _, err := d.WriteAt([]byte(disk.Marker), dataFirst*sectorBytes); err != nil {
+		return nil, err
+	}
+	return d, writeFAT(d, espFirst*sectorBytes, espSectors*sectorBytes, espFirst, "HOLDFAST", files, o.created)
+}
+
+// writeDisks writes the disk in its formats.
+func writeDisks(o options, name string, files []file, pub *publication) error {
+	if !o.wants("raw") && !o.published() {
+		return nil
+	}
+	say("%s: writing disks", name)
+	d, err := makeDisk(o, diskSectors*sectorBytes, files, false)
+	if err != nil {
 		return err
 	}
-	if err := writeFAT(f, espFirst*sectorBytes, espSectors*sectorBytes, espFirst, "HOLDFAST", files, o.created); err != nil {
-		return err
-	}
-	if _, err := f.WriteAt([]byte(disk.Marker), dataFirst*sectorBytes); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if slices.Contains(o.formats, "zst") {
-		if err := compressFile(raw, raw+".zst"); err != nil {
+	if o.wants("raw") {
+		// Not published: it is what .raw.zst holds.
+		if err := create(filepath.Join(o.out, name+".raw"), func(f *os.File) error { return writeRaw(f, d) }); err != nil {
 			return err
 		}
+	}
+	if o.wants("zst") {
+		if err := pub.write(name+".raw.zst", func(f *os.File) error { return writeZstd(f, d) }); err != nil {
+			return err
+		}
+	}
+	if !o.wants("qcow2") && !o.wants("vmdk") {
+		return nil
+	}
+	if d, err = makeDisk(o, vmBytes, files, false); err != nil {
+		return err
+	}
+	if o.wants("qcow2") {
+		if err := pub.write(name+".qcow2", func(f *os.File) error { return writeQCOW2(f, d) }); err != nil {
+			return err
+		}
+	}
+	if o.wants("vmdk") && !strings.HasSuffix(name, "arm64") {
+		var size int64
+		if err := pub.write(name+".vmdk", func(f *os.File) error {
+			if err := writeVMDK(f, d, name+".vmdk"); err != nil {
+				return err
+			}
+			size, err = f.Seek(0, io.SeekCurrent)
+			return err
+		}); err != nil {
+			return err
+		}
+		return pub.write(name+".ovf", func(f *os.File) error {
+			_, err := f.Write(ovf(o.version, name+".vmdk", size, vmBytes))
+			return err
+		})
 	}
 	return nil
 }
 
 // buildUKI makes the image that the boot loader starts: kernel, command line and
 // initial file system in one UEFI program.
-func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, keys *keys) ([]byte, error) {
+func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, keys *keys, pub *publication) ([]byte, error) {
 	i := slices.IndexFunc(pins, func(p pin) bool { return strings.HasPrefix(p.Name, "linux-image-") })
 	if i < 0 {
 		return nil, fmt.Errorf("%s has no kernel; run: make image-pins", pinsFile)
@@ -189,6 +295,11 @@ func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, key
 	if err := addModules(root, filepath.Join(tree, "lib/modules", release), release, arch); err != nil {
 		return nil, err
 	}
+	found, missing, err := addFirmware(root, work, pins)
+	if err != nil {
+		return nil, err
+	}
+	pub.firmware(arch, found, missing)
 	template, err := ext4Template(ctx, o, work)
 	if err != nil {
 		return nil, err
@@ -196,10 +307,15 @@ func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, key
 	root.file("share/ext4.img.zst", template, 0o444)
 
 	say("%s: kernel %s, %d files in the initial file system", arch, release, len(root))
-	initrd, err := compress(root.cpio())
+	initrd, err := microcode(work)
 	if err != nil {
 		return nil, err
 	}
+	packed, err := compress(root.cpio())
+	if err != nil {
+		return nil, err
+	}
+	initrd = append(initrd, packed...)
 	osrel := fmt.Sprintf("ID=holdfast\nNAME=Holdfast\nPRETTY_NAME=\"Holdfast %[1]s\"\nVERSION_ID=%[1]s\nIMAGE_ID=holdfast\nIMAGE_VERSION=%[1]s\n", o.version)
 	return uki.Build(stub, []uki.Section{
 		{Name: ".osrel", Data: []byte(osrel)},
@@ -266,29 +382,4 @@ func compress(b []byte) ([]byte, error) {
 	}
 	defer e.Close()
 	return e.EncodeAll(b, nil), nil
-}
-
-func compressFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	e, err := encoder()
-	if err != nil {
-		return err
-	}
-	e.Reset(out)
-	if _, err := e.ReadFrom(in); err != nil {
-		return err
-	}
-	if err := e.Close(); err != nil {
-		return err
-	}
-	return out.Close()
 }

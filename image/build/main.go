@@ -31,6 +31,8 @@ type options struct {
 	keys     string
 	sources  string
 	secure   bool
+	notes    string // what is new, for the update
+	lists    string // NOTICES.txt
 }
 
 func main() {
@@ -44,7 +46,7 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf("   "+format+"\n", args...) }
 
-var allFormats = []string{"raw", "zst", "qcow2", "vmdk", "hfu"}
+var allFormats = []string{"raw", "zst", "qcow2", "vmdk", "hfu", "rpi"}
 
 func run(ctx context.Context, args []string) error {
 	var o options
@@ -61,6 +63,10 @@ func run(ctx context.Context, args []string) error {
 	f.StringVar(&o.keys, "keys", "", "folder of the keys")
 	f.StringVar(&o.sources, "apt-sources", "", "apt sources of Debian, instead of this machine's")
 	f.BoolVar(&o.secure, "secureboot", false, "sign for Secure Boot")
+	notes := f.String("notes", "", "file that says what is new")
+	f.StringVar(&o.lists, "notices", "NOTICES.txt", "list of what is built into the program")
+	newKeys := f.Bool("new-keys", false, "make keys in the folder of the keys and do nothing else")
+	sources := f.String("sources", "", "fetch the source packages into this folder and do nothing else")
 	pins := f.Bool("pins", false, "write the list of packages anew and do nothing else")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -72,6 +78,22 @@ func run(ctx context.Context, args []string) error {
 	}
 	if err := os.MkdirAll(o.cache, 0o755); err != nil {
 		return err
+	}
+	switch {
+	case *newKeys:
+		if o.keys == "" {
+			return errors.New("-new-keys: name the folder; keys belong outside the repository")
+		}
+		return makeKeys(o.keys, true)
+	case *sources != "":
+		return fetchSources(ctx, o, *sources)
+	}
+	if *notes != "" {
+		b, err := os.ReadFile(*notes)
+		if err != nil {
+			return err
+		}
+		o.notes = strings.TrimSpace(string(b))
 	}
 	if *pins {
 		return refreshPins(ctx, o.cache, o.sources)

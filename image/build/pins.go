@@ -28,6 +28,8 @@ type pin struct {
 	// BuiltUsing are further source packages whose code is in it.
 	BuiltUsing []string `json:"built_using,omitempty"`
 	Component  string   `json:"component"`
+	// For are the architectures whose image it is part of.
+	For []string `json:"for"`
 }
 
 const pinsFile = "image/build/pins.json"
@@ -45,8 +47,12 @@ func readPins() (list []pin, err error) {
 // wanted are the packages that make up the image, by architecture. The kernel's name
 // changes with its interface, so the package that depends on the newest is asked.
 var wanted = map[string][]string{
-	"amd64": {kernelOf + "linux-image-amd64", "systemd-boot-efi"},
-	"arm64": {kernelOf + "linux-image-arm64", "systemd-boot-efi"},
+	"amd64": {kernelOf + "linux-image-amd64", "systemd-boot-efi",
+		"firmware-bnx2", "firmware-bnx2x", "firmware-linux-free", "firmware-misc-nonfree", "firmware-realtek",
+		"amd64-microcode", "intel-microcode"},
+	"arm64": {kernelOf + "linux-image-arm64", "systemd-boot-efi",
+		"firmware-bnx2", "firmware-bnx2x", "firmware-linux-free", "firmware-misc-nonfree", "firmware-realtek",
+		"raspi-firmware", "u-boot-rpi"},
 }
 
 const kernelOf = "what is needed by "
@@ -87,9 +93,12 @@ func refreshPins(ctx context.Context, cache, sources string) error {
 			if err != nil {
 				return err
 			}
-			if !slices.ContainsFunc(list, func(q pin) bool { return q.Name == p.Name && q.Arch == p.Arch }) {
+			i := slices.IndexFunc(list, func(q pin) bool { return q.Name == p.Name && q.Arch == p.Arch })
+			if i < 0 {
+				i = len(list)
 				list = append(list, p)
 			}
+			list[i].For = append(list[i].For, arch)
 		}
 	}
 	slices.SortFunc(list, func(a, b pin) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Arch, b.Arch)) })
