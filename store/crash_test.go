@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +84,7 @@ func TestKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "holdfast.db")
 	acked := map[string]int64{}
 	var last int64
+	writing := 0 // kills that met a process that had acknowledged something
 	for round := range rounds {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crashEnv+"="+path)
@@ -103,7 +105,8 @@ func TestKill(t *testing.T) {
 			kill()
 		}
 		r := bufio.NewReader(out)
-		for lines := 0; ; lines++ {
+		lines := 0
+		for ; ; lines++ {
 			line, err := r.ReadString('\n')
 			if lines == 0 && !early {
 				kill()
@@ -126,6 +129,15 @@ func TestKill(t *testing.T) {
 		if stderr.Len() > 0 {
 			t.Fatalf("round %d: %s", round, stderr.String())
 		}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+			t.Fatalf("round %d: the process was not killed: %v", round, cmd.ProcessState)
+		}
+		if lines > 0 {
+			writing++
+		}
+	}
+	if writing < rounds/2 {
+		t.Errorf("only %d of %d kills met a process that wrote", writing, rounds)
 	}
 	db, err := store.Open(context.Background(), path, store.Options{})
 	if err != nil {
@@ -167,7 +179,7 @@ func TestKill(t *testing.T) {
 	if found != len(acked) || found == 0 {
 		t.Errorf("%d of %d acknowledged writes were found", found, len(acked))
 	}
-	t.Logf("%d kills, %d acknowledged writes", rounds, len(acked))
+	t.Logf("%d kills, %d of them while it wrote, %d acknowledged writes", rounds, writing, len(acked))
 }
 
 // TestPositionsAreSeenInOrder: what a reader saw up to Pos is all there will ever
@@ -264,6 +276,21 @@ func TestPositionsAreSeenInOrder(t *testing.T) {
 		t.Errorf("%d rows, %d published", total.count, len(listened))
 	}
 	t.Logf("%d views checked", checked)
+}
+
+// A kill does not show whether a commit reached the disk, since the kernel keeps
+// what was written: that commits are fsynced rests on these settings.
+func TestCommitsAreSynced(t *testing.T) {
+	db := open(t)
+	must(t, db.Write(context.Background(), func(tx *store.Tx) error {
+		for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1"} {
+			var got string
+			if err := tx.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+				t.Errorf("%s is %q %v, not %q", pragma, got, err, want)
+			}
+		}
+		return nil
+	}))
 }
 
 func TestPanicInAWriteHarmsNobodyElse(t *testing.T) {

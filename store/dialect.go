@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -35,15 +36,46 @@ var readerPragmas = []string{
 // unavailable marks failures of the disk or the file, so that callers can tell
 // them from their own mistakes. Other errors are returned as they are.
 func unavailable(err error) error {
+	if err == nil || ofDisk(err) {
+		return err
+	}
 	var se *sqlite.Error
 	if errors.As(err, &se) {
 		switch se.Code() & 0xff {
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR,
-			sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM:
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
 	}
 	return err
+}
+
+// ofDisk reports whether err is what unavailable made.
+func ofDisk(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged)
+}
+
+// private makes the file where it is missing, for this user alone. SQLite gives
+// its log the same mode, and would let everybody read a new file.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil && fi.Size() == 0 { // perhaps new
+		err = syncDir(filepath.Dir(path))
+	}
+	if err == nil && fi.Mode().Perm()&0o077 != 0 {
+		err = f.Chmod(0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrPermission) { // another's file that this user may write
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
 }
 
 // IsConflict reports whether err is a violated UNIQUE or PRIMARY KEY constraint.

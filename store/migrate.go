@@ -50,12 +50,12 @@ func (db *DB) migrate(ctx context.Context, w *conn) error {
 	if err != nil {
 		return err
 	}
-	var have int
-	if err := w.c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
-		return unavailable(err)
+	have, know, err := versions(func(n *int) error { return w.c.QueryRowContext(ctx, "PRAGMA user_version").Scan(n) })
+	if err != nil {
+		return err
 	}
-	if have > len(steps) {
-		return fmt.Errorf("%w: it has schema %d, this version knows %d; start the newer version, or restore the copy made before the update (%s.before-*)", ErrNewer, have, len(steps), db.path)
+	if have > know {
+		return newer(db.path, have, know)
 	}
 	if have == len(steps) {
 		return nil
@@ -66,7 +66,11 @@ func (db *DB) migrate(ctx context.Context, w *conn) error {
 			tmp := copyTo + ".tmp"
 			os.Remove(tmp)
 			if _, err := w.c.ExecContext(ctx, "VACUUM INTO $1", tmp); err != nil {
+				os.Remove(tmp) // the disk may be full
 				return unavailable(err)
+			}
+			if err := os.Chmod(tmp, 0o600); err != nil {
+				return err
 			}
 			if err := syncFile(tmp); err != nil {
 				return err
@@ -86,7 +90,7 @@ func (db *DB) migrate(ctx context.Context, w *conn) error {
 	for i := have; i < len(steps); i++ {
 		if _, err := w.c.ExecContext(ctx, steps[i].SQL); err != nil {
 			w.c.ExecContext(ctx, "ROLLBACK")
-			return fmt.Errorf("migration %s: %w", steps[i].Name, err)
+			return fmt.Errorf("migration %s: %w", steps[i].Name, unavailable(err))
 		}
 	}
 	if _, err := w.c.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(steps))); err != nil {
@@ -97,6 +101,20 @@ func (db *DB) migrate(ctx context.Context, w *conn) error {
 		return unavailable(err)
 	}
 	return nil
+}
+
+// versions are the schema of a file, which ask reads, and the one of this release.
+func versions(ask func(*int) error) (have, know int, err error) {
+	steps, err := schema.Migrations()
+	if err != nil {
+		return 0, 0, err
+	}
+	err = unavailable(ask(&have))
+	return have, len(steps), err
+}
+
+func newer(path string, have, know int) error {
+	return fmt.Errorf("%w: it has schema %d, this version knows %d; start the newer version, or restore the copy made before the update (%s.before-*)", ErrNewer, have, know, path)
 }
 
 // Healthy tells the store that the running version works with the migrated file:

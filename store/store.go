@@ -34,8 +34,10 @@ var (
 	// ErrClosed means that the store is closing or closed.
 	ErrClosed = errors.New("store: closed")
 	// ErrUnavailable wraps a failure of the disk or the file (full, read-only,
-	// I/O error): the write did not happen and may be tried again.
-	ErrUnavailable = errors.New("store: the database cannot be written")
+	// busy, I/O error): the write did not happen and may be tried again.
+	ErrUnavailable = errors.New("store: the database cannot be used")
+	// ErrDamaged means that the file is no database, or one that is damaged.
+	ErrDamaged = errors.New("store: the database file is damaged")
 	// ErrLocked means that another process has the data folder open.
 	ErrLocked = errors.New("store: the data folder is in use by another process")
 	// ErrNewer means that the file was written by a later release.
@@ -54,10 +56,19 @@ type Querier interface {
 type Row struct {
 	rows *sql.Rows
 	err  error
+	tx   *Tx // of a write, or nil
 }
 
 // Scan copies the row's columns. Errors: ErrNotFound when there is no row.
 func (r *Row) Scan(dest ...any) error {
+	err := unavailable(r.scan(dest))
+	if r.tx != nil {
+		r.tx.note(err)
+	}
+	return err
+}
+
+func (r *Row) scan(dest []any) error {
 	if r.err != nil {
 		return r.err
 	}
@@ -119,7 +130,8 @@ type DB struct {
 	listeners []func(pos int64, touched []Touch) // before Pos reports it
 	wakers    []func(pos int64, touched []Touch) // after
 
-	stats struct{ writes, commits atomic.Int64 }
+	stats   struct{ writes, commits atomic.Int64 }
+	failing atomic.Pointer[error] // the disk's last failure; nil since it works again
 }
 
 // conn is one SQLite connection with its prepared statements.
@@ -144,7 +156,7 @@ func (c *conn) stmt(query string) (*sql.Stmt, error) {
 	}
 	s, err := c.c.PrepareContext(context.Background(), query)
 	if err != nil {
-		return nil, fmt.Errorf("prepare %.80q: %w", query, err)
+		return nil, fmt.Errorf("prepare %.80q: %w", query, unavailable(err))
 	}
 	c.stmts[query] = s
 	return s, nil
@@ -158,12 +170,13 @@ func (c *conn) Query(query string, args ...any) (*sql.Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Query(args...)
+	rows, err := s.Query(args...)
+	return rows, unavailable(err)
 }
 
 func (c *conn) QueryRow(query string, args ...any) *Row {
 	rows, err := c.Query(query, args...)
-	return &Row{rows, err}
+	return &Row{rows: rows, err: err}
 }
 
 func (c *conn) exec(query string, args ...any) (sql.Result, error) {
@@ -171,7 +184,8 @@ func (c *conn) exec(query string, args ...any) (sql.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Exec(args...)
+	res, err := s.Exec(args...)
+	return res, unavailable(err)
 }
 
 // Tx is one write inside the writer's transaction. It is valid until the function
@@ -182,6 +196,7 @@ type Tx struct {
 	pos      int64
 	begun    *bool
 	saved    bool
+	failed   error // of the disk; nothing runs after it
 	touched  []Touch
 	commit   []func()
 	rollback []func()
@@ -190,20 +205,32 @@ type Tx struct {
 // begin opens the transaction, and this write's savepoint, when the write first
 // needs them: a write that touches memory only costs no disk access.
 func (tx *Tx) begin() error {
+	if tx.failed != nil {
+		return tx.failed
+	}
 	if tx.saved {
 		return nil
 	}
 	if !*tx.begun {
 		if _, err := tx.c.exec("BEGIN IMMEDIATE"); err != nil {
-			return err
+			return tx.note(err)
 		}
 		*tx.begun = true
 	}
 	if _, err := tx.c.exec("SAVEPOINT w"); err != nil {
-		return err
+		return tx.note(err)
 	}
 	tx.saved = true
 	return nil
+}
+
+// note remembers a failure of the disk. SQLite may have ended the transaction by
+// itself then: a further statement would be committed on its own.
+func (tx *Tx) note(err error) error {
+	if ofDisk(err) {
+		tx.failed = err
+	}
+	return err
 }
 
 // Query implements Querier; it sees this write's own changes and those of the
@@ -212,15 +239,18 @@ func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 	if err := tx.begin(); err != nil {
 		return nil, err
 	}
-	return tx.c.Query(query, args...)
+	rows, err := tx.c.Query(query, args...)
+	return rows, tx.note(err)
 }
 
 // QueryRow implements Querier.
 func (tx *Tx) QueryRow(query string, args ...any) *Row {
 	if err := tx.begin(); err != nil {
-		return &Row{nil, err}
+		return &Row{err: err}
 	}
-	return tx.c.QueryRow(query, args...)
+	r := tx.c.QueryRow(query, args...)
+	r.tx = tx
+	return r
 }
 
 // Exec runs a statement that changes rows and returns how many it changed.
@@ -230,7 +260,7 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	}
 	res, err := tx.c.exec(query, args...)
 	if err != nil {
-		return 0, err
+		return 0, tx.note(err)
 	}
 	return res.RowsAffected()
 }
@@ -274,7 +304,8 @@ type write struct {
 }
 
 // Open opens the store at path (a file, created with its folder if missing),
-// migrates it, and starts the writer. Errors: ErrLocked, ErrNewer, ErrUnavailable.
+// migrates it, and starts the writer. Errors: ErrLocked, ErrNewer, ErrDamaged,
+// ErrUnavailable.
 func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -284,6 +315,9 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if err := private(path); err != nil {
+		return nil, err
 	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
@@ -419,7 +453,7 @@ func (r *reader) Query(query string, args ...any) (*sql.Rows, error) {
 
 func (r *reader) QueryRow(query string, args ...any) *Row {
 	if err := r.begin(); err != nil {
-		return &Row{nil, err}
+		return &Row{err: err}
 	}
 	return r.c.QueryRow(query, args...)
 }
@@ -529,21 +563,33 @@ func (db *DB) batch(c *conn, first *write) {
 	// let them, so that this commit serves them all.
 	runtime.Gosched()
 	var (
-		begun bool
-		batch []*write
-		start = time.Now()
+		begun  bool
+		batch  []*write
+		start  = time.Now()
+		lost   error // why the transaction of the batch is no more
+		failed error // why nothing of the batch is on disk
 	)
 	for w := first; w != nil; {
 		w.tx = &Tx{db: db, c: c, begun: &begun}
-		w.err = call(w)
+		w.err = unavailable(call(w))
+		if w.err == nil {
+			w.err = w.tx.failed
+		}
 		if w.tx.saved {
 			if w.err != nil {
-				if _, err := c.exec("ROLLBACK TO w"); err != nil {
-					w.err = errors.Join(w.err, err)
-				}
+				_, lost = c.exec("ROLLBACK TO w")
 			}
-			if _, err := c.exec("RELEASE w"); err != nil && w.err == nil {
-				w.err = err
+			if _, err := c.exec("RELEASE w"); lost == nil {
+				lost = err
+			}
+			if lost != nil {
+				// When the disk fails, SQLite may roll back the whole transaction at once.
+				// What stood in it before is gone too; what came after would be committed
+				// by itself.
+				if !ofDisk(w.err) {
+					w.err = fmt.Errorf("%w: the transaction was lost: %w", ErrUnavailable, errors.Join(w.err, lost))
+				}
+				failed = w.err
 			}
 		}
 		if w.err != nil {
@@ -552,31 +598,28 @@ func (db *DB) batch(c *conn, first *write) {
 		}
 		batch = append(batch, w)
 		w = nil
-		if len(batch) < maxBatch && time.Since(start) < maxBatchTime {
+		if failed == nil && len(batch) < maxBatch && time.Since(start) < maxBatchTime {
 			select {
 			case w = <-db.queue:
 			default:
 			}
 		}
 	}
-	var failed error
-	if db.next > db.reserved {
-		if failed = db.reserve(c, &begun); failed != nil {
-			failed = unavailable(failed)
-		}
+	if failed == nil && db.next > db.reserved {
+		failed = db.reserve(c, &begun)
 	}
 	if begun {
 		if failed == nil {
-			if _, err := c.exec("COMMIT"); err != nil {
-				failed = unavailable(err)
+			if _, failed = c.exec("COMMIT"); failed == nil {
+				db.stats.commits.Add(1)
 			}
-			db.stats.commits.Add(1)
 		}
 		if failed != nil {
-			c.exec("ROLLBACK")
+			c.exec("ROLLBACK") // of what SQLite has not rolled back by itself
 			db.log.Error("a group commit failed; its writes were refused", "writes", len(batch), "err", failed)
 		}
 	}
+	db.noteHealth(begun, failed, batch)
 	if failed != nil {
 		db.reserved = 0 // read back what the file has before the next position is handed out
 		if r, err := loadReserved(c); err == nil {
@@ -594,6 +637,33 @@ func (db *DB) batch(c *conn, first *write) {
 	for _, w := range batch {
 		w.done <- w.err
 	}
+}
+
+// noteHealth keeps what WriteError reports: the disk's last failure, until a
+// commit succeeds.
+func (db *DB) noteHealth(begun bool, failed error, batch []*write) {
+	if failed == nil {
+		for _, w := range batch {
+			if ofDisk(w.err) {
+				failed = w.err
+			}
+		}
+	}
+	switch {
+	case ofDisk(failed):
+		db.failing.Store(&failed)
+	case begun && failed == nil:
+		db.failing.Store(nil)
+	}
+}
+
+// WriteError is why the last write that reached for the disk could not be done,
+// or nil when it was.
+func (db *DB) WriteError() error {
+	if p := db.failing.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 func (db *DB) publish(batch []*write) {
@@ -657,6 +727,32 @@ func (db *DB) Snapshot(ctx context.Context, path string) error {
 		return unavailable(err)
 	}
 	return syncFile(path)
+}
+
+// Check looks at the file at path without changing it, also while a process uses
+// it: that it is a database, of a version that this one knows, whole. It reads the
+// whole file. Errors: ErrNewer, ErrDamaged, ErrUnavailable.
+func Check(ctx context.Context, path string) error {
+	c, err := sql.Open("sqlite", dsn(path)+"&mode=ro")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	have, know, err := versions(func(n *int) error { return c.QueryRowContext(ctx, "PRAGMA user_version").Scan(n) })
+	if err != nil {
+		return err
+	}
+	if have > know {
+		return newer(path, have, know)
+	}
+	var first string
+	if err := c.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&first); err != nil {
+		return unavailable(err)
+	}
+	if first != "ok" {
+		return fmt.Errorf("%w: %s", ErrDamaged, first)
+	}
+	return nil
 }
 
 // Close waits for the writes that are queued and the reads under way, then closes

@@ -26,14 +26,14 @@ var statuses = map[mx.Code]int{
 }
 
 // WriteError answers with an error. Errors that are no *mx.Error answer 500 with
-// a request ID (503 when the database cannot be written); the cause is logged.
+// a request ID (503 when the disk fails); the cause is logged.
 func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	var e *mx.Error
 	if !errors.As(err, &e) {
 		var id = rand.Text()[:12]
 		e = &mx.Error{Code: mx.Unknown, Status: http.StatusInternalServerError, Msg: "Something went wrong in the server. Its log has the cause under " + id + "."}
 		if errors.Is(err, store.ErrUnavailable) {
-			e = &mx.Error{Code: mx.Unknown, Status: http.StatusServiceUnavailable, Msg: "The server cannot write to its disk. Try again; an administrator finds the cause in the log under " + id + "."}
+			e = &mx.Error{Code: mx.Unknown, Status: http.StatusServiceUnavailable, Msg: "The server cannot use its disk. Try again; an administrator finds the cause in the log under " + id + "."}
 		}
 		if r.Context().Err() == nil {
 			log.Error("a request failed", "id", id, "method", r.Method, "route", r.Pattern, "err", err)

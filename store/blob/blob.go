@@ -54,7 +54,7 @@ func Open(dir string) (*Store, error) {
 			return nil, err
 		}
 	}
-	return &Store{dir}, syncDir(dir)
+	return &Store{dir}, errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
 // Put stores what r gives, at most max bytes. Errors: ErrTooLarge, the reader's,
