@@ -88,13 +88,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h = &Homeserver{db: o.DB}
+	made := &Homeserver{db: o.DB} // what is returned may be nil
 	defer func() {
 		if err != nil {
-			h.Close()
+			made.Close()
 			h = nil
 		}
 	}()
+	h = made
 	hub := notify.New()
 	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
 		AliasReserved: func(alias, by string) bool { return h.Appservice.AliasReserved(alias, by) }})
@@ -184,7 +185,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var registrations []appservice.Registration
 	if o.AppserviceDir != "" {
 		if registrations, err = appservice.Load(o.AppserviceDir); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("appservice.dir: %w", err)
 		}
 	}
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})

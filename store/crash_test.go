@@ -324,7 +324,15 @@ func TestClosedStoreAnswersSo(t *testing.T) {
 	ctx := context.Background()
 	db, err := store.Open(ctx, filepath.Join(t.TempDir(), "holdfast.db"), store.Options{})
 	must(t, err)
+	must(t, db.Read(ctx, func(q store.Querier) error { return q.QueryRow("SELECT count(*) FROM store_sequence").Scan(new(int)) }))
+	must(t, db.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec("INSERT INTO store_sequence (name, value) VALUES ('x', 1)")
+		return err
+	}))
 	must(t, db.Close())
+	if left, _ := filepath.Glob(db.Path() + "-*"); len(left) != 0 {
+		t.Errorf("a closed store is one file, but there are %v", left)
+	}
 	if err := db.Read(ctx, func(store.Querier) error { return nil }); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("read: %v", err)
 	}

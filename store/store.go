@@ -144,6 +144,16 @@ type conn struct {
 // nearly everywhere; lists of varying length are why there is a bound.
 const maxStmts = 1024
 
+// close gives the connection back, without statements: SQLite would keep the file
+// open for them, and with it the log that the last connection removes.
+func (c *conn) close() error {
+	for _, s := range c.stmts {
+		s.Close()
+	}
+	clear(c.stmts)
+	return c.c.Close()
+}
+
 func (c *conn) stmt(query string) (*sql.Stmt, error) {
 	if s, ok := c.stmts[query]; ok {
 		return s, nil
@@ -384,7 +394,7 @@ func (db *DB) open(ctx context.Context) error {
 	go func() {
 		defer close(db.done)
 		db.run(w)
-		w.c.Close()
+		w.close()
 	}()
 	return nil
 }
@@ -666,6 +676,18 @@ func (db *DB) WriteError() error {
 	return nil
 }
 
+// Probe tells whether the disk takes writes. It is for those who ask often: it
+// tries only where the last write failed.
+func (db *DB) Probe(ctx context.Context) error {
+	if db.WriteError() == nil {
+		return nil
+	}
+	return db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.Exec("INSERT INTO store_sequence (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = 1")
+		return err
+	})
+}
+
 func (db *DB) publish(batch []*write) {
 	var touched []Touch
 	for _, w := range batch {
@@ -767,7 +789,7 @@ func (db *DB) Close() error {
 		close(db.closing)
 		<-db.done
 		for range db.nread { // reads under way end first
-			err = errors.Join(err, (<-db.readers).c.Close())
+			err = errors.Join(err, (<-db.readers).close())
 		}
 		err = errors.Join(err, db.sql.Close())
 		if e := db.lock.Close(); err == nil {

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +50,7 @@ func serve(t *testing.T, log *strings.Builder, limits bool) *Server {
 		{Op: "open", Auth: None, Limit: Logins, Pattern: "GET /_matrix/open", Handle: Get(func(context.Context, *Request) (mx.Raw, error) { return mx.Raw(`{"raw":1}`), nil })},
 		{Op: "panic", Auth: None, Pattern: "GET /_matrix/secretcause", Handle: fail(errors.New("the secret cause"))},
 		{Op: "full", Auth: None, Pattern: "GET /_matrix/full", Handle: fail(fmt.Errorf("x: %w", store.ErrUnavailable))},
+		{Op: "fullFile", Auth: None, Pattern: "GET /_matrix/full_file", Handle: fail(&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})},
 	})
 }
 
@@ -94,6 +97,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/_matrix/admin", "admin", "", 200, "", nil},
 		{"GET", "/_matrix/open", "", "", 200, "raw", 1.0},
 		{"GET", "/_matrix/full", "", "", 503, "errcode", "M_UNKNOWN"},
+		{"GET", "/_matrix/full_file", "", "", 503, "errcode", "M_UNKNOWN"},
 		{"GET", "/_matrix/secretcause", "", "", 500, "errcode", "M_UNKNOWN"},
 	} {
 		status, h, m := do(s, c.method, c.path, c.token, c.body)
