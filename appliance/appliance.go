@@ -102,6 +102,11 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
 		return err
 	}
+	if dir := cfg.Appservice.Dir; dir != "" {
+		if _, err := os.ReadDir(dir); err != nil {
+			return fmt.Errorf("%s: appservice.dir: %w; name a folder that this user may read", cfg.Source("appservice.dir"), err)
+		}
+	}
 	// Listen first: a port that is taken is the most common mistake, and nothing
 	// has to be undone then. Connections wait in the kernel until all is up.
 	if err := a.listen(); err != nil {
@@ -178,6 +183,8 @@ func openError(dir string, err error) error {
 	switch {
 	case errors.Is(err, store.ErrLocked):
 		return fmt.Errorf("another Holdfast uses the folder %s; stop it first, or name another folder with --data", dir)
+	case errors.Is(err, store.ErrDamaged):
+		return fmt.Errorf("the database %s is damaged: %w; keep a copy of the folder as it is, and put back a backup", filepath.Join(dir, "holdfast.db"), err)
 	case errors.Is(err, store.ErrUnavailable):
 		return fmt.Errorf("the database in %s cannot be opened: %w; check that the disk is not full and that this user may write there", dir, err)
 	}

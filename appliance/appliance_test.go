@@ -287,8 +287,12 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"user", "add", "Än na"}, 1, "not allowed"},
 		{[]string{"user", "add"}, 2, "say which NAME"},
 		{[]string{"user", "add", "a", "b"}, 2, "too much"},
-		{[]string{"user", "ad"}, 2, "no command"},
-		{[]string{"user", "list", "--jsn"}, 2, "user list --help"},
+		{[]string{"user", "add", "@eva:elsewhere.test"}, 1, "end in :hs.test"},
+		{[]string{"invite", "--for", "@eva:elsewhere.test"}, 1, "end in :hs.test"},
+		{[]string{"user", "ad"}, 2, "Did you mean user add?"},
+		{[]string{"user", "list", "--jsn"}, 2, "did you mean --json?"},
+		{[]string{"serve", "--json"}, 2, "no option --json"},
+		{[]string{"user", "list", "--config", ""}, 2, "names no file"},
 		{[]string{"user", "password", "nobody"}, 1, "no such user"},
 		{[]string{"user", "disable", "nobody"}, 1, "no such user"},
 		{[]string{"invite", "--expires", "soon"}, 2, "7d"},
@@ -307,7 +311,9 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"user", "list"}, "@anna:hs.test"},
 		{[]string{"user", "list", "--json"}, `"admin": true`},
 		{[]string{"user", "password", "anna", "--password", appliancetest.Password}, "new password"},
-		{[]string{"user", "disable", "@anna:hs.test"}, "locked"},
+		{[]string{"user", "password", "anna", "--json"}, `"@anna:hs.test"`},
+		{[]string{"user", "disable", "anna"}, "@anna:hs.test is locked"},
+		{[]string{"user", "disable", "@anna:hs.test", "--json"}, `"user_id": "@anna:hs.test"`},
 		{[]string{"user", "list", "--json"}, `"locked"`},
 		{[]string{"user", "disable", "anna", "--undo"}, "may log in"},
 		{[]string{"invite", "--json", "--uses", "3"}, "/e/"},
@@ -380,6 +386,121 @@ func TestSelfTest(t *testing.T) {
 	}
 	if _, e, code := s.CLI(t, "user", "add", "_selftest"); code == 0 {
 		t.Error("its name can be taken", e)
+	}
+}
+
+// The doctor names what is broken on a machine that does not run the appliance,
+// each fault once, and changes nothing.
+func TestDoctor(t *testing.T) {
+	s := appliancetest.Start(t)
+	s.Login(t, "anna")
+	s.Close()
+	db := filepath.Join(s.Data, "holdfast.db")
+	whole, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	udp, err := net.ListenPacket("udp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	_, udpPort, _ := net.SplitHostPort(udp.LocalAddr().String())
+	quiet := []string{"listen.https=", "listen.http=127.0.0.1:0", "listen.metrics="}
+	for name, c := range map[string]struct {
+		damage func()
+		set    []string
+		wrong  string // the finding's name; "": all is well
+		want   string
+	}{
+		"nothing": {},
+		"damaged": {damage: func() {
+			os.WriteFile(db, append(append([]byte{}, whole[:4096]...), make([]byte, len(whole)-4096)...), 0o600)
+		}, wrong: "database", want: "put back a backup"},
+		"no database":  {damage: func() { os.WriteFile(db, []byte(strings.Repeat("x", 9000)), 0o600) }, wrong: "database", want: "damaged"},
+		"clock":        {damage: func() { os.Chtimes(db, time.Time{}, time.Now().Add(48*time.Hour)) }, wrong: "clock", want: "set the clock"},
+		"open folder":  {damage: func() { os.Chmod(s.Data, 0o755) }, wrong: "data folder", want: "chmod 700"},
+		"port":         {set: []string{"listen.http=" + taken.Addr().String()}, wrong: "port", want: "used by another program"},
+		"UDP port":     {set: []string{"sfu.udp_port=" + udpPort}, wrong: "port", want: "sfu.udp_port"},
+		"no such host": {set: []string{"listen.http=203.0.113.7:8008"}, wrong: "port", want: "one of this machine"},
+		"appservices":  {set: []string{"appservice.dir=/nowhere"}, wrong: "appservice.dir", want: "name a folder"},
+		"TLS files":    {set: []string{"tls.mode=files", "tls.cert=/nowhere", "tls.key=/nowhere"}, wrong: "certificate", want: "no such file"},
+		"key":          {set: []string{"lsten.http=:1"}, wrong: "configuration", want: "listen.http"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			os.WriteFile(db, whole, 0o600)
+			os.Chtimes(db, time.Time{}, time.Now())
+			os.Chmod(s.Data, 0o700)
+			if c.damage != nil {
+				c.damage()
+			}
+			before, _ := os.ReadFile(db)
+			args := []string{"doctor", "--json"}
+			for _, set := range append(quiet, c.set...) {
+				args = append(args, "--set", set)
+			}
+			out, e, code := s.CLI(t, args...)
+			var found []struct {
+				Name, Detail string
+				OK           bool
+			}
+			if err := json.Unmarshal([]byte(out), &found); err != nil {
+				t.Fatal(err, out, e)
+			}
+			wrong := 0
+			for _, f := range found {
+				if f.OK || f.Name == "network" || f.Name == "disk" { // those are of this machine
+					continue
+				}
+				wrong++
+				if f.Name != c.wrong || !strings.Contains(f.Detail, c.want) {
+					t.Errorf("%s: %s", f.Name, f.Detail)
+				}
+			}
+			if c.wrong != "" && (wrong != 1 || code != 1) {
+				t.Errorf("%d found, code %d: %s", wrong, code, out)
+			}
+			if after, _ := os.ReadFile(db); !bytes.Equal(before, after) {
+				t.Error("the doctor changed the database")
+			}
+		})
+	}
+}
+
+// A start that cannot succeed ends with what is wrong and what to do, and leaves
+// nothing that runs.
+func TestStartFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	os.WriteFile(file, nil, 0o600)
+	damaged := t.TempDir()
+	os.WriteFile(filepath.Join(damaged, "holdfast.db"), []byte(strings.Repeat("x", 9000)), 0o600)
+	badService := t.TempDir()
+	os.WriteFile(filepath.Join(badService, "a.yaml"), []byte("id: 5: x"), 0o600)
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"data is a file":      {[]string{"--data", file}, 1, "name another with --data"},
+		"no data folder":      {[]string{"--data", ""}, 2, "--data names no folder"},
+		"damaged":             {[]string{"--data", damaged}, 1, "put back a backup"},
+		"appservices":         {[]string{"--data", t.TempDir(), "--set", "appservice.dir=/nowhere"}, 1, "--set: appservice.dir"},
+		"appservice file":     {[]string{"--data", t.TempDir(), "--set", "appservice.dir=" + badService}, 1, "a.yaml"},
+		"certificate":         {[]string{"--data", t.TempDir(), "--set", "tls.mode=files", "--set", "tls.cert=/nowhere", "--set", "tls.key=/nowhere"}, 1, "--set: tls.cert"},
+		"federation and http": {[]string{"--data", t.TempDir(), "--set", "listen.http=127.0.0.1:7001", "--set", "listen.federation=:7001"}, 2, "--set: listen.federation"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out, e bytes.Buffer
+			code := appliance.Main(context.Background(), append([]string{"serve", "--set", "listen.https=127.0.0.1:0", "--set", "listen.metrics=", "--set", "sfu.enabled=false"}, c.args...), &out, &e)
+			if code != c.code || !strings.Contains(e.String(), c.want) {
+				t.Errorf("%d %s", code, e.String())
+			}
+		})
 	}
 }
 
@@ -715,7 +836,24 @@ func TestHelp(t *testing.T) {
 	if out, code := run(); code != 2 || !strings.Contains(out, "usage") {
 		t.Error(code, out)
 	}
-	if out, code := run("serv"); code != 2 || !strings.Contains(out, "help") {
-		t.Error(code, out)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"serv"}, 2, "Did you mean serve?"},
+		{[]string{"user"}, 2, "user password NAME"},
+		{[]string{"user", "--help"}, 0, "user password NAME"},
+		{[]string{"help", "user"}, 0, "user password NAME"},
+		{[]string{"help", "user", "add"}, 0, "usage: holdfast user add NAME"},
+		{[]string{"help", "config"}, 0, "config print"},
+		{[]string{"serve", "--nonsense"}, 2, "no option --nonsense"},
+		{[]string{"serve", "--set"}, 2, "--set needs a value"},
+		{[]string{"serve", "--set", "x"}, 2, "key=value"},
+		{[]string{"serve", "--data="}, 2, "names no folder"},
+	} {
+		if out, code := run(c.args...); code != c.code || !strings.Contains(out, c.want) || strings.Contains(out, "holdfast serve: flag") {
+			t.Errorf("%q: %d %s", c.args, code, out)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strconv"
@@ -41,10 +42,13 @@ func (c *cli) newPassword() (password string, made bool, err error) {
 	case c.password != "":
 		return c.password, false, nil
 	case c.passwordStdin:
-		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 1<<16)).ReadString('\n')
 		line = strings.TrimRight(line, "\r\n")
-		if line == "" {
-			return "", false, fmt.Errorf("no password came on standard input: %w", err)
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return "", false, fmt.Errorf("the password cannot be read from standard input: %w", err)
+		case line == "":
+			return "", false, errors.New("no password came on standard input; its first line is the password")
 		}
 		return line, false, nil
 	}
@@ -124,10 +128,11 @@ func runUserPassword(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	in := map[string]any{"password": pw, "keep_sessions": c.keep}
-	if err := cl.call(ctx, "POST", "/v1/users/"+url.PathEscape(args[0])+"/password", in, &struct{}{}); err != nil {
+	var u userInfo
+	if err := cl.call(ctx, "POST", "/v1/users/"+url.PathEscape(args[0])+"/password", in, &u); err != nil {
 		return err
 	}
-	return c.printPassword(args[0], pw, made, "has a new password")
+	return c.printPassword(u.UserID, pw, made, "has a new password")
 }
 
 func runUserDisable(ctx context.Context, c *cli, args []string) error {
@@ -135,16 +140,17 @@ func runUserDisable(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := cl.call(ctx, "POST", "/v1/users/"+url.PathEscape(args[0])+"/disabled", map[string]bool{"disabled": !c.undo}, &struct{}{}); err != nil {
+	var u userInfo
+	if err := cl.call(ctx, "POST", "/v1/users/"+url.PathEscape(args[0])+"/disabled", map[string]bool{"disabled": !c.undo}, &u); err != nil {
 		return err
 	}
 	if c.json {
-		return c.printJSON(map[string]any{"user": args[0], "disabled": !c.undo})
+		return c.printJSON(map[string]any{"user_id": u.UserID, "disabled": !c.undo})
 	}
 	if c.undo {
-		fmt.Fprintf(c.out, "%s may log in again.\n", args[0])
+		fmt.Fprintf(c.out, "%s may log in again.\n", u.UserID)
 	} else {
-		fmt.Fprintf(c.out, "%s is locked and logged out everywhere. --undo unlocks the account.\n", args[0])
+		fmt.Fprintf(c.out, "%s is locked and logged out everywhere. --undo unlocks the account.\n", u.UserID)
 	}
 	return nil
 }

@@ -185,8 +185,12 @@ func (a *Appliance) controlHandler() http.Handler {
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
+		name, err := a.newLocalpart(in.Localpart)
+		if err != nil {
+			return nil, err
+		}
 		u, err := a.core.Load().identity.CreateUser(r.Context(), identity.NewUser{
-			Localpart: localpart(in.Localpart), DisplayName: in.DisplayName, Password: in.Password, Admin: in.Admin, Source: "cli"})
+			Localpart: name, DisplayName: in.DisplayName, Password: in.Password, Admin: in.Admin, Source: "cli"})
 		return toUserInfo(u), err
 	})
 	handle("POST /v1/users/{user}/password", func(r *http.Request) (any, error) {
@@ -197,7 +201,8 @@ func (a *Appliance) controlHandler() http.Handler {
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
-		return struct{}{}, a.core.Load().identity.SetPassword(r.Context(), a.userID(r.PathValue("user")), in.Password, "", in.Keep)
+		id := a.userID(r.PathValue("user"))
+		return userInfo{UserID: id}, a.core.Load().identity.SetPassword(r.Context(), id, in.Password, "", in.Keep)
 	})
 	handle("POST /v1/users/{user}/disabled", func(r *http.Request) (any, error) {
 		var in struct {
@@ -206,15 +211,20 @@ func (a *Appliance) controlHandler() http.Handler {
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
-		return struct{}{}, a.core.Load().identity.SetDisabled(r.Context(), a.userID(r.PathValue("user")), in.Disabled)
+		id := a.userID(r.PathValue("user"))
+		return userInfo{UserID: id}, a.core.Load().identity.SetDisabled(r.Context(), id, in.Disabled)
 	})
 	handle("POST /v1/invites", func(r *http.Request) (any, error) {
 		var in inviteRequest
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
+		name, err := a.newLocalpart(in.Localpart)
+		if err != nil {
+			return nil, err
+		}
 		i, err := a.core.Load().identity.CreateInvite(r.Context(), identity.NewInvite{
-			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: localpart(in.Localpart), Admin: in.Admin})
+			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: name, Admin: in.Admin})
 		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
 	})
 	return mux
@@ -229,6 +239,14 @@ func localpart(s string) string {
 	s = strings.TrimPrefix(s, "@")
 	s, _, _ = strings.Cut(s, ":")
 	return s
+}
+
+// newLocalpart is localpart of a name that is to be an account here.
+func (a *Appliance) newLocalpart(s string) (string, error) {
+	if _, server, ok := strings.Cut(s, ":"); ok && strings.HasPrefix(s, "@") && server != a.ServerName() {
+		return "", fmt.Errorf("accounts of this appliance end in :%s; leave the part after the colon away", a.ServerName())
+	}
+	return localpart(s), nil
 }
 
 func (a *Appliance) userID(s string) string {
@@ -310,7 +328,7 @@ func (c *controlClient) call(ctx context.Context, method, path string, in, out a
 	resp, err := c.http.Do(req)
 	if err != nil {
 		switch {
-		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
 			return fmt.Errorf("%w in %s: start it with holdfast serve --data %s, or name the right folder with --data", errNotRunning, c.dir, c.dir)
 		case errors.Is(err, syscall.EACCES), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 			return fmt.Errorf("the appliance in %s belongs to another user; use that user, or root (sudo)", c.dir)

@@ -33,12 +33,13 @@ func (c *core) close() {
 }
 
 func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err error) {
-	c = &core{name: name}
+	made := &core{name: name} // what is returned may be nil
 	defer func() {
 		if err != nil {
-			c.close()
+			made.close()
 		}
 	}()
+	c = made
 	c.identity, err = identity.New(ctx, identity.Options{
 		ServerName:       name,
 		PublicURL:        a.publicURLFor(name),

@@ -2,15 +2,21 @@ package appliance
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
+	"holdfast/store"
 )
 
 // finding is one line of the doctor's report.
@@ -59,18 +65,23 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 	}
 	cfg, err := config.Load(in)
 	if err != nil {
-		add("configuration", false, "%v", err)
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			add("configuration", false, "%s", line)
+		}
 		return out
 	}
 	add("configuration", true, "it can be used; holdfast config print shows it")
 
+	dbFile := filepath.Join(cfg.Data, "holdfast.db")
 	if fi, err := os.Stat(cfg.Data); err != nil {
 		add("data folder", errors.Is(err, os.ErrNotExist), "%s does not exist yet; holdfast serve makes it", cfg.Data)
 	} else if !fi.IsDir() {
 		add("data folder", false, "%s is not a folder; name another with --data", cfg.Data)
 	} else {
-		if fi.Mode().Perm()&0o077 != 0 {
-			add("data folder", false, "others on this machine may look into %s; run: chmod 700 %s", cfg.Data, cfg.Data)
+		if err := syscall.Access(cfg.Data, accessWrite); err != nil {
+			add("data folder", false, "this user cannot write in %s: %v; use the user that it belongs to or root, and see that the disk is not mounted read-only", cfg.Data, err)
+		} else if fi.Mode().Perm()&0o077 != 0 {
+			add("data folder", false, "others on this machine may look into %s; run: chmod 700 %q", cfg.Data, cfg.Data)
 		} else {
 			add("data folder", true, "%s", cfg.Data)
 		}
@@ -81,11 +92,8 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 		}
 	}
 
-	if now := time.Now(); now.Year() < 2025 {
-		add("clock", false, "the clock says %s; certificates and logins need the right time: set it", now.Format(time.DateTime))
-	} else {
-		add("clock", true, "%s", now.Format(time.DateTime))
-	}
+	out = append(out, diagnoseClock(dbFile)...)
+	out = append(out, diagnoseDatabase(ctx, dbFile)...)
 
 	var h health
 	err = newControlClient(cfg.Data).call(ctx, "GET", "/v1/health", nil, &h)
@@ -110,20 +118,11 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 	}
 
 	if !running {
-		for _, l := range []struct{ key, addr string }{
-			{"listen.https", cfg.Listen.HTTPS}, {"listen.http", cfg.Listen.HTTP},
-			{"listen.redirect", cfg.Listen.Redirect}, {"listen.federation", cfg.Listen.Federation}, {"listen.metrics", cfg.Listen.Metrics},
-		} {
-			if l.addr == "" {
-				continue
-			}
-			ln, err := net.Listen("tcp", l.addr)
-			if err != nil {
-				add("port", false, "%s %s cannot be used: %v; stop the program that has it, or choose another", l.key, l.addr, err)
-				continue
-			}
-			ln.Close()
-			add("port", true, "%s %s is free", l.key, l.addr)
+		out = append(out, diagnosePorts(cfg)...)
+	}
+	if dir := cfg.Appservice.Dir; dir != "" {
+		if _, err := os.ReadDir(dir); err != nil {
+			add("appservice.dir", false, "%v; name a folder that this user may read", err)
 		}
 	}
 	out = append(out, diagnoseTLS(cfg)...)
@@ -131,6 +130,85 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 		add("network", false, "this machine has no address in a network; other machines cannot reach it")
 	} else {
 		add("network", true, "reachable at %s", addrs[0])
+	}
+	return out
+}
+
+const accessWrite = 2 // W_OK of access(2)
+
+func diagnoseClock(dbFile string) []finding {
+	now := time.Now()
+	if now.Year() < 2025 {
+		return []finding{{"clock", false, fmt.Sprintf("the clock says %s; certificates and logins need the right time: set it", now.Format(time.DateTime))}}
+	}
+	for _, f := range []string{dbFile, dbFile + "-wal"} {
+		if fi, err := os.Stat(f); err == nil && fi.ModTime().After(now.Add(time.Hour)) {
+			return []finding{{"clock", false, fmt.Sprintf("the clock says %s, but the database was written at %s; one of the times was wrong: set the clock", now.Format(time.DateTime), fi.ModTime().Format(time.DateTime))}}
+		}
+	}
+	return []finding{{"clock", true, now.Format(time.DateTime)}}
+}
+
+func diagnoseDatabase(ctx context.Context, file string) []finding {
+	if _, err := os.Stat(file); err != nil {
+		return nil // made at the first start, or the folder cannot be read, which was said
+	}
+	switch err := store.Check(ctx, file); {
+	case err == nil:
+		return []finding{{"database", true, "whole, and of a version that this one can use"}}
+	case errors.Is(err, store.ErrDamaged):
+		return []finding{{"database", false, fmt.Sprintf("%v; keep a copy of the folder as it is, and put back a backup", err)}}
+	default:
+		return []finding{{"database", false, err.Error()}}
+	}
+}
+
+// diagnosePorts tries the ports of an appliance that does not run.
+func diagnosePorts(cfg *config.Config) (out []finding) {
+	try := func(key, addr string, open func() (io.Closer, error)) {
+		c, err := open()
+		f := finding{Name: "port", OK: err == nil}
+		switch {
+		case err == nil:
+			c.Close()
+			f.Detail = fmt.Sprintf("%s %s is free", key, addr)
+		case errors.Is(err, syscall.EADDRINUSE) && key == "listen.metrics" && !cfg.Explicit(key):
+			f.OK, f.Detail = true, fmt.Sprintf("%s %s is taken, so there would be no metrics; choose another if you want them", key, addr)
+		case errors.Is(err, syscall.EADDRINUSE):
+			f.Detail = fmt.Sprintf("%s %s is used by another program; stop it, or choose another", key, addr)
+		case errors.Is(err, syscall.EACCES):
+			f.Detail = fmt.Sprintf("%s: this user may not listen on %s; choose a port above 1023, or start as root", key, addr)
+		default:
+			f.Detail = fmt.Sprintf("%s: %v; the address must be one of this machine", key, err)
+		}
+		out = append(out, f)
+	}
+	for _, l := range []struct{ key, addr string }{
+		{"listen.https", cfg.Listen.HTTPS}, {"listen.http", cfg.Listen.HTTP},
+		{"listen.redirect", cfg.Listen.Redirect}, {"listen.federation", cfg.Listen.Federation}, {"listen.metrics", cfg.Listen.Metrics},
+	} {
+		if l.addr != "" {
+			try(l.key, l.addr, func() (io.Closer, error) { return net.Listen("tcp", l.addr) })
+		}
+	}
+	if !cfg.SFU.Enabled {
+		return out
+	}
+	for _, p := range []struct {
+		key  string
+		port int
+		tcp  bool
+	}{{"sfu.udp_port", cfg.SFU.UDPPort, false}, {"sfu.tcp_port", cfg.SFU.TCPPort, true}, {"sfu.turn_port", cfg.SFU.TURNPort, false}} {
+		if p.port == 0 {
+			continue // a free one is found
+		}
+		addr := ":" + strconv.Itoa(p.port)
+		try(p.key, addr, func() (io.Closer, error) {
+			if p.tcp {
+				return net.Listen("tcp", addr)
+			}
+			return net.ListenPacket("udp", addr)
+		})
 	}
 	return out
 }
@@ -148,6 +226,13 @@ func diagnoseTLS(cfg *config.Config) (out []finding) {
 		}
 	case "files":
 		cert = cfg.TLS.Cert
+		pair, err := tls.LoadX509KeyPair(cert, cfg.TLS.Key)
+		if err != nil {
+			return []finding{{"certificate", false, fmt.Sprintf("tls.cert and tls.key: %v; check the names, who may read them, and that they belong together", err)}}
+		}
+		if host := cfg.PublicHost(); host != "" && pair.Leaf.VerifyHostname(host) != nil {
+			return []finding{{"certificate", false, fmt.Sprintf("%s is not for %s, by which clients reach the appliance; get one for that name, or change public_url", cert, host)}}
+		}
 	default:
 		return nil
 	}

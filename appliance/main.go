@@ -32,6 +32,7 @@ type command struct {
 	short string
 	long  string
 	nargs [2]int // fewest and most arguments; most -1: any
+	data  bool   // it prints data: there is --json
 	flags func(*flag.FlagSet, *cli)
 	run   func(context.Context, *cli, []string) error
 }
@@ -75,34 +76,34 @@ func commands() []command {
 	return []command{
 		{name: "serve", short: "run the appliance", run: runServe,
 			long: "Runs the appliance on a data folder, which is made if it is missing. No question is\nasked; a new appliance prints the address and a claim code for its setup.\nSIGTERM and SIGINT stop it after the requests that run."},
-		{name: "version", short: "print the version", run: runVersion},
-		{name: "doctor", short: "check the configuration, the machine and the running appliance", run: runDoctor,
+		{name: "version", data: true, short: "print the version", run: runVersion},
+		{name: "doctor", data: true, short: "check the configuration, the machine and the running appliance", run: runDoctor,
 			long: "Checks what goes wrong most often and says what to do. Exit code 1 if something is\nwrong; it changes nothing. --hardware lists the devices instead, and exit code 1 then\nmeans that a disk or network device has no driver.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.hardware, "hardware", false, "list the machine's devices and what has no driver")
 			}},
-		{name: "claim", short: "print a new claim code for the setup", run: runClaim,
+		{name: "claim", data: true, short: "print a new claim code for the setup", run: runClaim,
 			long: "Makes a new claim code for an appliance that nobody has set up yet; the one before\nbecomes useless."},
-		{name: "user add", args: "NAME", nargs: [2]int{1, 1}, short: "make an account", run: runUserAdd,
+		{name: "user add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "make an account", run: runUserAdd,
 			long: "Makes an account. Without a password one is made and printed once.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.admin, "admin", false, "the person administers the appliance")
 				f.StringVar(&c.displayName, "name", "", "display `name`, such as \"Anna Meyer\"")
 				passwordFlags(f, c)
 			}},
-		{name: "user list", short: "list the accounts", run: runUserList},
-		{name: "user password", args: "NAME", nargs: [2]int{1, 1}, short: "set a new password", run: runUserPassword,
+		{name: "user list", data: true, short: "list the accounts", run: runUserList},
+		{name: "user password", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "set a new password", run: runUserPassword,
 			long: "Sets a new password and ends the person's sessions. Without a password one is made and\nprinted once.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.keep, "keep-sessions", false, "leave the person's devices logged in")
 				passwordFlags(f, c)
 			}},
-		{name: "user disable", args: "NAME", nargs: [2]int{1, 1}, short: "lock an account, or unlock it", run: runUserDisable,
+		{name: "user disable", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "lock an account, or unlock it", run: runUserDisable,
 			long: "Locks an account and ends its sessions. Nothing is deleted; --undo unlocks it.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.undo, "undo", false, "unlock the account")
 			}},
-		{name: "invite", short: "make a link by which people make their accounts", run: runInvite,
+		{name: "invite", data: true, short: "make a link by which people make their accounts", run: runInvite,
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.IntVar(&c.uses, "uses", 1, "how many accounts it may make")
 				f.StringVar(&c.expires, "expires", "168h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
@@ -115,7 +116,7 @@ func commands() []command {
 		{name: "uninstall", short: "remove the service; the data stays", run: runUninstall,
 			long:  "Stops and removes what install wrote, apart from data, configuration and account.",
 			flags: func(f *flag.FlagSet, c *cli) { dryRunFlag(f, c) }},
-		{name: "config print", short: "print the configuration in effect", run: runConfigPrint,
+		{name: "config print", data: true, short: "print the configuration in effect", run: runConfigPrint,
 			long: "Prints every key with its value and where it came from: the file, the environment\n(HOLDFAST_...) or --set. Secrets are left out.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.BoolVar(&c.template, "template", false, "print an appliance.toml with all keys, explained")
@@ -135,19 +136,34 @@ func passwordFlags(f *flag.FlagSet, c *cli) {
 // Main runs the command line and returns the exit code.
 func Main(ctx context.Context, args []string, out, errOut io.Writer) int {
 	all := commands()
-	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+	if len(args) == 0 {
 		usage(out, all)
-		if len(args) == 0 {
-			return exitUsage
-		}
+		return exitUsage
+	}
+	if args[0] == "help" {
+		args = append(slices.Clone(args[1:]), "--help")
+	}
+	if isHelp(args[0]) {
+		usage(out, all)
 		return exitOK
 	}
 	if args[0] == "--version" {
-		args[0] = "version"
+		args = append([]string{"version"}, args[1:]...)
 	}
 	cmd, rest := match(all, args)
 	if cmd == nil {
-		fmt.Fprintf(errOut, "holdfast: there is no command %q. %s\n", strings.Join(args[:min(2, len(args))], " "), "`holdfast help` lists all.")
+		// The first word alone may be that of several commands: "user".
+		several := slices.DeleteFunc(slices.Clone(all), func(c command) bool { return !strings.HasPrefix(c.name, args[0]+" ") })
+		switch {
+		case len(several) > 0 && len(args) > 1 && isHelp(args[1]):
+			usage(out, several)
+			return exitOK
+		case len(several) > 0 && len(args) == 1:
+			usage(errOut, several)
+			return exitUsage
+		}
+		called, hint := unknown(all, args)
+		fmt.Fprintf(errOut, "holdfast: there is no command %q. %s`holdfast help` lists all.\n", called, hint)
 		return exitUsage
 	}
 	c := &cli{out: out, err: errOut}
@@ -178,6 +194,29 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return exitFailed
 }
 
+func isHelp(s string) bool { return s == "--help" || s == "-help" || s == "-h" }
+
+// unknown is what was called that is no command, and the nearest one.
+func unknown(all []command, args []string) (called, hint string) {
+	words := args[:1]
+	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		words = args[:2]
+	}
+	var names []string
+	for _, c := range all {
+		names = append(names, c.name)
+	}
+	called = strings.Join(words, " ")
+	best := config.Nearest(called, names)
+	if best == "" {
+		best = config.Nearest(args[0], names)
+	}
+	if best != "" {
+		hint = fmt.Sprintf("Did you mean %s? ", best)
+	}
+	return called, hint
+}
+
 // match finds the command that the first words name.
 func match(all []command, args []string) (*command, []string) {
 	for i := range all {
@@ -203,7 +242,9 @@ func (c *cli) runCommand(ctx context.Context, cmd *command, args []string) error
 	f.StringVar(&c.in.Data, "data", "", "the data `folder` (short for --set data=FOLDER)")
 	f.StringVar(&c.in.File, "config", "", "the configuration `file`; else appliance.toml in the data folder or in /etc/holdfast")
 	f.Var(setFlag{&c.in.Set}, "set", "`key=value` of the configuration; may be repeated")
-	f.BoolVar(&c.json, "json", false, "print JSON")
+	if cmd.data {
+		f.BoolVar(&c.json, "json", false, "print JSON")
+	}
 	if cmd.flags != nil {
 		cmd.flags(f, c)
 	}
@@ -214,7 +255,7 @@ func (c *cli) runCommand(ctx context.Context, cmd *command, args []string) error
 				help(c.out, cmd, f)
 				return err
 			}
-			return &usageError{err.Error()}
+			return &usageError{flagProblem(err, f)}
 		}
 		if f.NArg() == 0 {
 			break
@@ -228,8 +269,34 @@ func (c *cli) runCommand(ctx context.Context, cmd *command, args []string) error
 	if cmd.nargs[1] >= 0 && len(pos) > cmd.nargs[1] {
 		return &usageError{fmt.Sprintf("%q is too much", pos[cmd.nargs[1]])}
 	}
+	given := map[string]bool{}
+	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	if given["data"] && c.in.Data == "" {
+		return &usageError{"--data names no folder"} // an empty variable in a script, perhaps
+	}
+	if given["config"] && c.in.File == "" {
+		return &usageError{"--config names no file"}
+	}
 	c.in.Env = os.Environ()
 	return cmd.run(ctx, c, pos)
+}
+
+// flagProblem says what package flag complains about as the rest of the command
+// line does: options have two hyphens here.
+func flagProblem(err error, f *flag.FlagSet) string {
+	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
+		var names []string
+		f.VisitAll(func(fl *flag.Flag) { names = append(names, fl.Name) })
+		msg := "there is no option --" + name
+		if best := config.Nearest(name, names); best != "" {
+			msg += "; did you mean --" + best + "?"
+		}
+		return msg
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "flag needs an argument: -"); ok {
+		return "--" + name + " needs a value"
+	}
+	return strings.Replace(err.Error(), " for flag -", " for --", 1)
 }
 
 func help(w io.Writer, cmd *command, f *flag.FlagSet) {
@@ -260,6 +327,10 @@ func runServe(ctx context.Context, c *cli, _ []string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	tuneMemory()
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may go away
+	// Nobody else on the machine reads what the appliance writes; and with an odd
+	// umask it could not read its own folders.
+	syscall.Umask(0o077)
 	a, err := Start(ctx, cfg, c.out, c.err)
 	if err != nil {
 		return err

@@ -112,5 +112,8 @@ func (a *Appliance) problems(ctx context.Context) (out []string) {
 	}); err != nil {
 		out = append(out, "the database does not answer")
 	}
+	if a.db.Probe(ctx) != nil {
+		out = append(out, "the database cannot be written; the disk may be full")
+	}
 	return out
 }

@@ -185,7 +185,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var registrations []appservice.Registration
 	if o.AppserviceDir != "" {
 		if registrations, err = appservice.Load(o.AppserviceDir); err != nil {
-			return nil, fmt.Errorf("appservice.dir: %w", err)
+			return nil, err
 		}
 	}
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})

@@ -195,11 +195,14 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	where := e.Source.String()
-	if e.Key == "" {
-		return fmt.Sprintf("%s: %s", where, e.Msg)
+	where := ""
+	if e.Source.Name != "" { // a default is nowhere
+		where = e.Source.String() + ": "
 	}
-	return fmt.Sprintf("%s: %s: %s", where, e.Key, e.Msg)
+	if e.Key == "" {
+		return where + e.Msg
+	}
+	return fmt.Sprintf("%s%s: %s", where, e.Key, e.Msg)
 }
 
 func (c *Config) complain(key, format string, args ...any) *Error {
@@ -317,7 +320,8 @@ func (c *Config) check() (errs []error) {
 			c.Listen.HTTPS = ""
 		}
 	}
-	seen := map[string]string{}
+	type open struct{ key, host, port string }
+	var seen []open
 	for _, l := range []struct{ key, addr string }{
 		{"listen.https", c.Listen.HTTPS}, {"listen.http", c.Listen.HTTP},
 		{"listen.redirect", c.Listen.Redirect},
@@ -330,11 +334,24 @@ func (c *Config) check() (errs []error) {
 			add(l.key, "%q: %s", l.addr, why)
 			continue
 		}
-		if _, port, _ := net.SplitHostPort(l.addr); port != "0" {
-			if other, taken := seen[l.addr]; taken {
-				add(l.key, "%s is taken by %s (%s); give each listener its own address, or \"\" to switch one off", l.addr, other, c.Source(other))
+		o := open{key: l.key}
+		o.host, o.port, _ = net.SplitHostPort(l.addr)
+		for _, other := range seen {
+			if o.port != "0" && o.port == other.port && sameAddress(o.host, other.host) {
+				add(l.key, "%s is taken by %s (%s); give each listener its own address, or \"\" to switch one off", l.addr, other.key, c.Source(other.key))
+				break
 			}
-			seen[l.addr] = l.key
+		}
+		seen = append(seen, o)
+	}
+	if c.SFU.Enabled {
+		if c.SFU.UDPPort != 0 && c.SFU.UDPPort == c.SFU.TURNPort {
+			add("sfu.turn_port", "%d is taken by sfu.udp_port (%s); both are UDP, so give each its own", c.SFU.TURNPort, c.Source("sfu.udp_port"))
+		}
+		for _, o := range seen {
+			if c.SFU.TCPPort != 0 && strconv.Itoa(c.SFU.TCPPort) == o.port {
+				add("sfu.tcp_port", "%d is taken by %s (%s); choose another", c.SFU.TCPPort, o.key, c.Source(o.key))
+			}
 		}
 	}
 	if c.Listen.Redirect != "" && c.Listen.HTTPS == "" {
@@ -346,10 +363,10 @@ func (c *Config) check() (errs []error) {
 
 	if c.TLS.Mode == "files" {
 		if c.TLS.Cert == "" {
-			add("tls.cert", "tls.mode is files (%s), so name the file with the certificate chain", c.Source("tls.mode"))
+			errs = append(errs, &Error{c.Source("tls.mode"), "tls.cert", "tls.mode is files, so name the file with the certificate chain"})
 		}
 		if c.TLS.Key == "" {
-			add("tls.key", "tls.mode is files (%s), so name the file with the private key", c.Source("tls.mode"))
+			errs = append(errs, &Error{c.Source("tls.mode"), "tls.key", "tls.mode is files, so name the file with the private key"})
 		}
 	} else {
 		for key, v := range map[string]string{"tls.cert": c.TLS.Cert, "tls.key": c.TLS.Key} {
@@ -388,6 +405,18 @@ func Host(serverName string) string {
 		return h
 	}
 	return strings.Trim(serverName, "[]")
+}
+
+// sameAddress reports whether two hosts of listeners cannot both have one port: they
+// are the same, or one of them is all addresses.
+func sameAddress(a, b string) bool {
+	all := func(h string) bool { ip, err := netip.ParseAddr(h); return h == "" || err == nil && ip.IsUnspecified() }
+	if all(a) || all(b) {
+		return true
+	}
+	x, errX := netip.ParseAddr(a)
+	y, errY := netip.ParseAddr(b)
+	return errX == nil && errY == nil && x.Unmap() == y.Unmap()
 }
 
 func listenProblem(addr string) string {

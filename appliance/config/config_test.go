@@ -116,11 +116,15 @@ func TestRefused(t *testing.T) {
 		{"not TOML", "server_name = \"a\"\nb = \n", nil, []string{".toml:2", "not valid TOML"}},
 		{"twice", "data = \"a\"\ndata = \"b\"\n", nil, []string{".toml:2", "not valid TOML"}},
 		{"mode", "[tls]\nmode = \"letsencrypt\"\n", nil, []string{".toml:2: tls.mode", "own-ca, files, acme, off"}},
-		{"files without key", "[tls]\nmode = \"files\"\ncert = \"c\"\n", nil, []string{"tls.key", ".toml:2"}},
+		{"files without key", "[tls]\nmode = \"files\"\ncert = \"c\"\n", nil, []string{".toml:2: tls.key"}},
 		{"cert without files", "[tls]\ncert = \"c\"\n", nil, []string{".toml:2: tls.cert", "own-ca"}},
 		{"https without TLS", "[tls]\nmode = \"off\"\n[listen]\nhttps = \":443\"\n", nil, []string{".toml:4: listen.https", "tls.mode is off"}},
 		{"no listener", "[listen]\nhttps = \"\"\n", nil, []string{"listen.http", "no listener"}},
 		{"same address", "[listen]\nhttps = \":443\"\nhttp = \":443\"\n", nil, []string{"listen.http", "taken by listen.https"}},
+		{"all addresses and one", "[listen]\nhttp = \"127.0.0.1:80\"\nfederation = \":80\"\n", nil, []string{".toml:3: listen.federation", "taken by listen.http"}},
+		{"all addresses twice", "[listen]\nhttp = \"0.0.0.0:80\"\nfederation = \"[::]:80\"\n", nil, []string{".toml:3: listen.federation", "taken by listen.http"}},
+		{"one UDP port for two", "[sfu]\nudp_port = 5000\nturn_port = 5000\n", nil, []string{".toml:3: sfu.turn_port", "taken by sfu.udp_port"}},
+		{"a TCP port for two", "[listen]\nhttps = \":5000\"\n[sfu]\ntcp_port = 5000\n", nil, []string{".toml:4: sfu.tcp_port", "taken by listen.https"}},
 		{"host as listener", "[listen]\nhttp = \"localhost:80\"\n", nil, []string{"127.0.0.1:80"}},
 		{"no port", "[listen]\nhttp = \"127.0.0.1\"\n", nil, []string{"IP:port"}},
 		{"acme without a name", "[tls]\nmode = \"acme\"\n", nil, []string{"tls.mode", "server_name or public_url"}},
@@ -168,6 +172,20 @@ func TestOffNeedsNoHTTPS(t *testing.T) {
 	c, err := Load(Input{Set: []string{"tls.mode=off", "listen.http=127.0.0.1:8008"}})
 	if err != nil || c.Listen.HTTPS != "" {
 		t.Fatal(c, err)
+	}
+}
+
+func TestListenersThatDoNotMeet(t *testing.T) {
+	for _, set := range [][]string{
+		{"listen.http=127.0.0.1:80", "listen.federation=127.0.0.2:80"},
+		{"listen.http=127.0.0.1:0", "listen.federation=127.0.0.1:0"},
+		{"listen.http=127.0.0.1:80", "listen.federation=[::1]:80"},
+		{"sfu.enabled=false", "sfu.udp_port=5000", "sfu.turn_port=5000"},
+		{"sfu.udp_port=5000", "sfu.tcp_port=5000"}, // UDP and TCP
+	} {
+		if _, err := load(t, "", set...); err != nil {
+			t.Errorf("%v: %v", set, err)
+		}
 	}
 }
 

@@ -274,6 +274,15 @@ func lineNumbers(b []byte) lineMap {
 
 // suggest names the nearest valid key.
 func suggest(key string, valid []string) string {
+	best := Nearest(key, valid)
+	if best == "" {
+		return "`holdfast config print` lists all keys"
+	}
+	return fmt.Sprintf("did you mean %s?", best)
+}
+
+// Nearest is the one of valid that key is most likely a misspelling of, or "".
+func Nearest(key string, valid []string) string {
 	best, at := "", len(key)/2+2
 	for _, v := range valid {
 		d := distance(key, v)
@@ -284,10 +293,7 @@ func suggest(key string, valid []string) string {
 			best, at = v, d
 		}
 	}
-	if best == "" {
-		return "`holdfast config print` lists all keys"
-	}
-	return fmt.Sprintf("did you mean %s?", best)
+	return best
 }
 
 // distance is the number of letters to change, insert or remove.
