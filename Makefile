@@ -17,6 +17,7 @@ DATA    ?= data
 PORT    ?= 8008
 TLSPORT ?= 8443
 FUZZTIME ?= 1m
+FUZZPKGS ?= ./...
 
 UI := web/ui
 UI_SOURCES := $(shell find $(UI)/src $(UI)/public $(UI)/scripts $(UI)/*.json $(UI)/*.ts $(UI)/index.html -type f 2>/dev/null | grep -v '\.gen\.')
@@ -28,7 +29,7 @@ say = @printf '\033[1m== %s\033[0m\n' $(1)
 .PHONY: help
 help: ## what there is
 	@echo "Holdfast: one program for chat, calls and single sign-on."
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: build ## build it and run it at http://localhost:8008 (PORT, TLSPORT and DATA change where)
@@ -159,9 +160,10 @@ bench: tools-go ## measure the store and the hot paths
 	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
 
 .PHONY: fuzz
-fuzz: tools-go ## run every fuzz target for FUZZTIME (1m)
-	@for pkg in $$(go list ./...); do \
-	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+fuzz: tools-go ## run every fuzz target for FUZZTIME (1m), of FUZZPKGS (./...)
+	@for pkg in $$(go list $(FUZZPKGS)); do \
+	  list=$$(go test -list '^Fuzz' $$pkg) || { echo "$$list"; exit 1; }; \
+	  for f in $$(grep '^Fuzz' <<<"$$list" || true); do \
 	    printf '\033[1m== %s %s\033[0m\n' "$$pkg" "$$f"; \
 	    go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done

@@ -223,7 +223,8 @@ func owners(t *testing.T) map[string]string {
 // A table is named in SQL only by the package that owns it.
 func TestTableOwners(t *testing.T) {
 	tables := owners(t)
-	named := regexp.MustCompile(`(?i)\b(?:FROM|INTO|UPDATE|JOIN|TABLE)\s+(\w+)`)
+	named := regexp.MustCompile("(?i)\\b(?:FROM|INTO|UPDATE|JOIN|TABLE)\\s+[\"`\\[]?(\\w+)")
+	second := regexp.MustCompile("(?i)\\bFROM\\s+[\"`\\[]?\\w+[\"`\\]]?(?:\\s+(?:AS\\s+)?\\w+)?\\s*,\\s*[\"`\\[]?(\\w+)") // FROM a x, b y
 	uses := 0
 	walk(t, func(path string, file *ast.File, set *token.FileSet) {
 		dir := filepath.ToSlash(filepath.Dir(path))
@@ -236,7 +237,7 @@ func TestTableOwners(t *testing.T) {
 			if err != nil {
 				return true
 			}
-			for _, m := range named.FindAllStringSubmatch(text, -1) {
+			for _, m := range append(named.FindAllStringSubmatch(text, -1), second.FindAllStringSubmatch(text, -1)...) {
 				owner, isTable := tables[m[1]]
 				if !isTable {
 					continue
