@@ -67,7 +67,9 @@ tools-test: tools-go tools-node
 	  command -v mke2fs >/dev/null || missing="$$missing e2fsprogs"; \
 	  command -v sfdisk >/dev/null || missing="$$missing fdisk"; \
 	  command -v qemu-system-x86_64 >/dev/null || missing="$$missing qemu-system-x86"; \
-	  command -v swtpm >/dev/null || missing="$$missing swtpm"; fi; \
+	  command -v swtpm >/dev/null || missing="$$missing swtpm"; \
+	  command -v dnsmasq >/dev/null || [ -x /usr/sbin/dnsmasq ] || missing="$$missing dnsmasq-base"; \
+	  command -v radvd >/dev/null || [ -x /usr/sbin/radvd ] || missing="$$missing radvd"; fi; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
@@ -189,6 +191,7 @@ image-pins: tools-go tools-image ## ask which Debian packages are served now and
 TESTS ?= .
 test-image: tools-test-image ## boot the disk image in QEMU (TESTS=TestBoot for one, HOLDFAST_CUTS=50 power cuts; long)
 	@test/image/run -run '$(TESTS)'
+	@[ '$(TESTS)' != . ] || HOLDFAST_TEST_VM=1 go test -count=1 -run TestInImageKernel ./image/network ./image/clock
 
 tools-test-image: tools-image
 	@missing=""; \

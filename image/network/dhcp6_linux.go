@@ -71,15 +71,7 @@ func (r *runner) dhcp6() {
 				bound[a] = b
 			}
 			drop(keep)
-			var d resolver
-			for _, s := range l.reply.Options.DNS() {
-				if a, ok := netip.AddrFromSlice(s); ok {
-					d.servers = append(d.servers, a)
-				}
-			}
-			if s := l.reply.Options.DomainSearchList(); s != nil {
-				d.search = s.Labels
-			}
+			d := l.resolver()
 			r.m.mu.Lock()
 			r.dns6 = d
 			r.m.mu.Unlock()
@@ -176,4 +168,19 @@ func toLease6(reply *dhcpv6.Message, asked time.Time) (*lease6, error) {
 		l.t2 = l.t1 + (l.valid-l.t1)/2
 	}
 	return l, nil
+}
+
+// resolver is what the server says about DNS. What of it is good is found out where
+// it is merged.
+func (l *lease6) resolver() resolver {
+	var d resolver
+	for _, s := range l.reply.Options.DNS() {
+		if a, ok := netip.AddrFromSlice(s); ok && len(d.servers) < maxServers {
+			d.servers = append(d.servers, a)
+		}
+	}
+	if s := l.reply.Options.DomainSearchList(); s != nil {
+		d.search = s.Labels
+	}
+	return d
 }

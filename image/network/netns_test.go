@@ -20,6 +20,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"holdfast/image/vmtest"
 )
 
 // The tests of this file's users run in a network of their own: the test starts
@@ -29,6 +31,7 @@ import (
 const inside = "HOLDFAST_TEST_INSIDE"
 
 func TestMain(m *testing.M) {
+	vmtest.Main()
 	if os.Getenv(inside) != "" {
 		// /sys shows the ports of the namespace in which it was mounted.
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -182,6 +185,9 @@ func (o *outside) on(name, cidr string, add bool) {
 func (o *outside) run(name string, args ...string) *exec.Cmd {
 	o.t.Helper()
 	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
 	if err != nil {
 		if os.Getenv("CI") == "true" {
 			o.t.Fatalf("%s is missing: apt-get install dnsmasq-base radvd", name)
