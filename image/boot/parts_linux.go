@@ -30,6 +30,9 @@ const keyFile = "/etc/holdfast/update.pub"
 // may be needed before the data can be opened.
 const networkFile = "network.json"
 
+// leasesFile holds the addresses of the last run, which are asked for again.
+const leasesFile = "leases.json"
+
 func (m *machine) findDisk(ctx context.Context) error {
 	d, err := disk.Find(ctx, m.log)
 	if err != nil {
@@ -173,7 +176,12 @@ func (m *machine) startNetwork() {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		m.log.Error("the network's configuration cannot be read", "err", err)
 	}
-	n, err := network.Start(m.ctx, c, m.log, network.ResolvConf("/run/resolv.conf"), network.Save(m.saveNetwork))
+	opts := []network.Option{network.ResolvConf("/run/resolv.conf"), network.Save(m.saveNetwork)}
+	if m.esp != nil {
+		leases, _ := os.ReadFile(filepath.Join(settingsDir, leasesFile)) // none yet, or the server is asked anew
+		opts = append(opts, network.Leases(leases, func(text []byte) error { return m.esp.write(leasesFile, text) }))
+	}
+	n, err := network.Start(m.ctx, c, m.log, opts...)
 	if err != nil {
 		m.log.Error("there is no network", "err", err)
 		return

@@ -199,7 +199,7 @@ func (c *Clock) follow(offset time.Duration) {
 		if offset < 0 {
 			how = "ahead of"
 		}
-		c.alarm("servers_far", fmt.Sprintf("The appliance's clock is %s %s the time servers'. It is not set by itself, because %s. Confirm the servers' time in the console if it is right.", offset.Abs().Round(time.Second), how, why))
+		c.alarm("servers_far", fmt.Sprintf("The appliance's clock is %s %s the time servers'. It is not set by itself, because %s. Confirm the right time in the console.", offset.Abs().Round(time.Second), how, why))
 	}
 	switch {
 	case c.check(now.Add(offset)) != nil:

@@ -2,9 +2,7 @@ package network
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,35 +30,29 @@ func (s savedLease) valid() bool {
 // maxLeases that are kept: ports that are no more drop out.
 const maxLeases = 32
 
-// saveEvery is how long a changed expiry alone is not written: the file may be on
-// a partition that should be written rarely.
-const saveEvery = time.Hour
+// saveEvery is how long a changed expiry alone is not written: the partition that
+// can be read before the data is one that should be written rarely.
+const saveEvery = 24 * time.Hour
 
 // leaseStore keeps the last lease of each identity: the hardware address under
 // which the machine is known to the DHCP server.
 type leaseStore struct {
 	mu     sync.Mutex
-	path   string // "" keeps them in memory
+	save   func([]byte) error // nil keeps them in memory
 	leases map[string]savedLease
 	wrote  time.Time
+	dirty  bool
 }
 
-// loadLeases takes a file that cannot be read as an empty one; a lease is a
+// newLeaseStore takes a text that cannot be read as an empty one; a lease is a
 // convenience that the next DHCP server's answer replaces.
-func loadLeases(path string) (*leaseStore, error) {
-	s := &leaseStore{path: path, leases: map[string]savedLease{}}
-	if path == "" {
+func newLeaseStore(text []byte, save func([]byte) error) (*leaseStore, error) {
+	s := &leaseStore{save: save, leases: map[string]savedLease{}, wrote: time.Now()}
+	if len(text) == 0 {
 		return s, nil
-	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
-	}
-	if err != nil {
-		return s, fmt.Errorf("the addresses of the last run are not known: %w", err)
 	}
 	if err := s.parse(text); err != nil {
-		return s, fmt.Errorf("the addresses of the last run are not known: %s: %w", path, err)
+		return s, fmt.Errorf("the addresses of the last run are not known: %w", err)
 	}
 	return s, nil
 }
@@ -92,7 +84,7 @@ func (s *leaseStore) put(id string, l savedLease) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, had := s.leases[id]
-	s.leases[id] = l
+	s.leases[id], s.dirty = l, true
 	for other, x := range s.leases {
 		if len(s.leases) > maxLeases && other != id && x.Expires.Before(time.Now()) {
 			delete(s.leases, other)
@@ -112,6 +104,7 @@ func (s *leaseStore) forget(id string) error {
 		return nil
 	}
 	delete(s.leases, id)
+	s.dirty = true
 	return s.write()
 }
 
@@ -119,23 +112,30 @@ func (s *leaseStore) forget(id string) error {
 func (s *leaseStore) flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.dirty {
+		return nil
+	}
 	return s.write()
 }
 
 func (s *leaseStore) write() error {
 	s.wrote = time.Now()
-	if s.path == "" {
+	if s.save == nil {
 		return nil
 	}
 	text, err := json.MarshalIndent(s.leases, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(s.path, append(text, '\n'), 0o600, true)
+	if err := s.save(append(text, '\n')); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
 }
 
-// writeFile replaces a file whole.
-func writeFile(path string, text []byte, mode os.FileMode, sync bool) error {
+// writeFile replaces a file whole, in a folder that is gone with the machine.
+func writeFile(path string, text []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
 	if err != nil {
 		return err
@@ -144,9 +144,6 @@ func writeFile(path string, text []byte, mode os.FileMode, sync bool) error {
 	_, err = f.Write(text)
 	if err == nil {
 		err = f.Chmod(mode)
-	}
-	if err == nil && sync {
-		err = f.Sync()
 	}
 	if e := f.Close(); err == nil {
 		err = e

@@ -45,7 +45,8 @@ type Option func(*options)
 
 type options struct {
 	resolv    string
-	leases    string
+	leases    []byte
+	keep      func([]byte) error
 	save      func(Config) error
 	settle    time.Duration
 	grace     time.Duration
@@ -56,8 +57,12 @@ type options struct {
 // said. It is replaced by rename: its folder must be writable.
 func ResolvConf(path string) Option { return func(o *options) { o.resolv = path } }
 
-// LeaseFile keeps DHCP leases over a restart. It is read once and written rarely.
-func LeaseFile(path string) Option { return func(o *options) { o.leases = path } }
+// Leases keeps DHCP leases over a restart: text is what save was called with last.
+// It is called when an address has changed, at most once a day for a lease that was
+// only renewed, and by Close.
+func Leases(text []byte, save func([]byte) error) Option {
+	return func(o *options) { o.leases, o.keep = text, save }
+}
 
 // Save is called with each configuration that has become permanent.
 func Save(f func(Config) error) Option { return func(o *options) { o.save = f } }
@@ -81,6 +86,7 @@ type Manager struct {
 	previous *Config // to return to, while a change is not confirmed
 	deadline time.Time
 	giveUp   *time.Timer
+	refused  string // why the last change was taken back
 	runners  map[int]*runner
 	plan     plan
 	macs     map[string]bool
@@ -121,7 +127,7 @@ func Start(ctx context.Context, c Config, log *slog.Logger, opts ...Option) (*Ma
 		return nil, err
 	}
 	var err error
-	if m.leases, err = loadLeases(m.o.leases); err != nil {
+	if m.leases, err = newLeaseStore(m.o.leases, m.o.keep); err != nil {
 		log.Warn("network: " + err.Error())
 	}
 	m.ctx, m.cancel = context.WithCancel(ctx)
@@ -218,6 +224,7 @@ func (m *Manager) apply(c Config, within time.Duration) error {
 		return ErrUnconfirmed
 	}
 	old := m.config
+	m.refused = ""
 	m.mu.Unlock()
 	was := m.connected()
 
@@ -234,6 +241,9 @@ func (m *Manager) apply(c Config, within time.Duration) error {
 		}
 	}
 	if err != nil {
+		m.mu.Lock()
+		m.refused = err.Error()
+		m.mu.Unlock()
 		if _, e := m.change(old); e != nil {
 			return e
 		}
@@ -242,7 +252,7 @@ func (m *Manager) apply(c Config, within time.Duration) error {
 	if within > 0 {
 		m.mu.Lock()
 		m.previous, m.deadline = &old, time.Now().Add(within)
-		m.giveUp = time.AfterFunc(within, func() { _ = m.Revert() }) // ErrNoChange: confirmed just now
+		m.giveUp = time.AfterFunc(within, func() { _ = m.revert("nobody confirmed it in time") }) // ErrNoChange: confirmed just now
 		m.mu.Unlock()
 	}
 	m.signal()
@@ -274,7 +284,9 @@ func (m *Manager) Confirm() error {
 }
 
 // Revert takes back what was tried.
-func (m *Manager) Revert() error {
+func (m *Manager) Revert() error { return m.revert("") }
+
+func (m *Manager) revert(why string) error {
 	m.applying.Lock()
 	defer m.applying.Unlock()
 	m.mu.Lock()
@@ -283,10 +295,10 @@ func (m *Manager) Revert() error {
 		return ErrNoChange
 	}
 	old := *m.previous
-	m.previous = nil
+	m.previous, m.refused = nil, why
 	m.giveUp.Stop()
 	m.mu.Unlock()
-	m.log.Warn("network: nobody confirmed the change, so the previous configuration is in force again")
+	m.log.Warn("network: the change is taken back", "why", why)
 	_, err := m.change(old)
 	m.signal()
 	return err
@@ -761,7 +773,7 @@ func (m *Manager) refreshDNS() {
 	if same {
 		return
 	}
-	if err := writeFile(m.o.resolv, text, 0o644, false); err != nil {
+	if err := writeFile(m.o.resolv, text, 0o644); err != nil {
 		m.log.Warn("network: names cannot be looked up: the file for it cannot be written", "file", m.o.resolv, "error", err)
 		return
 	}
@@ -783,6 +795,7 @@ func (m *Manager) State() State {
 	defer m.mu.Unlock()
 	s.DNS, s.Search, s.NTP = slices.Clone(m.dns.servers), slices.Clone(m.dns.search), slices.Clone(m.ntp)
 	s.Problems = append(s.Problems, m.problems...)
+	s.TakenBack = m.refused
 	if m.previous != nil {
 		d := m.deadline
 		s.Unconfirmed = &d

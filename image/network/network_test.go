@@ -21,6 +21,12 @@ const (
 	mac1 = "52:54:00:00:00:11"
 )
 
+// leaseFile keeps leases in a file.
+func leaseFile(path string) Option {
+	text, _ := os.ReadFile(path) // none yet
+	return Leases(text, func(text []byte) error { return os.WriteFile(path, text, 0o600) })
+}
+
 func TestDHCP(t *testing.T) {
 	if !isolated(t) {
 		return
@@ -36,7 +42,7 @@ func TestDHCP(t *testing.T) {
 	resolv, file := filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "leases.json")
 	c := Default()
 	c.Hostname = "chat"
-	m := machine(t, c, ResolvConf(resolv), LeaseFile(file))
+	m := machine(t, c, ResolvConf(resolv), leaseFile(file))
 	a := gets(t, m, "eth0", "dhcp")
 	if !netip.MustParsePrefix("192.0.2.0/24").Contains(a.Addr()) || a.Bits() != 24 {
 		t.Errorf("address %s", a)
@@ -75,9 +81,13 @@ func TestDHCP(t *testing.T) {
 	nl := byName(t, "eth0")
 	ip, _ := netlink.ParseAddr(a.String())
 	must(t, netlink.AddrDel(nl, ip))
-	m = machine(t, c, ResolvConf(resolv), LeaseFile(file))
+	m = machine(t, c, ResolvConf(resolv), leaseFile(file))
 	if b := gets(t, m, "eth0", "dhcp"); b != a {
 		t.Errorf("address %s before and %s after a restart", a, b)
+	}
+	m.Close()
+	if s, err := newLeaseStore([]byte("{"), nil); err == nil || len(s.leases) != 0 {
+		t.Errorf("a file that is none: %v, %v", s.leases, err)
 	}
 }
 
@@ -93,7 +103,7 @@ func TestDHCPRemembered(t *testing.T) {
 	o.plug("eth0", true)
 	server, _ := o.dnsmasq("--dhcp-range=192.0.2.50,192.0.2.99,255.255.255.0,1h")
 	file := filepath.Join(t.TempDir(), "leases.json")
-	m := machine(t, Default(), LeaseFile(file))
+	m := machine(t, Default(), leaseFile(file))
 	a := gets(t, m, "eth0", "dhcp")
 	until(t, "the lease is on disk", func() bool {
 		text, _ := os.ReadFile(file)
@@ -104,7 +114,7 @@ func TestDHCPRemembered(t *testing.T) {
 	ip, _ := netlink.ParseAddr(a.String())
 	must(t, netlink.AddrDel(byName(t, "eth0"), ip))
 
-	m = machine(t, Default(), LeaseFile(file))
+	m = machine(t, Default(), leaseFile(file))
 	if b := gets(t, m, "eth0", "dhcp"); b != a {
 		t.Errorf("address %s before and %s after a restart", a, b)
 	}
@@ -117,7 +127,7 @@ func TestDHCPRemembered(t *testing.T) {
 
 	// In another network it is not used.
 	o.on("switch", "192.0.2.1/24", false)
-	m = machine(t, Default(), LeaseFile(file))
+	m = machine(t, Default(), leaseFile(file))
 	if l := gets(t, m, "eth0", "link-local"); !l.Addr().IsLinkLocalUnicast() {
 		t.Errorf("address %s", l)
 	}
@@ -405,7 +415,7 @@ func TestApply(t *testing.T) {
 		a, ok := has(m, "eth0", "static")
 		return ok && a.Addr() == netip.MustParseAddr("192.0.2.11") && greeted("192.0.2.1:80") == nil
 	})
-	if len(saved) != 1 || m.State().Unconfirmed != nil {
+	if s := m.State(); len(saved) != 1 || s.Unconfirmed != nil || s.TakenBack != "nobody confirmed it in time" {
 		t.Errorf("saved %+v", saved)
 	}
 	if err := m.Confirm(); !errors.Is(err, ErrNoChange) {

@@ -17,6 +17,8 @@ type State struct {
 	// Unconfirmed is set while a change waits for Confirm: the time at which it is
 	// taken back.
 	Unconfirmed *time.Time `json:"unconfirmed,omitempty"`
+	// TakenBack says why the last change was, until the next one.
+	TakenBack string `json:"taken_back,omitempty"`
 	// Problems that belong to no port that there is.
 	Problems []string `json:"problems"`
 }
