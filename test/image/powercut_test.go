@@ -127,18 +127,28 @@ func cuts(t testing.TB, usual int) int {
 	return usual
 }
 
-// logged starts a machine whose writes are logged.
+// logged starts a machine whose writes are logged, also after it was started again.
 func logged(t testing.TB, disk, log string) *vm {
 	t.Helper()
 	if err := os.WriteFile(log, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, options{diskArgs: []string{
+	m := start(t, options{diskArgs: logArgs(disk, log, false)})
+	m.opt.diskArgs = logArgs(disk, log, true)
+	return m
+}
+
+func logArgs(disk, log string, more bool) []string {
+	driver := "driver=blklogwrites,node-name=hd,file=base,log=log"
+	if more {
+		driver += ",log-append=on"
+	}
+	return []string{
 		"-blockdev", "driver=raw,node-name=base,file.driver=file,file.filename=" + disk + ",cache.direct=off,cache.no-flush=off",
 		"-blockdev", "driver=file,node-name=log,filename=" + log,
-		"-blockdev", "driver=blklogwrites,node-name=hd,file=base,log=log",
+		"-blockdev", driver,
 		"-device", "virtio-blk-pci,drive=hd,bootindex=1",
-	}})
+	}
 }
 
 // ack is a message that was acknowledged when the log had so many bytes.
@@ -147,10 +157,12 @@ type ack struct {
 	at int64
 }
 
-// TestPowerCuts records every write of a first boot, a setup and some messages, and
-// then switches machines on whose disks are what a power cut at a random moment
-// leaves. Each must boot; each must have what was acknowledged before its moment.
+// TestPowerCuts records every write of a first boot, a setup, some messages, and an
+// update until it is blessed, and then switches machines on whose disks are what a
+// power cut at a random moment leaves. Each must boot, with the version before or
+// the new one; each must have what was acknowledged before its moment.
 func TestPowerCuts(t *testing.T) {
+	good := bundle(t, "HOLDFAST_UPDATE")
 	dir := t.TempDir()
 	blank, work, log := disk(t, 2), filepath.Join(dir, "work.raw"), filepath.Join(dir, "log")
 	copyFile(t, blank, work)
@@ -162,7 +174,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 		return info.Size()
 	}
-	m.ready(0)
+	first := m.ready(0)
 	booted := size()
 	s := claim(t, m)
 	claimed := size()
@@ -171,29 +183,41 @@ func TestPowerCuts(t *testing.T) {
 		s.mustSend()
 		acks = append(acks, ack{s.sent, size()})
 	}
+	written := size()
+	s.signIn()
+	version := s.update(good)
+	if got := m.ready(m.again()); got != version {
+		t.Fatalf("%s runs after the update to %s", got, version)
+	}
+	blessed := size()
 	m.pullPlug()
+
 	l, err := openLog(log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.f.Close()
-	t.Logf("%d writes and flushes, %d MB", len(l.entries), size()>>20)
+	if last := l.entries[len(l.entries)-1].end; last < blessed-blessed/100 {
+		t.Fatalf("the log was understood up to %d of %d bytes", last, blessed)
+	}
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	t.Logf("%d writes and flushes, %d MB; seed %d", len(l.entries), size()>>20, seed)
 	r := rand.New(rand.NewPCG(seed, 1))
+	spans := []struct {
+		name     string
+		from, to int64
+	}{{"first boot", 0, booted}, {"messages", claimed, written}, {"update", written, blessed}}
 	for i := range cuts(t, 50) {
-		// One in three within the first boot, the others while messages are written.
-		from, to := int64(0), booted
-		if i%3 != 0 {
-			from, to = claimed, size()
-		}
-		n := l.entryBetween(from, to, r)
-		t.Run(fmt.Sprintf("cut %d at entry %d", i, n), func(t *testing.T) {
+		span := spans[i%len(spans)]
+		n := l.entryBetween(span.from, span.to, r)
+		t.Run(fmt.Sprintf("%d in %s at entry %d", i, span.name, n), func(t *testing.T) {
 			at := l.entries[n-1].end
 			disk := filepath.Join(t.TempDir(), "cut.raw")
 			l.cut(blank, disk, n, r, t)
 			m := start(t, options{disk: disk})
-			m.ready(0)
+			if got := m.ready(0); got != first && (got != version || span.name != "update") {
+				t.Errorf("%s runs", got)
+			}
 			if at < claimed {
 				claim(t, m).mustSend()
 				return
