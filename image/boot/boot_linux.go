@@ -62,8 +62,10 @@ type machine struct {
 	journal journal
 	loader  *hardware.Loader
 	screens *screen.Screens
-	dog     *watchdog
-	ends    chan ending
+	// recorded are the same, for logs that are written before there are any.
+	recorded atomic.Pointer[screen.Screens]
+	dog      *watchdog
+	ends     chan ending
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -118,7 +120,7 @@ func (m *machine) logTo() io.Writer { return io.MultiWriter(&m.journal, &importa
 type important struct{ m *machine }
 
 func (w *important) Write(p []byte) (int, error) {
-	if s := w.m.screens; s != nil && (strings.Contains(string(p), "level=WARN") || strings.Contains(string(p), "level=ERROR")) {
+	if s := w.m.recorded.Load(); s != nil && (strings.Contains(string(p), "level=WARN") || strings.Contains(string(p), "level=ERROR")) {
 		s.Say(strings.TrimRight(string(p), "\n"))
 	}
 	return len(p), nil
@@ -178,7 +180,7 @@ var wanted = []string{"efivarfs", "evdev", "button", "nls_cp437", "nls_ascii", "
 
 func (m *machine) run() {
 	m.drivers()
-	m.dog = &watchdog{log: m.log, hung: m.hung}
+	m.dog = newWatchdog(m.log, m.hung)
 	m.dog.open()
 	go m.dog.run(context.Background()) // until the very end
 	if err := unix.Mount("efivarfs", varsDir, "efivarfs", noPrograms, ""); err != nil {
@@ -189,6 +191,7 @@ func (m *machine) run() {
 	}
 	ctx, leave := context.WithCancel(context.Background())
 	m.screens = screen.Run(ctx, screen.Consoles(), m.status, m.actions(), m.log)
+	m.recorded.Store(m.screens)
 	go m.follow(ctx)
 	go powerButtons(ctx, m.log, func() { m.stop(shutDown) })
 	m.start()
@@ -309,10 +312,18 @@ func explain(err error) []string {
 	var out []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		if line = strings.TrimSpace(line); line != "" {
-			out = append(out, strings.ToUpper(line[:1])+line[1:]+".")
+			out = append(out, sentence(line))
 		}
 	}
 	return out
+}
+
+// sentence is an error's text as people read it.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + strings.TrimSuffix(s[1:], ".") + "."
 }
 
 func (m *machine) wait(d time.Duration) {

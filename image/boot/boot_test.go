@@ -1,12 +1,17 @@
 package boot
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestJournal(t *testing.T) {
@@ -111,6 +116,51 @@ func TestShort(t *testing.T) {
 	} {
 		if got := short(line); got != want {
 			t.Errorf("%q: %q", line, got)
+		}
+	}
+}
+
+// An appliance that gives no answer, or none in the end, is taken for hung; one that
+// answers is not, and the chip hears of it.
+func TestWatchdog(t *testing.T) {
+	hangs := func(ctx context.Context) error { <-t.Context().Done(); return nil }
+	for name, check := range map[string]func(ctx context.Context) error{
+		"no answer": hangs,
+		"an error":  func(context.Context) error { return errors.New("connection refused") },
+	} {
+		hung := make(chan error, 1)
+		w := newWatchdog(slog.New(slog.DiscardHandler), func(err error) { hung <- err })
+		w.pause, w.patience = time.Millisecond, 20*time.Millisecond
+		w.watch(check)
+		w.run(t.Context())
+		if err := <-hung; err == nil {
+			t.Errorf("%s: no reason", name)
+		}
+	}
+	r, chip, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w := newWatchdog(slog.New(slog.DiscardHandler), func(err error) { t.Error("hung: ", err) })
+	w.f, w.pause, w.patience = chip, time.Millisecond, time.Hour
+	w.watch(func(context.Context) error { return nil })
+	done := make(chan bool)
+	go func() {
+		w.run(ctx)
+		close(done)
+	}()
+	if _, err := io.ReadFull(r, make([]byte, 20)); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	<-done
+}
+
+func TestSentence(t *testing.T) {
+	for in, want := range map[string]string{"": "", "no disk": "No disk.", "It is.": "It is."} {
+		if got := sentence(in); got != want {
+			t.Errorf("%q: %q", in, got)
 		}
 	}
 }

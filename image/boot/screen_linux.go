@@ -53,10 +53,12 @@ func (m *machine) gather(ctx context.Context) (in screen.Info) {
 	if n := m.net.Load(); n != nil {
 		state, config := n.State(), n.Config()
 		in.Ports = ports(state, config)
-		in.Alarms = append(in.Alarms, state.Problems...)
+		for _, t := range state.Problems {
+			in.Alarms = append(in.Alarms, sentence(t))
+		}
 		for _, p := range state.Ports {
 			for _, t := range p.Problems {
-				in.Alarms = append(in.Alarms, p.Name+": "+t)
+				in.Alarms = append(in.Alarms, p.Name+": "+t+".")
 			}
 		}
 		m.mu.Lock()
@@ -104,9 +106,13 @@ func (m *machine) gather(ctx context.Context) (in screen.Info) {
 		if strings.Contains(f.URL, "//localhost") {
 			// Nobody else's browser finds that.
 			in.URL, in.QR = "", ""
-			in.Alarms = append(in.Alarms, "No other machine reaches this one: it has no address in a network. Check the cable, or set an address in the menu under Network.")
+			if len(in.Ports) > 0 { // else that is said already
+				in.Alarms = append(in.Alarms, "No other machine reaches this one: it has no address in a network. Check the cable, or set an address in the menu under Network.")
+			}
 		}
-		in.Alarms = append(in.Alarms, f.Problems...)
+		for _, t := range f.Problems {
+			in.Alarms = append(in.Alarms, sentence(t))
+		}
 		in.Locked = a.HasConsolePassword()
 	}
 	return in

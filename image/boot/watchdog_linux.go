@@ -23,6 +23,12 @@ type watchdog struct {
 	check atomic.Pointer[func(ctx context.Context) error]
 	// hung is called when the answer was no for too long.
 	hung func(err error)
+	// pause is between two pets, patience how long there may be no answer.
+	pause, patience time.Duration
+}
+
+func newWatchdog(log *slog.Logger, hung func(err error)) *watchdog {
+	return &watchdog{log: log, hung: hung, pause: petPause, patience: patience}
 }
 
 const (
@@ -58,7 +64,7 @@ func (w *watchdog) pet() {
 
 // run keeps the machine up until ctx is done, as long as all is well.
 func (w *watchdog) run(ctx context.Context) {
-	tick := time.NewTicker(petPause)
+	tick := time.NewTicker(w.pause)
 	defer tick.Stop()
 	well := time.Now()
 	w.pet()
@@ -87,10 +93,10 @@ func (w *watchdog) run(ctx context.Context) {
 					answers <- (*check)(ctx)
 				}()
 			}
-			if now.Sub(well) > patience {
+			if now.Sub(well) > w.patience {
 				// From here on the chip is not told anything: if what follows hangs too,
 				// the machine is reset all the same.
-				w.hung(fmt.Errorf("it gave no answer for %v", patience))
+				w.hung(fmt.Errorf("it gave no answer for %v", w.patience))
 				return
 			}
 			w.pet()
