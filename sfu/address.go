@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/livekit/mediatransportutil/pkg/rtcconfig"
 )
@@ -153,6 +154,36 @@ func defaultRoute(table []byte) string {
 		}
 	}
 	return best
+}
+
+// settleTime is how long start waits for new addresses. The kernel looks for another
+// holder of an IPv6 address for a second or two before it may be used (RFC 4862, 5.4).
+const settleTime = 4 * time.Second
+
+// settle waits until the interfaces' addresses can be used.
+func settle() {
+	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		table, err := os.ReadFile("/proc/net/if_inet6") // Linux only; elsewhere nothing is known
+		if err != nil || !tentative(table) {
+			return
+		}
+	}
+}
+
+// tentative reports whether the kernel still examines an address, in the format of
+// Linux' /proc/net/if_inet6: address, interface, prefix, scope, flags, name.
+func tentative(table []byte) bool {
+	const isTentative, hasFailed = 0x40, 0x08 // IFA_F_TENTATIVE, IFA_F_DADFAILED
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) < 6 {
+			continue
+		}
+		if flags, err := strconv.ParseUint(f[4], 16, 32); err == nil && flags&isTentative != 0 && flags&hasFailed == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func isLocal(ip string) bool {

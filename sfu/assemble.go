@@ -48,6 +48,9 @@ func configure(o Options, key, secret string) (*config.Config, Ports, error) {
 	if err != nil {
 		return nil, Ports{}, err
 	}
+	if o.NodeIP == "" {
+		settle()
+	}
 	addr, err := chooseAddress(o.NodeIP)
 	if err != nil {
 		return nil, Ports{}, err

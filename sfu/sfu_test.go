@@ -831,3 +831,18 @@ func FuzzSignal(f *testing.F) {
 		}
 	})
 }
+
+func TestTentative(t *testing.T) {
+	const ready = "fe80000000000000505400fffe123456 02 40 20 80     eth0\n"
+	for table, want := range map[string]bool{
+		"": false,
+		"00000000000000000000000000000001 01 80 10 80       lo\n" + ready:              false,
+		ready + "fec0000000000000505400fffe123456 02 40 40 c0     eth0\n":              true,
+		ready + "fec0000000000000505400fffe123456 02 40 40 48     eth0\n":              false, // somebody else has it
+		"fec0000000000000505400fffe123456 02 40 40 zz     eth0\nnothing of the kind\n": false,
+	} {
+		if got := tentative([]byte(table)); got != want {
+			t.Errorf("%q: %v, want %v", table, got, want)
+		}
+	}
+}
