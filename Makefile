@@ -137,6 +137,7 @@ test-clients: build test/clients/js/node_modules/.package-lock.json ## encrypted
 .PHONY: test-browser
 test-browser: build tools-test ## end to end in headless Chromium
 	$(call say,"browsers (headless Chromium)")
+	@[ "$$(uname -s)" != Linux ] || go build -o bin/tools/machine ./test/browser/machine
 	@test/browser/run
 
 # --- packages --------------------------------------------------------------------

@@ -50,13 +50,13 @@ export async function freePorts(n) {
 const withoutSettings = (env) => Object.fromEntries(Object.entries(env).filter(([k]) => !k.startsWith("HOLDFAST_")));
 
 /** startServer runs the program on an empty folder and waits until it is ready. */
-export async function startServer(extra = []) {
+export async function startServer(extra = [], program = binary) {
     const data = mkdtempSync(join(tmpdir(), "holdfast-e2e-data-"));
     const [http, https, metrics] = await freePorts(3);
     mkdirSync(evidence, { recursive: true });
     const log = join(evidence, "server.log");
     const args = ["serve", "--data", data, ...Object.entries({ "listen.http": `127.0.0.1:${http}`, "listen.https": `:${https}`, "listen.metrics": `127.0.0.1:${metrics}` }).flatMap(([k, v]) => ["--set", `${k}=${v}`]), ...extra];
-    const child = spawn(binary, args, { stdio: ["ignore", "pipe", openSync(log, "w")], env: withoutSettings(process.env) });
+    const child = spawn(program, args, { stdio: ["ignore", "pipe", openSync(log, "w")], env: withoutSettings(process.env) });
     let out = "";
     child.stdout.setEncoding("utf8");
     child.stdout.on("data", (d) => (out += d));
@@ -189,7 +189,11 @@ export async function obstacles(page) {
     const found = [];
     for (const colorScheme of ["dark", "light"]) {
         await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-        await sleep(300); // colours fade
+        // Colours fade, on a busy machine for longer than one would wait; a spinner never ends.
+        await page.evaluate(async () => {
+            for (let i = 0; i < 2; i++) await new Promise((ok) => requestAnimationFrame(ok));
+            for (const a of document.getAnimations()) if (a.effect?.getComputedTiming().endTime !== Infinity) a.finish();
+        });
         await page.evaluate(`window.axe || (() => { ${axe()} })(); undefined`);
         found.push(
             ...(await page.evaluate(async (scheme) => {

@@ -46,10 +46,10 @@ export function MachinePage() {
                 <>
                     <Versions m={m} reload={reload} />
                     <Disk disk={m.disk} reload={reload} />
-                    <NetworkSection config={m.network} state={m.network_state} reload={reload} />
+                    <NetworkSection config={m.network} state={m.network_state} now={m.clock.now} reload={reload} />
                     <Clock clock={m.clock} reload={reload} />
                     <Screen set={m.console_password} reload={reload} />
-                    <Power waiting={m.versions.others.find((u) => u.state === "waiting")?.version} />
+                    <Power waiting={m.versions.others.find((u) => u.state === "waiting")?.version} typed={m.disk.passphrase && !m.disk.tpm} />
                 </>
             )}
         </>
@@ -73,12 +73,13 @@ function Versions({ m, reload }: { m: Machine; reload: () => Promise<void> }) {
     const [asked, setAsked] = useState<{ why: string; go: () => Promise<unknown> }>();
     const [from, setFrom] = useState("");
     const [sticks, setSticks] = useState<Stick[]>();
-    const [busy, setBusy] = useState(false);
+    // Which way is being gone: its button keeps the focus, the others wait.
+    const [busy, setBusy] = useState<string>();
 
     // An older version is taken only after the appliance has said what that means.
-    const stage = async (go: (downgrade: boolean) => Promise<Update>): Promise<void> => {
+    const stage = async (way: string, go: (downgrade: boolean) => Promise<Update>): Promise<void> => {
         setTrouble(undefined);
-        setBusy(true);
+        setBusy(way);
         const done = (u: Update): void => {
             toast(t("console.machine.staged", { version: u.version }));
             setSticks(undefined);
@@ -90,25 +91,27 @@ function Versions({ m, reload }: { m: Machine; reload: () => Promise<void> }) {
             if (e instanceof ApiError && e.code === "downgrade") setAsked({ why: e.message, go: () => go(true).then(done) });
             else setTrouble(messageOf(e));
         } finally {
-            setBusy(false);
+            setBusy(undefined);
             setPart(undefined);
             await reload();
         }
     };
     const send = (file: File | undefined): void => {
-        if (file) void stage((downgrade) => upload<Update>(`${base}/update${downgrade ? "?downgrade=yes" : ""}`, file, setPart));
+        if (file) void stage("file", (downgrade) => upload<Update>(`${base}/update${downgrade ? "?downgrade=yes" : ""}`, file, setPart));
     };
     const look = async (): Promise<void> => {
         setTrouble(undefined);
-        setBusy(true);
+        setSticks(undefined);
+        setBusy("look");
         try {
             setSticks(await api<Stick[]>("GET", `${base}/sticks`));
         } catch (e) {
             setTrouble(messageOf(e));
         } finally {
-            setBusy(false);
+            setBusy(undefined);
         }
     };
+    const others = (way: string): boolean => busy !== undefined && busy !== way;
     return (
         <Section title={t("console.machine.versions")} testId="versions">
             <dl className="machine-facts">
@@ -140,10 +143,10 @@ function Versions({ m, reload }: { m: Machine; reload: () => Promise<void> }) {
             <ErrorNote>{trouble}</ErrorNote>
             {part !== undefined && <Progress value={part} label={t("console.machine.sending")} />}
             <div className="hf-actions machine-ways">
-                <Button icon="file" isDisabled={busy} onPress={() => input.current?.click()}>
+                <Button icon="file" isPending={busy === "file"} isDisabled={others("file")} onPress={() => input.current?.click()}>
                     {t("console.machine.upload")}
                 </Button>
-                <Button look="plain" icon="search" isDisabled={busy} onPress={() => void look()} data-testid="update-sticks">
+                <Button look="plain" icon="search" isPending={busy === "look"} isDisabled={others("look")} onPress={() => void look()} data-testid="update-sticks">
                     {t("console.machine.stick")}
                 </Button>
                 <input
@@ -167,7 +170,7 @@ function Versions({ m, reload }: { m: Machine; reload: () => Promise<void> }) {
                                 <span className="hf-hint">{t("console.machine.onStick", { file: s.file, device: s.device, when: date(s.created) })}</span>
                                 {s.notes && <span className="machine-notes">{s.notes}</span>}
                             </span>
-                            <Button isDisabled={busy} onPress={() => void stage((downgrade) => api<Update>("POST", `${base}/sticks`, { device: s.device, file: s.file, downgrade }))}>
+                            <Button isPending={busy === s.file} isDisabled={others(s.file)} onPress={() => void stage(s.file, (downgrade) => api<Update>("POST", `${base}/sticks`, { device: s.device, file: s.file, downgrade }))}>
                                 {t("console.machine.use")}
                             </Button>
                         </li>
@@ -179,11 +182,11 @@ function Versions({ m, reload }: { m: Machine; reload: () => Promise<void> }) {
                 noValidate
                 onSubmit={(e) => {
                     e.preventDefault();
-                    if (from.trim()) void stage((downgrade) => api<Update>("POST", `${base}/update/fetch`, { from, downgrade }));
+                    if (from.trim() && !busy) void stage("fetch", (downgrade) => api<Update>("POST", `${base}/update/fetch`, { from, downgrade }));
                 }}
             >
                 <TextField label={t("console.machine.from")} hint={t("console.machine.fromHint")} value={from} onChange={setFrom} placeholder={"https://10.0.0.5"} inputMode="url" autoComplete="off" spellCheck="false" data-testid="update-from" />
-                <Button type="submit" look="plain" isDisabled={busy || !from.trim()}>
+                <Button type="submit" look="plain" isPending={busy === "fetch"} isDisabled={others("fetch") || !from.trim()}>
                     {t("console.machine.fetch")}
                 </Button>
             </form>
@@ -245,7 +248,6 @@ function Disk({ disk, reload }: { disk: DiskState; reload: () => Promise<void> }
                 <Dialog title={t("recovery.title")} isOpen onClose={() => setOpen(false)}>
                     <Recovery
                         base={`${base}/recovery`}
-                        name={location.hostname}
                         onDone={() => {
                             setOpen(false);
                             toast(t("recovery.done"));
@@ -264,7 +266,7 @@ function Clock({ clock, reload }: { clock: ClockState; reload: () => Promise<voi
     useEffect(() => setSkew(Date.parse(clock.now) - Date.now()), [clock.now]);
     const [servers, setServers] = useState(clock.servers.join(" "));
     const [trouble, setTrouble] = useState<string>();
-    const off = Math.abs(skew) > 30_000;
+    const off = Math.abs(skew) >= 60_000;
     const attempt = async (f: () => Promise<unknown>): Promise<void> => {
         setTrouble(undefined);
         try {
@@ -362,7 +364,7 @@ function Screen({ set, reload }: { set: boolean; reload: () => Promise<void> }) 
 }
 
 /** Power restarts and stops the machine; after a restart it waits until the appliance answers again. */
-function Power({ waiting }: { waiting: string | undefined }) {
+function Power({ waiting, typed }: { waiting: string | undefined; typed: boolean }) {
     const [asked, setAsked] = useState<"restart" | "shutdown">();
     const [away, setAway] = useState<"restart" | "shutdown">();
     const [slow, setSlow] = useState(false);
@@ -386,8 +388,14 @@ function Power({ waiting }: { waiting: string | undefined }) {
     if (away)
         return (
             <Dialog title={away === "restart" ? t("console.machine.restarting") : t("console.machine.stopped")} isOpen firm onClose={() => undefined}>
-                <Empty icon="retry" title={away === "restart" ? t("console.machine.wait") : t("console.machine.off")}>
-                    {slow && t("console.machine.slow")}
+                <Empty icon={away === "restart" ? "retry" : "info"} title={away === "restart" ? t("console.machine.wait") : t("console.machine.off")}>
+                    {away === "restart" && typed ? (
+                        <p>
+                            {t("console.machine.typed")} <a href="/">{location.origin}</a>
+                        </p>
+                    ) : (
+                        slow && <p>{t("console.machine.slow")}</p>
+                    )}
                 </Empty>
             </Dialog>
         );
@@ -418,7 +426,7 @@ function Power({ waiting }: { waiting: string | undefined }) {
                     }}
                     onClose={() => setAsked(undefined)}
                 >
-                    {asked === "restart" ? t("console.machine.restartText") : t("console.machine.shutdownText")}
+                    {asked === "restart" ? t("console.machine.restartText") : t("console.machine.shutdownText")} {typed && t("console.machine.atHand")}
                 </Confirm>
             )}
         </Section>

@@ -59,7 +59,7 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
             )}
             {state.tls.mode === "own-ca" && <OwnCA state={state} />}
 
-            {state.disk && <ProtectDisk disk={state.disk} name={state.organisation || location.hostname} onDecided={() => setDecided(true)} />}
+            {state.disk && <ProtectDisk disk={state.disk} onDecided={() => setDecided(true)} />}
 
             <section aria-labelledby="setup-invite" className="setup-section">
                 <h2 id="setup-invite">{t("setup.invite.title")}</h2>
@@ -75,7 +75,7 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
                         {t("setup.done.open")}
                     </a>
                 ) : (
-                    <p className="hf-hint">{t("setup.disk.first")}</p>
+                    <a href="#setup-disk">{t("setup.disk.first")}</a>
                 )}
             </div>
         </div>
@@ -83,38 +83,43 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
 }
 
 /** ProtectDisk is there on a machine of the appliance's own. */
-function ProtectDisk({ disk, name, onDecided }: { disk: DiskState; name: string; onDecided: () => void }) {
+function ProtectDisk({ disk, onDecided }: { disk: DiskState; onDecided: () => void }) {
     const [done, setDone] = useState(disk.passphrase);
     const [left, setLeft] = useState(false);
     return (
         <section aria-labelledby="setup-disk" className="setup-section" data-testid="setup-disk">
-            <h2 id="setup-disk">{t("setup.disk.title")}</h2>
+            <h2 id="setup-disk" tabIndex={-1}>{t("setup.disk.title")}</h2>
             {done ? (
-                <p className="hf-note">{t("setup.disk.done")}</p>
+                <p className="hf-note hf-note--ok" role="status">
+                    {t("setup.disk.done")}
+                </p>
             ) : (
                 <>
-                    {disk.warning && <p className="hf-note hf-note--warn">{disk.warning}</p>}
+                    <p className="hf-note hf-note--warn">{disk.encrypted ? t("setup.disk.chip") : t("setup.disk.open")}</p>
                     <Recovery
                         base="/api/setup/recovery"
-                        name={name}
                         onDone={() => {
                             setDone(true);
                             onDecided();
                         }}
                     />
                     {left ? (
-                        <p className="hf-note hf-note--warn">{t("setup.disk.left")}</p>
+                        <p className="hf-note hf-note--warn" role="status">
+                            {t("setup.disk.left")}
+                        </p>
                     ) : (
-                        <Button
-                            look="plain"
-                            onPress={() => {
-                                setLeft(true);
-                                onDecided();
-                            }}
-                            data-testid="setup-disk-leave"
-                        >
-                            {disk.encrypted ? t("setup.disk.later") : t("setup.disk.leave")}
-                        </Button>
+                        <div className="hf-actions">
+                            <Button
+                                look="quiet"
+                                onPress={() => {
+                                    setLeft(true);
+                                    onDecided();
+                                }}
+                                data-testid="setup-disk-leave"
+                            >
+                                {disk.encrypted ? t("setup.disk.later") : t("setup.disk.leave")}
+                            </Button>
+                        </div>
                     )}
                 </>
             )}
@@ -128,6 +133,13 @@ function Wait() {
             <Spinner /> {t("app.loading")}
         </p>
     );
+}
+
+// A recovery passphrase on the same page is what would be printed otherwise.
+function printInvite(): void {
+    document.body.dataset["print"] = "invite";
+    addEventListener("afterprint", () => delete document.body.dataset["print"], { once: true });
+    window.print();
 }
 
 /** The same link for a second browser on this machine, when the page is open on localhost. */
@@ -158,7 +170,7 @@ export function InviteCard({ invite }: { invite: Invite }) {
                 <p className="hf-hint">{t("setup.invite.until", { until })}</p>
                 <div className="setup-invite-actions">
                     <CopyButton text={invite.url ?? ""} label={t("setup.invite.copy")} />
-                    <Button look="plain" onPress={() => window.print()}>
+                    <Button look="plain" onPress={printInvite} data-testid="invite-print">
                         {t("setup.invite.print")}
                     </Button>
                 </div>
