@@ -130,6 +130,15 @@ step("the invited person makes an account and signs in", async () => {
 
 step("they exchange encrypted messages, replies, reactions and edits", async () => {
     const [a, g] = [ada.page, grace.page];
+    // In no chat yet: a new picture stands above the list at once, and a narrow screen has a main part too.
+    await a.getByTestId("settings").click();
+    await a.getByTestId("picture-input").setInputFiles({ name: "face.png", mimeType: "image/png", buffer: Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==", "base64") });
+    await a.getByTestId("settings").locator("img").waitFor();
+    await a.goto(new URL("/", a.url()).href);
+    await a.getByTestId("start-menu").waitFor({ timeout: 40_000 });
+    await a.setViewportSize({ width: 360, height: 740 });
+    assert.equal(await a.getByRole("main").count(), 1, "the bare list has no main landmark");
+    await a.setViewportSize({ width: 1280, height: 800 });
     await a.getByTestId("start-menu").click();
     await a.getByTestId("start-dm").click();
     await a.getByTestId("people-search").fill("grace");

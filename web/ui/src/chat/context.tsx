@@ -75,6 +75,9 @@ export function useOnline(): boolean {
     return state !== SyncState.Error && state !== SyncState.Reconnecting;
 }
 
+/** The event by which the settings say that the own profile was changed here. */
+export const profileChanged = "holdfast:profile";
+
 /** useMe gives the person's own name and picture. Without presence the server says them only when asked. */
 export function useMe(): { name: string; picture: string | undefined } {
     const client = useClient();
@@ -83,12 +86,17 @@ export function useMe(): { name: string; picture: string | undefined } {
     const [asked, setAsked] = useState<{ displayname?: string; avatar_url?: string }>();
     useEffect(() => {
         let gone = false;
-        client.getProfileInfo(userId).then(
-            (p) => gone || setAsked(p),
-            () => undefined,
-        );
+        const ask = (): void =>
+            void client.getProfileInfo(userId).then(
+                (p) => gone || setAsked(p),
+                () => undefined,
+            );
+        ask();
+        // Who is in no chat yet hears of a change of the own profile from nobody else.
+        addEventListener(profileChanged, ask);
         return () => {
             gone = true;
+            removeEventListener(profileChanged, ask);
         };
     }, [client, userId]);
     const user = client.getUser(userId);

@@ -83,11 +83,12 @@ function Shell() {
     return (
         <div className={`shell${open ? " shell--open" : ""}`}>
             <Connection />
-            <div className="panes">
+            {/* On a narrow screen the list is all there is, so it belongs to what the page is about. */}
+            <main className="panes">
                 <RoomList current={roomId} onStart={setStart}>
                     <SecurityPrompt onOpen={setSecure} />
                 </RoomList>
-                <main className="pane">
+                <div className="pane">
                     {settings !== undefined ? (
                         <Settings section={settings} onSecurity={setSecure} />
                     ) : room ? (
@@ -99,8 +100,8 @@ function Shell() {
                             <p>{t("shell.pick.text")}</p>
                         </Empty>
                     )}
-                </main>
-            </div>
+                </div>
+            </main>
             {call && (
                 <Suspense fallback={null}>
                     <CallView client={client} room={call.room} intent={call.intent} onEnd={() => setCall(undefined)} />

@@ -71,7 +71,7 @@ export function RoomPane({ room, startCall, inCall, confirmDevice }: RoomPanePro
     if (membership === KnownMembership.Invite) return <Invitation room={room} name={name} face={face} other={other} />;
     if (membership !== KnownMembership.Join)
         return (
-            <section className="room" aria-label={name}>
+            <section className="room room--gone" aria-label={name}>
                 <Head name={name} />
                 <Empty icon="exit" title={t("room.gone.title")}>
                     <p>{t("room.gone.text", { name })}</p>

@@ -5,7 +5,7 @@ import { Avatar, Button, Confirm, Dialog, Empty, ErrorNote, Icon, IconButton, ty
 import { setTheme, type Theme, useTheme } from "../design/theme";
 import { t } from "../i18n";
 import { navigate } from "../router";
-import { useChat, useRefresh, useSecurity } from "./context";
+import { profileChanged, useChat, useRefresh, useSecurity } from "./context";
 import { useIsAdmin } from "./dialogs";
 import { brief, fullTime } from "./format";
 import { useFace } from "./media";
@@ -74,6 +74,7 @@ function Profile() {
         setError(undefined);
         try {
             await what();
+            dispatchEvent(new Event(profileChanged));
             await load();
             toast(t("settings.saved"));
         } catch {
