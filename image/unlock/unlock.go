@@ -65,7 +65,7 @@ const (
 )
 
 // Serve serves the page until a passphrase fits, and gives nil then. With the end of
-// ctx it gives the context's error.
+// ctx it gives the context's error. Its ports are free when it returns.
 func Serve(ctx context.Context, o Options) error {
 	if o.Text == nil {
 		o.Text = func(key string) string { return web.Text("en", key) }
@@ -90,7 +90,7 @@ func Serve(ctx context.Context, o Options) error {
 	defer cancel()
 	secure := p.server(ctx, p.handler())
 	secure.TLSConfig.Certificates = []tls.Certificate{cert}
-	servers := []*http.Server{secure}
+	servers, listeners := []*http.Server{secure}, []net.Listener{l}
 	failed := make(chan error, 1)
 	go func() { failed <- secure.ServeTLS(netutil.LimitListener(l, maxConns), "", "") }()
 	if o.Redirect != "" {
@@ -99,7 +99,7 @@ func Serve(ctx context.Context, o Options) error {
 			o.Log.Warn("plain HTTP is not answered", "err", err)
 		} else {
 			s := p.server(ctx, redirect(l.Addr()))
-			servers = append(servers, s)
+			servers, listeners = append(servers, s), append(listeners, plain)
 			go s.Serve(netutil.LimitListener(plain, maxConns))
 		}
 	}
@@ -118,6 +118,11 @@ func Serve(ctx context.Context, o Options) error {
 		if s.Shutdown(end) != nil {
 			s.Close()
 		}
+	}
+	// A server that had not begun yet does not know its listener, and the appliance
+	// is about to listen there.
+	for _, l := range listeners {
+		l.Close()
 	}
 	return err
 }

@@ -233,6 +233,36 @@ func TestStops(t *testing.T) {
 	}
 }
 
+// TestPortsAreFree stops it as soon as it listens: its servers may not have begun.
+func TestPortsAreFree(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	a, b := listen(), listen()
+	addrs := []string{a.Addr().String(), b.Addr().String()}
+	a.Close()
+	b.Close()
+	for range 50 {
+		err := Serve(ctx, Options{Addr: addrs[0], Redirect: addrs[1], Fingerprint: func(string) {}, Log: slog.New(slog.DiscardHandler)})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		for _, addr := range addrs {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				t.Fatalf("after the end: %v", err)
+			}
+			l.Close()
+		}
+	}
+}
+
 func TestForeignForms(t *testing.T) {
 	l := serve(t)
 	form := func() io.Reader { return strings.NewReader("passphrase=" + right) }
