@@ -400,7 +400,11 @@ func (m *machine) ready() {
 	if f, err := m.app.Load().Facts(m.ctx); err == nil {
 		url = f.URL
 	}
-	line := fmt.Sprintf("HOLDFAST READY version=%s url=%s ms=%d", appliance.Version, url, uptime().Milliseconds())
+	secure := "off"
+	if secureBoot() {
+		secure = "on"
+	}
+	line := fmt.Sprintf("HOLDFAST READY version=%s url=%s secureboot=%s lockdown=%s ms=%d", appliance.Version, url, secure, lockdown(), uptime().Milliseconds())
 	m.log.Info(line)
 	m.screens.Say(line)
 	go func() {

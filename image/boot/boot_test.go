@@ -164,3 +164,14 @@ func TestSentence(t *testing.T) {
 		}
 	}
 }
+
+func TestInForce(t *testing.T) {
+	for text, want := range map[string]string{
+		"none [integrity] confidentiality\n": "integrity", "[none] integrity confidentiality\n": "none",
+		"": "unknown", "none": "unknown", "[": "unknown", "[]": "unknown",
+	} {
+		if got := inForce(text); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+	}
+}

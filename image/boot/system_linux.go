@@ -198,3 +198,34 @@ func openBelow(dir string) (list []string) {
 	}
 	return list
 }
+
+// secureBoot reports whether the firmware checked what it started.
+func secureBoot() bool {
+	b, err := os.ReadFile(filepath.Join(varsDir, "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
+	return err == nil && len(b) == 5 && b[4] == 1 // after four bytes of attributes
+}
+
+// lockdown is what the kernel forbids to everybody: "none", "integrity" or
+// "confidentiality"; "unknown" where it does not say.
+func lockdown() string {
+	const dir = "/sys/kernel/security"
+	if err := unix.Mount("securityfs", dir, "securityfs", noPrograms, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return "unknown"
+	}
+	defer unix.Unmount(dir, 0)
+	b, err := os.ReadFile(filepath.Join(dir, "lockdown"))
+	if err != nil {
+		return "unknown"
+	}
+	return inForce(string(b))
+}
+
+// inForce picks the one of several words that is in brackets.
+func inForce(text string) string {
+	_, rest, _ := strings.Cut(text, "[")
+	word, _, ok := strings.Cut(rest, "]")
+	if !ok || word == "" {
+		return "unknown"
+	}
+	return word
+}
