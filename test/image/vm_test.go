@@ -35,6 +35,8 @@ type vm struct {
 	exited chan struct{}
 	serial *serialLog
 	qmp    *monitor
+	// tpmGone is closed when the software TPM of the last start has ended.
+	tpmGone chan struct{}
 	// HTTPS and HTTP are the machine's ports 443 and 80 as this one reaches them.
 	HTTPS, HTTP int
 }
@@ -280,6 +282,7 @@ func (m *vm) startTPM() []string {
 		m.t.Fatal(err)
 	}
 	sock := filepath.Join(m.dir, "tpm")
+	os.Remove(sock)
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+m.opt.tpm, "--ctrl", "type=unixio,path="+sock, "--terminate")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -288,6 +291,7 @@ func (m *vm) startTPM() []string {
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
 	m.t.Cleanup(func() { cmd.Process.Kill(); <-done })
+	m.tpmGone = done
 	for range 100 {
 		if _, err := os.Stat(sock); err == nil {
 			break
@@ -338,6 +342,7 @@ func (m *vm) off(limit time.Duration) {
 	case <-time.After(limit):
 		m.t.Fatal("the machine did not stop")
 	}
+	m.tpmEnd()
 	m.qmp.close()
 }
 
@@ -354,7 +359,16 @@ func (m *vm) again() int {
 func (m *vm) pullPlug() {
 	m.cmd.Process.Kill()
 	<-m.exited
+	m.tpmEnd()
 	m.qmp.close()
+}
+
+// tpmEnd waits for the software TPM, which ends with its machine but not at the same
+// moment: its state is used again.
+func (m *vm) tpmEnd() {
+	if m.tpmGone != nil {
+		<-m.tpmGone
+	}
 }
 
 // powerButton is the machine's own.
