@@ -289,6 +289,9 @@ func buildUKI(ctx context.Context, o options, arch, work string, pins []pin, key
 	root.file("init", program, 0o555)
 	root.link("sbin/modprobe", "/init")
 	root.file("etc/holdfast/update.pub", keys.updatePub(), 0o444)
+	// Without it localhost is asked of a name server, and the check of a new version
+	// goes to localhost.
+	root.file("etc/hosts", []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o444)
 	// It is not earlier than this, whatever the machine's clock says.
 	root.file("etc/holdfast/built", []byte(o.created.Format(time.RFC3339)+"\n"), 0o444)
 	root.file("etc/holdfast/version", []byte(o.version+"\n"), 0o444)
