@@ -9,6 +9,7 @@ import (
 	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -195,12 +196,16 @@ func fetchSources(ctx context.Context, o options, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	var failed error
 	for _, s := range sourcePackages(pins) {
 		name, version, _ := strings.Cut(s, " ")
 		say("%s", s)
 		if _, err := a.run(ctx, dir, "apt-get", "source", "-q", "--download-only", "--only-source", name+"="+version); err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("%s is missing: %w", s, err))
 		}
+	}
+	if failed != nil {
+		return fmt.Errorf("not all sources were fetched into %s; get the others from Debian's archive of old packages:\n%w", dir, failed)
 	}
 	return nil
 }
