@@ -106,7 +106,7 @@ type Clock interface {
 // ClockState is where the time comes from.
 type ClockState struct {
 	Now     time.Time `json:"now"`
-	Source  string    `json:"source"` // "rtc", "ntp", "administrator", "build": what it was set by last
+	Source  string    `json:"source"` // "rtc", "kernel", "mark", "build", "ntp" or "administrator": what it was set by last
 	Synced  time.Time `json:"synced,omitzero"`
 	Servers []string  `json:"servers"`
 	Alarm   string    `json:"alarm,omitempty"` // what is not well, and what to do

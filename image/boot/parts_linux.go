@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -298,6 +299,10 @@ func (m *machine) saveTimeServers(servers []string) error {
 // updates are the versions; nil until the disk was found.
 func (m *machine) updates() *parts.Updates { return m.versions.Load() }
 
+// trialLimit is how long a new version may take to migrate the data and to check
+// itself. Large databases take minutes.
+const trialLimit = 20 * time.Minute
+
 // startAppliance starts what all of this is for.
 func (m *machine) startAppliance(ctx context.Context) error {
 	cfg, err := config.Load(config.Input{Data: filepath.Join(dataDir, "holdfast"), Set: []string{
@@ -311,6 +316,11 @@ func (m *machine) startAppliance(ctx context.Context) error {
 		Network: parts.Network{Manager: m.net.Load()}, Clock: parts.Clock{Clock: m.clock.Load(), Save: m.saveTimeServers},
 		Power: parts.Power{RestartNow: func() { m.stop(restart) }, ShutDownNow: func() { m.stop(shutDown) }},
 	}}
+	if m.trial {
+		// A version that hangs here must not keep the one before from returning.
+		limit := time.AfterFunc(trialLimit, func() { m.hung(fmt.Errorf("version %s did not start within %v", appliance.Version, trialLimit)) })
+		defer limit.Stop()
+	}
 	a, err := appliance.StartOn(ctx, cfg, own, nil, m.logTo())
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ var errNoClock = &web.Error{Status: http.StatusConflict, Code: "no_clock", Messa
 // ClockState implements web.Clock.
 func (c Clock) ClockState(context.Context) (web.ClockState, error) {
 	if c.Clock == nil {
-		return web.ClockState{Now: time.Now()}, nil
+		return web.ClockState{Now: time.Now(), Source: clock.FromKernel, Alarm: errNoClock.Message}, nil
 	}
 	s := c.Clock.State()
 	out := web.ClockState{Now: s.Now, Source: s.Source, Synced: s.Synced}

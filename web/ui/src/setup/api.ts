@@ -94,7 +94,7 @@ export interface DiskState {
 
 export interface ClockState {
     now: string;
-    source: "rtc" | "ntp" | "administrator" | "build";
+    source: "rtc" | "kernel" | "mark" | "build" | "ntp" | "administrator";
     synced?: string;
     servers: string[];
     alarm?: string;
