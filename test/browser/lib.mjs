@@ -191,8 +191,15 @@ export async function obstacles(page) {
         await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
         // Colours fade, on a busy machine for longer than one would wait; a spinner never ends.
         await page.evaluate(async () => {
-            for (let i = 0; i < 2; i++) await new Promise((ok) => requestAnimationFrame(ok));
-            for (const a of document.getAnimations()) if (a.effect?.getComputedTiming().endTime !== Infinity) a.finish();
+            // A colour that is inherited begins to fade when its parent's has changed, so
+            // what is finished may begin others.
+            const fading = () => document.getAnimations().filter((a) => a.effect?.getComputedTiming().endTime !== Infinity && a.playState !== "finished");
+            for (let still = 0; still < 3; ) {
+                await new Promise((ok) => requestAnimationFrame(ok));
+                const list = fading();
+                still = list.length === 0 ? still + 1 : 0;
+                for (const a of list) a.finish();
+            }
         });
         await page.evaluate(`window.axe || (() => { ${axe()} })(); undefined`);
         found.push(

@@ -38,6 +38,8 @@ async function main() {
   await limit(20000, "the bot's join", new Promise((ok) => {
     const look = () => client.getRoom(room_id)?.getMember(bot)?.membership === "join" && ok();
     client.on(RoomMemberEvent.Membership, look);
+    // Who joins before the room's first sync is told of before the client knows the room.
+    client.on(ClientEvent.Room, look);
     look();
   }));
 
