@@ -60,7 +60,7 @@ tools-test: tools-go tools-node
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
-	if [ "$$CI" = true ]; then \
+	if [ "$${CI:-}" = true ]; then \
 	  command -v caddy >/dev/null || missing="$$missing caddy"; \
 	  command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	  command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
