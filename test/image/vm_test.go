@@ -521,7 +521,7 @@ func (c *client) raw(method, path string, in any) (int, []byte, error) {
 	switch in := in.(type) {
 	case nil:
 	case io.Reader:
-		body, kind = in, "application/octet-stream"
+		body, kind = struct{ io.Reader }{in}, "application/octet-stream" // not closed: it may be sent again
 	default:
 		b, err := json.Marshal(in)
 		if err != nil {
