@@ -232,15 +232,16 @@ func TestWarmAndCold(t *testing.T) {
 	w := setup(t)
 	people := map[string]string{alice: "alice", bob: "bob", carol: "carol"}
 	names := []string{alice, bob, carol}
-	var events, roots []string
+	var events, plain, roots []string // a thread begins at an event that relates to no other
 	for step := range 400 {
 		user := names[r.IntN(3)]
 		switch n := r.IntN(12); {
 		case n < 6 || len(events) < 3:
-			events = append(events, w.send(user, mx.RoomMessage, mention("x", names[r.IntN(3)])))
+			plain = append(plain, w.send(user, mx.RoomMessage, mention("x", names[r.IntN(3)])))
+			events = append(events, plain[len(plain)-1])
 		case n < 8:
 			if len(roots) < 4 {
-				roots = append(roots, events[r.IntN(len(events))])
+				roots = append(roots, plain[r.IntN(len(plain))])
 			}
 			events = append(events, w.send(user, mx.RoomMessage, inThread(text("x"), roots[r.IntN(len(roots))])))
 		case n < 11:
