@@ -295,6 +295,9 @@ func (s *Server) confirmRecovery(r *http.Request) (any, error) {
 	return struct{}{}, s.Machine.Disk.ConfirmRecovery(r.Context(), in.Passphrase)
 }
 
+// handTime is how long one appliance may fetch an update: 80 MB at 70 kB/s.
+const handTime = 20 * time.Minute
+
 // sharedUpdate gives other appliances the running version, if an administrator
 // allowed it. A bundle is signed and no secret; the bound is for the disk's sake.
 func (s *Server) sharedUpdate(w http.ResponseWriter, r *http.Request) {
@@ -321,6 +324,10 @@ func (s *Server) sharedUpdate(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Disposition", `attachment; filename="holdfast-`+version+`.hfu"`)
 	h.Set("Content-Length", strconv.FormatInt(size, 10))
 	if r.Method != http.MethodHead {
+		// Whoever takes longer would keep the place of others.
+		c := http.NewResponseController(w)
+		c.SetWriteDeadline(time.Now().Add(handTime))
+		defer c.SetWriteDeadline(time.Time{})
 		io.Copy(w, bundle)
 	}
 }
