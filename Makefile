@@ -55,21 +55,17 @@ tools-node:
 	@node -e 'const [a,b]=process.versions.node.split(".").map(Number); if (a<20||(a==20&&b<19)) { console.error("Node.js "+process.versions.node+" is too old: install 20.19 or later."); process.exit(1) }'
 
 # The end-to-end tests need a browser, and ip(8) for a network without a way out.
-# The proxies and what the disk is tested with are for CI: on a person's machine their packages would start services.
+# What else tests are judged by (test/need) is for CI: on a person's machine some of these packages would start services.
 tools-test: tools-go tools-node
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	if [ "$${CI:-}" = true ]; then \
-	  command -v caddy >/dev/null || missing="$$missing caddy"; \
-	  command -v nginx >/dev/null || missing="$$missing nginx-light"; \
-	  command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
-	  command -v mke2fs >/dev/null || missing="$$missing e2fsprogs"; \
-	  command -v sfdisk >/dev/null || missing="$$missing fdisk"; \
-	  command -v qemu-system-x86_64 >/dev/null || missing="$$missing qemu-system-x86"; \
-	  command -v swtpm >/dev/null || missing="$$missing swtpm"; \
-	  command -v dnsmasq >/dev/null || [ -x /usr/sbin/dnsmasq ] || missing="$$missing dnsmasq-base"; \
-	  command -v radvd >/dev/null || [ -x /usr/sbin/radvd ] || missing="$$missing radvd"; fi; \
+	  for p in caddy:caddy nginx:nginx-light systemd-analyze:systemd cpio:cpio openssl:openssl \
+	    cryptsetup:cryptsetup-bin mke2fs:e2fsprogs sfdisk:fdisk fsck.fat:dosfstools \
+	    qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils swtpm:swtpm \
+	    sbverify:sbsigntool sig-list-to-certs:efitools dnsmasq:dnsmasq-base radvd:radvd; do \
+	    command -v $${p%%:*} >/dev/null || [ -x /usr/sbin/$${p%%:*} ] || missing="$$missing $${p#*:}"; done; fi; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \

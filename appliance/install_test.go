@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"holdfast/test/need"
 )
 
 // installIn is an installer that works below a folder and notes which programs it
@@ -87,10 +89,7 @@ func TestInstall(t *testing.T) {
 
 // TestServiceUnit has systemd's own tools read the unit.
 func TestServiceUnit(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("needs systemd-analyze (Debian package systemd)")
-	}
+	analyze := need.Program(t, "systemd-analyze", "systemd")
 	out, err := exec.Command(analyze, "security", "--offline=yes", "--no-pager", "holdfast.service").CombinedOutput()
 	score := regexp.MustCompile(`exposure level for holdfast.service: ([0-9.]+)`).FindSubmatch(out)
 	if score == nil {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf16"
+
+	"holdfast/test/need"
 )
 
 var when = time.Date(2026, 3, 4, 5, 6, 8, 0, time.UTC)
@@ -143,24 +145,10 @@ func TestFAT(t *testing.T) {
 			t.Errorf("%s has %d bytes, not the %d that were written (there: %v)", w.name, len(got), len(w.data), ok)
 		}
 	}
-	fsck := tool("fsck.fat")
-	if fsck == "" {
-		t.Log("fsck.fat is missing (package dosfstools): not checked with it")
-		return
-	}
+	fsck := need.Program(t, "fsck.fat", "dosfstools")
 	if out, err := exec.Command(fsck, "-n", disk).CombinedOutput(); err != nil {
 		t.Errorf("fsck.fat: %v\n%s", err, out)
 	}
-}
-
-// tool finds a program that may be outside the path, "" where it is not.
-func tool(name string) string {
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
-		if p := filepath.Join(dir, name); exec.Command("test", "-x", p).Run() == nil {
-			return p
-		}
-	}
-	return ""
 }
 
 func TestFATRefuses(t *testing.T) {
@@ -231,25 +219,19 @@ func TestGPT(t *testing.T) {
 	if disk[510] != 0x55 || disk[446+4] != 0x0c || disk[462+4] != 0xee {
 		t.Errorf("the master boot record is % x", disk[446:512])
 	}
-	if sfdisk := tool("sfdisk"); sfdisk != "" {
-		name := filepath.Join(t.TempDir(), "disk")
-		if err := os.WriteFile(name, disk, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command(sfdisk, "-V", name).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "No errors detected") {
-			t.Errorf("sfdisk: %v\n%s", err, out)
-		}
-	} else {
-		t.Log("sfdisk is missing (package fdisk): not checked with it")
+	sfdisk := need.Program(t, "sfdisk", "fdisk")
+	name := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(name, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(sfdisk, "-V", name).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "No errors detected") {
+		t.Errorf("sfdisk: %v\n%s", err, out)
 	}
 }
 
 func TestCPIO(t *testing.T) {
-	cpio := tool("cpio")
-	if cpio == "" {
-		t.Skip("cpio is missing (package cpio)")
-	}
+	cpio := need.Program(t, "cpio", "cpio")
 	root := rootFS{}
 	root.file("init", []byte("program"), 0o555)
 	root.file("lib/modules/x/a.ko", make([]byte, 1001), 0o444)

@@ -17,6 +17,7 @@ import (
 
 	"holdfast/image/disk"
 	"holdfast/image/update"
+	"holdfast/test/need"
 )
 
 // scattered is a disk with data at its begin, across chunks and in its last sector.
@@ -88,10 +89,7 @@ func TestFormats(t *testing.T) {
 			}
 		}
 	}
-	qemu, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Skip("qemu-img is missing (package qemu-utils): the formats were not read by it")
-	}
+	qemu := need.Program(t, "qemu-img", "qemu-utils")
 	for _, format := range []string{"qcow2", "vmdk"} {
 		out, err := exec.Command(qemu, "compare", "-f", "raw", "-F", format, path("disk.raw"), path("disk."+format)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "identical") {
@@ -317,9 +315,7 @@ func TestModulesOfNoKernel(t *testing.T) {
 
 // The template is a whole file system, and the same each time.
 func TestExt4Template(t *testing.T) {
-	if tool("mke2fs") == "" {
-		t.Skip("mke2fs is missing (package e2fsprogs)")
-	}
+	need.Program(t, "mke2fs", "e2fsprogs")
 	o := options{created: when}
 	a, err := ext4Template(t.Context(), o, t.TempDir())
 	if err != nil {
@@ -345,7 +341,7 @@ func TestExt4Template(t *testing.T) {
 	if err := os.WriteFile(name, img, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(tool("e2fsck"), "-fn", name).CombinedOutput(); err != nil {
+	if out, err := exec.Command(need.Program(t, "e2fsck", "e2fsprogs"), "-fn", name).CombinedOutput(); err != nil {
 		t.Errorf("e2fsck: %v\n%s", err, out)
 	}
 }

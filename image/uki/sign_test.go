@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"holdfast/test/need"
 )
 
 func newSigner(t testing.TB, name string) Signer {
@@ -82,10 +84,7 @@ func TestSign(t *testing.T) {
 		}
 		return name
 	}
-	sbverify, err := exec.LookPath("sbverify")
-	if err != nil {
-		t.Skip("sbverify is missing (package sbsigntool): not checked with it")
-	}
+	sbverify := need.Program(t, "sbverify", "sbsigntool")
 	file := write("signed.efi", signed)
 	right := write("right.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate.Raw}))
 	wrong := write("wrong.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Certificate.Raw}))
@@ -100,10 +99,7 @@ func TestSign(t *testing.T) {
 func TestSignatureList(t *testing.T) {
 	s := newSigner(t, "Holdfast test")
 	list := SignatureList(GUID{1, 2, 3}, s.Certificate)
-	tool, err := exec.LookPath("sig-list-to-certs")
-	if err != nil {
-		t.Skip("sig-list-to-certs is missing (package efitools)")
-	}
+	tool := need.Program(t, "sig-list-to-certs", "efitools")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "list.esl"), list, 0o600); err != nil {
 		t.Fatal(err)
@@ -139,10 +135,7 @@ func TestVariable(t *testing.T) {
 	if !bytes.Equal(sig[13:22], []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}) {
 		t.Errorf("the hash's name is not where firmware looks: % x", sig[:24])
 	}
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is missing")
-	}
+	openssl := need.Program(t, "openssl", "openssl")
 	signed := append([]byte("d\x00b\x00"), SecurityDatabase[:]...)
 	signed = append(signed, 0x27, 0, 0, 0)
 	signed = append(signed, b[:16]...)

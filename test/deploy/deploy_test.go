@@ -30,21 +30,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// need skips a test where a program is missing, and fails it in CI.
-func need(t *testing.T, program, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: apt-get install %s", program, pkg)
-	}
-	t.Skipf("needs %s: apt-get install %s", program, pkg)
-	return ""
-}
+	"holdfast/test/need"
+)
 
 // binary is the program: HOLDFAST_BIN, or one built for the purpose.
 func binary(t *testing.T) string {
@@ -214,7 +202,7 @@ func sample(t *testing.T, name string, put ...string) string {
 }
 
 func TestCaddy(t *testing.T) {
-	caddy := need(t, "caddy", "caddy")
+	caddy := need.Program(t, "caddy", "caddy")
 	behind(t, func(dir, cert, key string, port, to int) *exec.Cmd {
 		conf := sample(t, "Caddyfile", "127.0.0.1:8008", fmt.Sprint("127.0.0.1:", to),
 			"chat.example.org {", fmt.Sprintf("https://chat.example.org:%d {\n\tbind 127.0.0.1\n\ttls %s %s", port, cert, key))
@@ -229,7 +217,7 @@ func TestCaddy(t *testing.T) {
 }
 
 func TestNginx(t *testing.T) {
-	nginx := need(t, "nginx", "nginx")
+	nginx := need.Program(t, "nginx", "nginx-light")
 	behind(t, func(dir, cert, key string, port, to int) *exec.Cmd {
 		site := sample(t, "nginx.conf", "127.0.0.1:8008", fmt.Sprint("127.0.0.1:", to), "listen 443 ssl", fmt.Sprintf("listen 127.0.0.1:%d ssl", port),
 			"/etc/ssl/chat.example.org.pem", cert, "/etc/ssl/chat.example.org.key", key)

@@ -15,21 +15,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"holdfast/test/need"
 )
 
-// needRoot skips a test that only root can do, and fails it in CI.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
-
-// make builds something with the command that the Makefile uses.
+// built makes something with the command that the Makefile uses.
 func built(t *testing.T, tool string, dir string) string {
 	t.Helper()
 	cmd := exec.Command(tool, "-binary", binary(t), "-version", "0.0.1-gabc1234", "-epoch", "1700000000", "-out", dir)
@@ -116,7 +106,7 @@ func TestOCI(t *testing.T) {
 		}
 	}
 	read(manifest.Config, &image)
-	needRoot(t)
+	need.Root(t)
 	root := t.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
@@ -214,7 +204,7 @@ func unpackLayer(t *testing.T, layer []byte, root string) {
 // TestDeb unpacks the Debian package with Debian's own tool, looks for what must be
 // in it, and runs the program from it.
 func TestDeb(t *testing.T) {
-	dpkg := need(t, "dpkg-deb", "dpkg")
+	dpkg := need.Program(t, "dpkg-deb", "dpkg")
 	tool := goBuild(t, "../../image/deb", "GOFLAGS=-mod=readonly")
 	path := built(t, tool, t.TempDir())
 	if again := built(t, tool, t.TempDir()); sum(t, again) != sum(t, path) {

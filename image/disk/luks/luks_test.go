@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/test/need"
 )
 
 type file struct{ *os.File }
@@ -58,12 +60,8 @@ func cryptsetup(t *testing.T, stdin string, args ...string) string {
 }
 
 func needCryptsetup(t *testing.T) {
-	if _, err := exec.LookPath("cryptsetup"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("cryptsetup is not there: apt-get install cryptsetup-bin")
-		}
-		t.Skip("cryptsetup is not there: apt-get install cryptsetup-bin")
-	}
+	t.Helper()
+	need.Program(t, "cryptsetup", "cryptsetup-bin")
 }
 
 func TestRoundTrip(t *testing.T) {
