@@ -36,26 +36,32 @@ func systemPartition(t testing.TB, image string) string {
 	return fmt.Sprintf("%s@@%d", image, binary.LittleEndian.Uint64(entry[32:])*512)
 }
 
-// damageVersion changes one byte in the middle of the UKI, in the initial file system.
-func damageVersion(t testing.TB, image string) {
+// uki is a copy of the program that an image starts.
+func uki(t testing.TB, image string) string {
 	t.Helper()
 	need(t, "mcopy")
-	at := systemPartition(t, image)
 	dir := t.TempDir()
-	run(t, "mcopy", "-i", at, "::EFI/Linux/holdfast_*.efi", dir)
+	run(t, "mcopy", "-i", systemPartition(t, image), "::EFI/Linux/holdfast_*.efi", dir)
 	files, err := filepath.Glob(filepath.Join(dir, "*.efi"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("the system partition has the versions %v, %v", files, err)
 	}
-	b, err := os.ReadFile(files[0])
+	return files[0]
+}
+
+// damageVersion changes one byte in the middle of the UKI, in the initial file system.
+func damageVersion(t testing.TB, image string) {
+	t.Helper()
+	file := uki(t, image)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b[len(b)/2] ^= 1
-	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mcopy", "-o", "-i", at, files[0], "::EFI/Linux/")
+	run(t, "mcopy", "-o", "-i", systemPartition(t, image), file, "::EFI/Linux/")
 }
 
 // refused switches a machine on that must not start, and gives the firmware's words.

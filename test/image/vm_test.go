@@ -46,7 +46,7 @@ type options struct {
 	arch     string   // "amd64" (default) or "arm64"
 	disk     string   // raw image; written to
 	diskArgs []string // instead of the usual virtio disk
-	bus      string   // "virtio" (default), "nvme", "ahci", "usb"
+	bus      string   // "virtio" (default), "nvme", "ahci", "usb"; "pvscsi", "megasas": the firmware is given the program, for it has no driver
 	nic      string   // device model; "" is virtio-net-pci, "none" no card
 	memory   int      // MiB; 0 is 1024
 	secure   bool     // firmware with Secure Boot
@@ -233,9 +233,9 @@ func (m *vm) boot() {
 		case "usb":
 			args = append(args, "-device", "qemu-xhci", "-device", "usb-storage,drive=hd,bootindex=1")
 		case "pvscsi":
-			args = append(args, "-device", "pvscsi,id=scsi", "-device", "scsi-hd,drive=hd,bus=scsi.0,bootindex=1")
+			args = append(args, "-device", "pvscsi,id=scsi", "-device", "scsi-hd,drive=hd,bus=scsi.0", "-kernel", uki(m.t, o.disk))
 		case "megasas":
-			args = append(args, "-device", "megasas-gen2,id=scsi", "-device", "scsi-hd,drive=hd,bus=scsi.0,bootindex=1")
+			args = append(args, "-device", "megasas-gen2,id=scsi", "-device", "scsi-hd,drive=hd,bus=scsi.0", "-kernel", uki(m.t, o.disk))
 		}
 	}
 	if o.nic != "none" {
