@@ -25,6 +25,7 @@ import (
 	"holdfast/homeserver/notify"
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/push"
+	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
 	"holdfast/homeserver/syncv3"
@@ -141,6 +142,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
+	reported := reports.New(reports.Options{DB: o.DB, Rooms: h.Rooms, Event: h.Timeline.Visible,
+		UserExists: func(q store.Querier, userID string) (bool, error) {
+			_, err := userdata.LoadProfile(q, userID)
+			if errors.Is(err, store.ErrNotFound) {
+				return false, nil
+			}
+			return err == nil, err
+		}})
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
 		E2EE: h.E2EE, Ignored: h.Userdata.Ignored,
 		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
@@ -198,7 +207,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), sync.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), files.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), files.Routes(), reported.Routes()} {
 		routes = append(routes, more...)
 	}
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})

@@ -15,6 +15,7 @@ var rates = map[Limit]struct{ perSecond, burst float64 }{
 	Membership: {2, 30},
 	Logins:     {0.5, 10},
 	Uploads:    {2, 30},
+	Reports:    {0.1, 20},
 }
 
 type limiter struct {

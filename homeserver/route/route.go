@@ -36,6 +36,7 @@ const (
 	Membership       // joins, invites, room creation
 	Logins           // password and token checks, by address
 	Uploads          // media
+	Reports          // of what is inappropriate: somebody reads them
 )
 
 // Principal is who makes a request.

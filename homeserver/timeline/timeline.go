@@ -105,31 +105,41 @@ type page struct {
 func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *page) error) error {
 	to := t.o.DB.Pos()
 	return t.o.DB.Read(ctx, func(q store.Querier) error {
-		p := &page{t: t, q: q, room: r.Param("roomID")}
-		var err error
-		if p.view, err = t.View(q, p.room, r.UserID, to); err != nil {
-			if errors.Is(err, store.ErrNotFound) {
-				return errNotMember()
-			}
+		p, err := t.enter(q, r.Param("roomID"), Reader{UserID: r.UserID, DeviceID: r.DeviceID, To: to})
+		if err != nil {
 			return err
 		}
-		if !p.view.Enter() {
-			return errNotMember()
-		}
-		if p.view.Now() != mx.Join && !p.view.WorldReadable() {
-			if gone, err := t.o.Rooms.Forgotten(q, p.room, r.UserID); gone || err != nil {
-				if err == nil {
-					err = errNotMember()
-				}
-				return err
-			}
-		}
-		if p.ignore, err = t.ignored(q, r.UserID); err != nil {
-			return err
-		}
-		p.reader = Reader{UserID: r.UserID, DeviceID: r.DeviceID, To: to, Now: t.now(), Membership: p.view.Membership}
 		return f(p)
 	})
+}
+
+// enter begins the reading of a room as of the reader's position. Errors: Forbidden.
+func (t *Timeline) enter(q store.Querier, roomID string, r Reader) (*page, error) {
+	p := &page{t: t, q: q, room: roomID}
+	var err error
+	if p.view, err = t.View(q, roomID, r.UserID, r.To); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, errNotMember()
+		}
+		return nil, err
+	}
+	if !p.view.Enter() {
+		return nil, errNotMember()
+	}
+	if p.view.Now() != mx.Join && !p.view.WorldReadable() {
+		if gone, err := t.o.Rooms.Forgotten(q, roomID, r.UserID); gone || err != nil {
+			if err == nil {
+				err = errNotMember()
+			}
+			return nil, err
+		}
+	}
+	if p.ignore, err = t.ignored(q, r.UserID); err != nil {
+		return nil, err
+	}
+	r.Now, r.Membership = t.now(), p.view.Membership
+	p.reader = r
+	return p, nil
 }
 
 func (p *page) sees(e *rooms.Event) bool {
@@ -427,6 +437,16 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 		return err
 	})
 	return out, err
+}
+
+// Visible is an event of a room, where a user may see it now. Errors: *mx.Error
+// Forbidden or NotFound.
+func (t *Timeline) Visible(q store.Querier, roomID, eventID, userID string) (*rooms.Event, error) {
+	p, err := t.enter(q, roomID, Reader{UserID: userID, To: t.o.DB.Pos()})
+	if err != nil {
+		return nil, err
+	}
+	return p.find(eventID)
 }
 
 func (t *Timeline) event(ctx context.Context, r *route.Request) (out mx.Raw, err error) {

@@ -76,7 +76,7 @@ var floors = [][]string{
 	{""}, // homeserver.go
 	{"syncv3", "sliding", "calls", "push", "media", "federation", "appservice", "admin", "account", "delayed"},
 	{"feed"},
-	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata"},
+	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports"},
 	{"rooms"},
 	{"pushrules"},
 	{"stateres", "eventauth", "route", "notify"},
