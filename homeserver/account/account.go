@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"time"
 
+	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 )
 
@@ -137,10 +138,22 @@ func (s *Service) Routes() []route.Route {
 		{Op: "deactivateAccount", Pattern: "POST " + v3 + "account/deactivate", Aliases: []string{r0 + "account/deactivate"}, Auth: route.User, Limit: route.Logins, Handle: route.Get(s.deactivate)},
 		{Op: "getAccount3PIDs", Pattern: "GET " + v3 + "account/3pid", Aliases: []string{r0 + "account/3pid"}, Auth: route.User, Limit: route.Reads, Handle: route.Get(s.threepids)},
 
+		{Op: "requestTokenTo3PIDMSISDN", Pattern: "POST " + v3 + "account/3pid/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidMedium)},
+		{Op: "requestTokenToRegisterMSISDN", Pattern: "POST " + v3 + "register/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
+		{Op: "requestTokenToResetPasswordMSISDN", Pattern: "POST " + v3 + "account/password/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
+
 		{Op: "uiaFallback", Pattern: "GET " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallback)},
 		{Op: "uiaFallbackSubmit", Pattern: "POST " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallbackSubmit)},
 
 		{Op: "synapseRegisterNonce", Pattern: "GET /_synapse/admin/v1/register", Handle: route.Get(s.nonce)},
 		{Op: "synapseRegister", Pattern: "POST /_synapse/admin/v1/register", Handle: route.JSON(s.sharedSecretRegister)},
+	}
+}
+
+// noPhones refuses phone numbers with the code that the operation has for it.
+func noPhones(code mx.Code) *route.Refusal {
+	return &route.Refusal{
+		Reason: "An appliance sends no text messages: that takes a provider outside, who would learn the numbers.",
+		Answer: mx.Errorf(code, "This server does not use phone numbers. Use an e-mail address."),
 	}
 }

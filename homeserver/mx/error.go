@@ -49,6 +49,13 @@ const (
 	ThreepidInUse         Code = "M_THREEPID_IN_USE"
 	DuplicateAnnotation   Code = "M_DUPLICATE_ANNOTATION"
 	ThreepidNotFound      Code = "M_THREEPID_NOT_FOUND"
+	ThreepidDenied        Code = "M_THREEPID_DENIED"
+	ThreepidAuthFailed    Code = "M_THREEPID_AUTH_FAILED"
+	ThreepidMedium        Code = "M_THREEPID_MEDIUM_NOT_SUPPORTED"
+	ServerNotTrusted      Code = "M_SERVER_NOT_TRUSTED"
+	EmailSendError        Code = "M_EMAIL_SEND_ERROR"
+	TokenIncorrect        Code = "M_TOKEN_INCORRECT"
+	SessionExpired        Code = "M_SESSION_EXPIRED"
 )
 
 // Error is an error that a client is told about. Package route maps Code to the

@@ -23,7 +23,18 @@ var statuses = map[mx.Code]int{
 	mx.LimitExceeded: http.StatusTooManyRequests, mx.TooLarge: http.StatusRequestEntityTooLarge,
 	mx.GuestForbidden: http.StatusForbidden, mx.WrongRoomKeysVersion: http.StatusForbidden,
 	mx.NotYetUploaded: http.StatusGatewayTimeout, mx.CannotOverwriteMedia: http.StatusConflict,
-	mx.CannotLeaveNotices: http.StatusForbidden,
+	mx.CannotLeaveNotices: http.StatusForbidden, mx.ThreepidDenied: http.StatusForbidden,
+}
+
+// Status is the HTTP status that an error is answered with.
+func Status(e *mx.Error) int {
+	if e.Status != 0 {
+		return e.Status
+	}
+	if s, ok := statuses[e.Code]; ok {
+		return s
+	}
+	return http.StatusBadRequest
 }
 
 // WriteError answers with an error. Errors that are no *mx.Error answer 500 with
@@ -40,13 +51,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 			log.Error("a request failed", "id", id, "method", r.Method, "route", r.Pattern, "err", err)
 		}
 	}
-	status := e.Status
-	if status == 0 {
-		status = http.StatusBadRequest
-		if s, ok := statuses[e.Code]; ok {
-			status = s
-		}
-	}
+	status := Status(e)
 	body := map[string]any{}
 	for k, v := range e.Fields {
 		body[k] = v

@@ -11,6 +11,8 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+
+	"holdfast/homeserver/mx"
 )
 
 // Auth says who may call an operation.
@@ -95,6 +97,14 @@ type Route struct {
 	Limit   Limit
 	MaxBody int64 // bytes; 0: 1 MiB; below 0: no body is read, the handler streams it
 	Handle  Handler
+	Refuse  *Refusal // nil: Handle answers
+}
+
+// Refusal says that an operation of the specification is deliberately not done,
+// and how that is answered. The generated list of operations shows both.
+type Refusal struct {
+	Reason string // one sentence, for whoever looks the operation up
+	Answer *mx.Error
 }
 
 // JSON makes a handler of a function that takes the decoded body. The body must

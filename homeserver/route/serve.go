@@ -164,6 +164,9 @@ func (s *Server) call(w http.ResponseWriter, r *Request) (out any, err error) {
 			return nil, mx.Errorf(mx.NotJSON, "The request is not UTF-8.")
 		}
 	}
+	if no := r.Route.Refuse; no != nil {
+		return nil, no.Answer
+	}
 	return r.Route.Handle(r.Context(), r)
 }
 
