@@ -85,7 +85,7 @@ func TestSecureBoot(t *testing.T) {
 	if s := clean(m.serial.from(0)); strings.Contains(s, "HOLDFAST") {
 		t.Fatal("it ran before the firmware had its keys")
 	}
-	const secured = `HOLDFAST READY .*secureboot=(\S+) lockdown=(\S+)`
+	const secured = `HOLDFAST READY .*secureboot=(\S+) lockdown=(\S+) `
 	n := m.again()
 	if got := m.await(n, secured, bootTime); got[1] != "on" || got[2] != "integrity" {
 		t.Errorf("Secure Boot is %s, lockdown %s", got[1], got[2])

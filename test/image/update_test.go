@@ -120,7 +120,7 @@ func TestUpdate(t *testing.T) {
 				t.Fatalf("%s: still not back after %d attempts", bad.name, attempt)
 			}
 			n := m.again()
-			got := m.await(n, `HOLDFAST READY version=(\S+)|(Kernel panic|does not work here)`, bootTime)
+			got := m.await(n, `HOLDFAST READY version=(\S+) |(Kernel panic|does not work here)`, bootTime)
 			if got[1] == version {
 				break
 			}

@@ -330,7 +330,7 @@ func (m *vm) await(n int, what string, limit time.Duration) []string {
 // ready waits until the appliance says that it is, and returns the version.
 func (m *vm) ready(n int) string {
 	m.t.Helper()
-	return m.await(n, `HOLDFAST READY version=(\S+)`, bootTime)[1]
+	return m.await(n, `HOLDFAST READY version=(\S+) `, bootTime)[1]
 }
 
 // off waits until the machine is switched off: an orderly restart ends QEMU, too,
