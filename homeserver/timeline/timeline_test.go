@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
@@ -284,6 +285,7 @@ func TestRelations(t *testing.T) {
 		return c.SendEvent(room, mx.RoomMessage, obj{"body": "* " + text, "msgtype": "m.text", "m.new_content": obj{"body": text, "msgtype": "m.text"}, "m.relates_to": relate("m.replace", root)})
 	}
 	edit(alice, "first edit")
+	time.Sleep(2 * time.Millisecond) // of two edits in one millisecond the one with the greater ID counts
 	good := edit(alice, "second edit")
 	edit(bob, "forged edit")
 	like := bob.SendEvent(room, "m.reaction", obj{"m.relates_to": obj{"rel_type": "m.annotation", "event_id": root, "key": "👍"}})
