@@ -43,6 +43,10 @@ func OpenACME(o ACMEOptions) (*ACME, error) {
 	a.config = certmagic.New(a.cache, certmagic.Config{
 		Storage: &certmagic.FileStorage{Path: o.Dir},
 		Logger:  log,
+		// Who asks for another name, or an address, is shown the certificate that there
+		// is, as with the other sources: the appliance asks itself by localhost.
+		DefaultServerName:  o.Names[0],
+		FallbackServerName: o.Names[0],
 		OnEvent: func(_ context.Context, event string, data map[string]any) error {
 			switch event {
 			case "cert_obtained":

@@ -241,6 +241,17 @@ func TestACME(t *testing.T) {
 			t.Fatalf("no certificate: %v; the authority saw %v", err, a.tried)
 		}
 	}
+	// Whoever knows it by another name sees it all the same.
+	for _, name := range []string{"", "localhost"} {
+		c, err := tls.Dial("tcp", a.dial, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatalf("asked for %q: %v", name, err)
+		}
+		if err := c.ConnectionState().PeerCertificates[0].VerifyHostname("chat.example.org"); err != nil {
+			t.Errorf("asked for %q: %v", name, err)
+		}
+		c.Close()
+	}
 	srv.Close() // the next start must not need it
 	open()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
