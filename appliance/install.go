@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -263,20 +262,4 @@ func (in *installer) welcome(ctx context.Context, c *cli) error {
 	}
 	fmt.Fprintf(c.out, "\nHoldfast %s runs. Open %s and type this code:\n\n    %s\n\n`holdfast claim` makes another one.\n", h.Version, claim.URL, claim.Code)
 	return nil
-}
-
-// tellSystemd tells a supervisor of systemd's kind how the service is
-// ("READY=1", "STOPPING=1"). Source: sd_notify(3).
-func tellSystemd(state string) error {
-	addr := os.Getenv("NOTIFY_SOCKET")
-	if addr == "" {
-		return nil
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: addr, Net: "unixgram"})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	_, err = c.Write([]byte(state))
-	return err
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,26 +96,5 @@ func TestServiceUnit(t *testing.T) {
 	}
 	if n, err := strconv.ParseFloat(string(score[1]), 64); err != nil || n > 2 {
 		t.Errorf("systemd rates the unit's exposure %s, more than 2", score[1])
-	}
-}
-
-func TestTellSystemd(t *testing.T) {
-	t.Setenv("NOTIFY_SOCKET", "")
-	if err := tellSystemd("READY=1"); err != nil {
-		t.Errorf("without a service manager: %v", err)
-	}
-	path := filepath.Join(t.TempDir(), "notify")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	if err := tellSystemd("READY=1"); err != nil {
-		t.Fatal(err)
-	}
-	var b [100]byte
-	if n, err := l.Read(b[:]); err != nil || string(b[:n]) != "READY=1" {
-		t.Errorf("%q, %v", b[:n], err)
 	}
 }

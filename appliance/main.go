@@ -338,6 +338,7 @@ func runServe(ctx context.Context, c *cli, _ []string) error {
 	if err := tellSystemd("READY=1"); err != nil {
 		a.log.Warn("the service manager cannot be told that the appliance is ready", "err", err)
 	}
+	go a.keepAlive(ctx)
 	err = a.Wait(ctx)
 	stop() // a second signal ends the program at once
 	tellSystemd("STOPPING=1")

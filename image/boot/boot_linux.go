@@ -394,7 +394,12 @@ func (m *machine) end(e ending) {
 
 // ready tells the world.
 func (m *machine) ready() {
-	m.dog.watch(answers)
+	m.dog.watch(func(ctx context.Context) error {
+		if a := m.app.Load(); a != nil {
+			return a.Answers(ctx)
+		}
+		return nil // it is being stopped, which has its own limit
+	})
 	m.say("")
 	url := ""
 	if f, err := m.app.Load().Facts(m.ctx); err == nil {

@@ -2,11 +2,8 @@ package boot
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -111,22 +108,4 @@ func (w *watchdog) watch(check func(ctx context.Context) error) {
 		return
 	}
 	w.check.Store(&check)
-}
-
-// answers asks the appliance as a client does: connection, TLS, routing.
-func answers(ctx context.Context) error {
-	// The certificate is for the machine's addresses, of which this is none.
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://127.0.0.1/_matrix/client/versions", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	// An answer that says no is an answer: a full disk is no reason to start anew.
-	return nil
 }
