@@ -7,9 +7,11 @@ package homeserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"holdfast/homeserver/account"
 	"holdfast/homeserver/appservice"
@@ -53,7 +55,7 @@ type Options struct {
 	Limits           bool                          // whether requests are limited in rate
 	Text             func(lang, key string) string // message catalogue of the confirmation page; nil: keys
 	AppserviceDir    string                        // "": no application services
-	MaxUpload        int64                         // bytes; 0: the default
+	Files            func() media.Settings         // what an administrator set for media; nil: the defaults
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
 	Version          string                        // of the program, for other servers
 	OnDeviceDeleted  func(tx *store.Tx, userID, deviceID string) error
@@ -76,6 +78,7 @@ type Homeserver struct {
 	Calls      *calls.Service
 	Delayed    *delayed.Service
 	Appservice *appservice.Service
+	Files      *media.Service
 
 	db         *store.DB
 	server     *route.Server
@@ -161,7 +164,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return feed.Counts(main), out, err
 		}})
 	h.end = append(h.end, h.Feed.Close)
-	sync := syncv3.New(syncv3.Options{DB: o.DB, Feed: h.Feed, Timeline: h.Timeline, Filter: userdata.Filter, Synced: h.Ephemeral.Synced})
+	syncs := syncv3.New(syncv3.Options{DB: o.DB, Feed: h.Feed, Timeline: h.Timeline, Filter: userdata.Filter, Synced: h.Ephemeral.Synced})
 
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
@@ -201,13 +204,16 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
 		WellKnown: h.Calls.WellKnown, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
-	files := media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, MaxUpload: o.MaxUpload})
+	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
+		InUse: func(q store.Querier, f func(string)) error {
+			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))
+		}})
 
 	// The list of everything the homeserver answers.
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
-	for _, more := range [][]route.Route{h.Timeline.Routes(), sync.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), files.Routes(), reported.Routes()} {
+	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes()} {
 		routes = append(routes, more...)
 	}
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
@@ -222,12 +228,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.server.OnSeen(h.Devices.Seen)
 
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	seen := make(chan struct{})
-	go func() {
-		defer close(seen)
-		h.Devices.Run(run)
-	}()
-	h.end = append(h.end, func() { stop(); <-seen })
+	var background sync.WaitGroup
+	background.Go(func() { h.Devices.Run(run) })
+	background.Go(func() { h.Files.Run(run) })
+	h.end = append(h.end, func() { stop(); background.Wait() })
 	if err := h.Delayed.Start(run); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +22,44 @@ import (
 	"holdfast/store/blob"
 )
 
-func serve(t testing.TB, o media.Options) *apitest.API {
+// server is a media service on a store and a folder of its own.
+type server struct {
+	*apitest.API
+	*media.Service
+	dir string // of the blobs
+}
+
+func serve(t testing.TB, set media.Settings) *server {
 	t.Helper()
-	blobs, err := blob.Open(t.TempDir())
+	return serveWith(t, media.Options{Settings: func() media.Settings { return set }})
+}
+
+func serveWith(t testing.TB, o media.Options) *server {
+	t.Helper()
+	s := &server{dir: t.TempDir()}
+	blobs, err := blob.Open(s.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.DB, o.Blobs, o.ServerName = apitest.DB(t), blobs, apitest.Server
-	return apitest.New(t, media.New(o).Routes())
+	s.Service = media.New(o)
+	s.API = apitest.New(t, s.Routes())
+	return s
+}
+
+// files counts the blobs on the disk.
+func (s *server) files(t testing.TB) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(s.dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func upload(t testing.TB, c *apitest.Client, name, contentType string, body []byte) (mediaID string) {
@@ -46,7 +78,7 @@ func path(what, id string) string {
 }
 
 func TestUploadAndDownload(t *testing.T) {
-	api := serve(t, media.Options{})
+	api := serve(t, media.Settings{})
 	alice, bob := api.As("alice", "A"), api.As("bob", "B")
 	body := []byte("hello, world")
 	id := upload(t, alice, "../my notes.txt", "Text/Plain; charset=utf-8; x=y", body)
@@ -55,7 +87,7 @@ func TestUploadAndDownload(t *testing.T) {
 		t.Fatalf("%q", a.Body)
 	}
 	for h, want := range map[string]string{
-		"Content-Type":                 "text/plain; charset=utf-8",
+		"Content-Type":                 "text/plain; charset=utf-8; x=y",
 		"Content-Disposition":          `inline; filename="my notes.txt"`,
 		"X-Content-Type-Options":       "nosniff",
 		"Cross-Origin-Resource-Policy": "cross-origin",
@@ -83,7 +115,7 @@ func TestUploadAndDownload(t *testing.T) {
 }
 
 func TestWhatABrowserCouldRunIsSaved(t *testing.T) {
-	api := serve(t, media.Options{})
+	api := serve(t, media.Settings{})
 	alice := api.As("alice", "A")
 	for sent, want := range map[string][2]string{
 		"text/html":              {"text/html", "attachment"},
@@ -103,16 +135,20 @@ func TestWhatABrowserCouldRunIsSaved(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	api := serve(t, media.Options{MaxUpload: 10, UserQuota: 15})
+	api := serve(t, media.Settings{MaxUpload: 10, UserQuota: 15, TotalQuota: 25})
 	alice, bob := api.As("alice", "A"), api.As("bob", "B")
 	up := "/_matrix/media/v3/upload"
 	alice.Raw("POST", up, "", strings.NewReader("12345678901")).Want(t, 413, mx.TooLarge)
 	alice.Raw("POST", up, "", io.MultiReader(strings.NewReader("123456"), strings.NewReader("78901"))).Want(t, 413, mx.TooLarge) // length not announced
 	api.Nobody().Raw("POST", up, "", strings.NewReader("1")).Want(t, 401, mx.MissingToken)
 	id := upload(t, alice, "", "", []byte("1234567890"))
-	alice.Raw("POST", up, "", strings.NewReader("123456")).Want(t, 413, mx.TooLarge)
-	if bob.Raw("POST", up, "", strings.NewReader("123456")).Status != 200 {
-		t.Error("bob has his own quota")
+	alice.Raw("POST", up, "", strings.NewReader("123456")).Want(t, 403, mx.Forbidden)
+	alice.Raw("POST", up, "", io.MultiReader(strings.NewReader("123"), strings.NewReader("456"))).Want(t, 403, mx.Forbidden)
+	upload(t, bob, "", "", []byte("1234567890")) // has a quota of his own
+	upload(t, bob, "", "", []byte("12345"))
+	api.As("carol", "C").Raw("POST", up, "", strings.NewReader("1")).Want(t, 403, mx.Forbidden) // all together
+	if n := api.files(t); n != 2 {
+		t.Errorf("%d files for two contents", n)
 	}
 	api.Nobody().Fails("GET", path("download", id), nil, 401, mx.MissingToken)
 	bob.Fails("GET", path("download", "none"), nil, 404, mx.NotFound)
@@ -122,7 +158,7 @@ func TestRefusals(t *testing.T) {
 	bob.Fails("GET", path("thumbnail", id)+"?width=1&height=1", nil, 400, mx.Unknown)
 	bob.Fails("GET", "/_matrix/client/v1/media/preview_url?url=http://x.example", nil, 403, mx.Forbidden)
 	for _, p := range []string{"v3/download/", "r0/thumbnail/", "v1/download/"} { // frozen
-		bob.Fails("GET", "/_matrix/media/"+p+apitest.Server+"/"+id, nil, 404, mx.NotFound)
+		bob.Fails("GET", "/_matrix/media/"+p+apitest.Server+"/"+id+"?width=1&height=1", nil, 404, mx.NotFound)
 	}
 	for _, p := range []string{"/_matrix/client/v1/media/config", "/_matrix/media/v3/config"} {
 		if m := alice.OK("GET", p, nil, nil).JSON(t); m["m.upload.size"] != 10.0 {
@@ -133,7 +169,7 @@ func TestRefusals(t *testing.T) {
 
 func TestContentThatComesLater(t *testing.T) {
 	now := time.Now()
-	api := serve(t, media.Options{Now: func() time.Time { return now }})
+	api := serveWith(t, media.Options{Now: func() time.Time { return now }})
 	alice, bob := api.As("alice", "A"), api.As("bob", "B")
 	create := func() string {
 		m := alice.OK("POST", "/_matrix/media/v1/create", "", nil).JSON(t)
@@ -160,6 +196,7 @@ func TestContentThatComesLater(t *testing.T) {
 	old := create()
 	now = now.Add(25 * time.Hour)
 	alice.Raw("PUT", "/_matrix/media/v3/upload/"+apitest.Server+"/"+old, "", strings.NewReader("x")).Want(t, 404, mx.NotFound)
+	bob.Fails("GET", path("download", old), nil, 404, mx.NotFound) // at once: nothing will come
 	for range 50 {
 		create()
 	}
@@ -177,7 +214,7 @@ func picture(w, h int, alpha uint8) image.Image {
 }
 
 func TestThumbnails(t *testing.T) {
-	api := serve(t, media.Options{})
+	api := serve(t, media.Settings{})
 	alice := api.As("alice", "A")
 	var asPNG, asJPEG, clear, large, small bytes.Buffer
 	png.Encode(&asPNG, picture(1000, 500, 255))
@@ -218,7 +255,7 @@ func TestThumbnails(t *testing.T) {
 }
 
 func TestBombIsRefused(t *testing.T) {
-	api := serve(t, media.Options{})
+	api := serve(t, media.Settings{})
 	alice := api.As("alice", "A")
 	var b bytes.Buffer
 	png.Encode(&b, image.NewGray(image.Rect(0, 0, 1, 1)))
@@ -234,7 +271,7 @@ func FuzzUpload(f *testing.F) {
 	f.Add("name.txt", "text/html; charset=utf-8", p.Bytes())
 	f.Add("../../x\x00\u202egnp", "image/\xff", []byte("GIF89a"))
 	f.Add("", "a/b; c=\"\\\"", []byte("\xff\xd8\xff\xe1\x00\x10Exif\x00\x00II*\x00\x08\x00\x00\x00"))
-	api := serve(f, media.Options{MaxUpload: 1 << 20})
+	api := serve(f, media.Settings{MaxUpload: 1 << 20})
 	f.Fuzz(func(t *testing.T, name, contentType string, body []byte) {
 		c := api.As("alice", "A").In(t)
 		id := upload(t, c, name, contentType, body)

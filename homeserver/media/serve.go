@@ -12,8 +12,76 @@ import (
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
+	"holdfast/store"
 	"holdfast/store/blob"
 )
+
+// Bounds of waiting.
+const (
+	defaultTimeout = 20 * time.Second // how long a download waits for an upload
+	maxTimeout     = 60 * time.Second
+)
+
+// load finds media of this server that may be served or uploaded.
+func (s *Service) load(q store.Querier, server, id string) (record, error) {
+	if server != s.o.ServerName {
+		return record{}, mx.Errorf(mx.NotFound, "This server does not fetch media from %.255s.", server)
+	}
+	m, err := loadMedia(q, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return m, errNoMedia
+	case err != nil:
+		return m, err
+	case m.QuarantinedBy != "":
+		return m, errNoMedia
+	case m.Hash == "" && m.Expires < s.o.Now().UnixMilli():
+		return m, mx.Errorf(mx.NotFound, "This media ID has expired. Its content was not uploaded in time.")
+	}
+	return m, nil
+}
+
+// find is load of what a request asks for. It waits for content that is on its way.
+func (s *Service) find(ctx context.Context, r *route.Request) (record, error) {
+	wait, err := timeout(r.Query("timeout_ms"))
+	if err != nil {
+		return record{}, err
+	}
+	id := r.Param("mediaID")
+	get := func() (m record, err error) {
+		err = s.o.DB.Read(ctx, func(q store.Querier) error {
+			m, err = s.load(q, r.Param("serverName"), id)
+			return err
+		})
+		if err == nil && r.Route.Auth == route.None && m.Created >= s.settings().OpenBefore.UnixMilli() {
+			// Spec: cs#content-repo-client-behaviour, v1.11
+			err = mx.Errorf(mx.NotFound, "This media is only given to signed-in people, at /_matrix/client/v1/media.")
+		}
+		if err == nil && m.Hash != "" {
+			s.note(m)
+		}
+		return m, err
+	}
+	m, err := get()
+	if err != nil || m.Hash != "" {
+		return m, err
+	}
+	arrived, cancel := s.arrived.wait(id)
+	defer cancel()
+	if m, err = get(); err != nil || m.Hash != "" { // it may have come before we waited
+		return m, err
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-arrived:
+		return get()
+	case <-t.C:
+		return m, mx.Errorf(mx.NotYetUploaded, "The content of this media has not been uploaded yet. Try again later.")
+	case <-ctx.Done():
+		return m, ctx.Err()
+	}
+}
 
 // inline are the types that a browser may show itself; all others are saved.
 // Spec: cs#serving-inline-content

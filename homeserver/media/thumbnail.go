@@ -128,10 +128,11 @@ func (s *Service) makeThumb(ctx context.Context, m record, t *thumb) error {
 	case small:
 		t.Type, t.Blob, t.Size = m.Type, m.Hash, m.Size
 	default:
-		ref, err := s.o.Blobs.Put(ctx, &out, s.o.MaxUpload)
+		ref, release, err := s.o.Blobs.Put(ctx, &out, int64(out.Len()))
 		if err != nil {
 			return err
 		}
+		defer release()
 		t.Type, t.Blob, t.Size = contentType, ref.Hash, ref.Size
 	}
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error { return insertThumb(tx, *t) })

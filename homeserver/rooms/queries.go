@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"database/sql"
+	"encoding/json"
 	"strings"
 
 	"holdfast/homeserver/pdu"
@@ -735,4 +736,42 @@ func (r *Rooms) Totals(q store.Querier) (rooms, events int64, err error) {
 	}
 	err = q.QueryRow(`SELECT count(*) FROM events`).Scan(&events)
 	return rooms, events, err
+}
+
+const (
+	selectHolding      = `SELECT json FROM events WHERE room = $1 AND instr(json, $2) > 0 ORDER BY pos`
+	selectStateHolding = `SELECT e.json FROM room_state s JOIN events e ON e.pos = s.event WHERE instr(e.json, $1) > 0`
+)
+
+// EventsHolding gives f the events of a room in whose JSON a text stands, in order.
+// f must not keep them.
+func (r *Rooms) EventsHolding(q store.Querier, roomID, text string, f func(event json.RawMessage)) error {
+	nid, err := r.nid(q, roomID)
+	if err != nil {
+		return err
+	}
+	return eachJSON(f)(q.Query(selectHolding, nid, []byte(text)))
+}
+
+// StateHolding gives f the current state events of all rooms in whose JSON a text
+// stands. f must not keep them.
+func (r *Rooms) StateHolding(q store.Querier, text string, f func(event json.RawMessage)) error {
+	return eachJSON(f)(q.Query(selectStateHolding, []byte(text)))
+}
+
+func eachJSON(f func(json.RawMessage)) func(*sql.Rows, error) error {
+	return func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		var raw sql.RawBytes
+		for rows.Next() {
+			if err := rows.Scan(&raw); err != nil {
+				return err
+			}
+			f(json.RawMessage(raw))
+		}
+		return rows.Err()
+	}
 }

@@ -179,3 +179,23 @@ func insertFilter(tx *store.Tx, userID, filterID string, filter []byte) error {
 	_, err := tx.Exec(insertFilterSQL, userID, filterID, string(filter))
 	return err
 }
+
+const holdingSQL = `SELECT avatar_url || ' ' || fields FROM user_profiles WHERE hidden = 0 AND (instr(avatar_url, $1) > 0 OR instr(fields, $1) > 0)
+	UNION ALL SELECT content FROM user_account_data WHERE instr(content, $1) > 0`
+
+// Holding gives f what stands in profiles and in account data, where a text is in it.
+func (s *Service) Holding(q store.Querier, text string, f func(string)) error {
+	rows, err := q.Query(holdingSQL, text)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var found string
+		if err := rows.Scan(&found); err != nil {
+			return err
+		}
+		f(found)
+	}
+	return rows.Err()
+}

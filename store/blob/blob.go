@@ -3,7 +3,9 @@
 //
 // Invariants: a file that Put returned is complete and on disk (its data and its
 // folder entry are fsynced); a file never changes; equal contents are one file;
-// what a crash leaves behind is only a temporary file, removed at the next Open.
+// what a crash leaves behind is a temporary file, removed at the next Open, or a
+// whole file that nothing names yet, which Each finds; Remove never takes a file
+// away from somebody who has just put the same content.
 package blob
 
 import (
@@ -18,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 var (
@@ -36,7 +39,13 @@ type Ref struct {
 }
 
 // Store is a folder of blobs. Its methods are safe for concurrent use.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+
+	mu       sync.Mutex
+	held     map[string]int           // by hash: how many have put it and not released it
+	removing map[string]chan struct{} // by hash: closed when Remove is done with it
+}
 
 const tmpDir = "tmp"
 
@@ -54,42 +63,70 @@ func Open(dir string) (*Store, error) {
 			return nil, err
 		}
 	}
-	return &Store{dir}, errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return &Store{dir: dir, held: map[string]int{}, removing: map[string]chan struct{}{}}, errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
-// Put stores what r gives, at most max bytes. Errors: ErrTooLarge, the reader's,
-// the disk's, and ctx's; nothing is kept then.
-func (s *Store) Put(ctx context.Context, r io.Reader, max int64) (Ref, error) {
+// Put stores what r gives, at most max bytes. The blob is held until release is
+// called, which is once what names it is on disk: Remove leaves it alone until then.
+// Errors: ErrTooLarge, the reader's, the disk's, and ctx's; nothing is kept then, and
+// release is nil.
+func (s *Store) Put(ctx context.Context, r io.Reader, max int64) (ref Ref, release func(), err error) {
 	name := filepath.Join(s.dir, tmpDir, rand.Text())
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return Ref{}, err
+		return Ref{}, nil, err
 	}
 	defer os.Remove(name) // fails once the file is renamed
 	defer f.Close()
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(ctxReader{ctx, r}, max+1))
 	if err != nil {
-		return Ref{}, err
+		return Ref{}, nil, err
 	}
 	if n > max {
-		return Ref{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
+		return Ref{}, nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
 	}
 	if err := f.Sync(); err != nil {
-		return Ref{}, err
+		return Ref{}, nil, err
 	}
 	if err := f.Close(); err != nil {
-		return Ref{}, err
+		return Ref{}, nil, err
 	}
-	ref := Ref{hex.EncodeToString(sum.Sum(nil)), n}
+	ref = Ref{hex.EncodeToString(sum.Sum(nil)), n}
 	path, err := s.path(ref.Hash)
 	if err != nil {
-		return Ref{}, err
+		return Ref{}, nil, err
 	}
-	if err := os.Rename(name, path); err != nil {
-		return Ref{}, err
+	release = s.hold(ref.Hash)
+	err = os.Rename(name, path)
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
 	}
-	return ref, syncDir(filepath.Dir(path))
+	if err != nil {
+		release()
+		return Ref{}, nil, err
+	}
+	return ref, release, nil
+}
+
+// hold keeps a hash from being removed until the function it returns is called.
+func (s *Store) hold(hash string) (release func()) {
+	s.mu.Lock()
+	for s.removing[hash] != nil {
+		done := s.removing[hash]
+		s.mu.Unlock()
+		<-done
+		s.mu.Lock()
+	}
+	s.held[hash]++
+	s.mu.Unlock()
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held[hash]--; s.held[hash] == 0 {
+			delete(s.held, hash)
+		}
+	})
 }
 
 // Open opens a blob for reading. Errors: ErrNotFound, ErrBadHash.
@@ -105,15 +142,68 @@ func (s *Store) Open(hash string) (*os.File, error) {
 	return f, err
 }
 
-// Delete removes a blob; one that is not there is no error. The caller makes sure
-// that nothing names it any more.
-func (s *Store) Delete(hash string) error {
+// Remove removes a blob unless it is held or used reports that something names it,
+// and tells how many bytes that freed. used is asked while nobody else can put the
+// same content: who comes then waits, and puts it anew. A blob that is not there is
+// no error.
+func (s *Store) Remove(hash string, used func() (bool, error)) (freed int64, err error) {
 	path, err := s.path(hash)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	s.mu.Lock()
+	if s.held[hash] > 0 || s.removing[hash] != nil {
+		s.mu.Unlock()
+		return 0, nil
+	}
+	done := make(chan struct{})
+	s.removing[hash] = done
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.removing, hash)
+		s.mu.Unlock()
+		close(done)
+	}()
+	if keep, err := used(); err != nil || keep {
+		return 0, err
+	}
+	fi, err := os.Lstat(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
+// Each gives the hashes of all blobs, some hundred at a time, in no useful order. What
+// is put or removed meanwhile may be among them or not.
+func (s *Store) Each(f func(hashes []string) error) error {
+	for i := range 256 {
+		entries, err := os.ReadDir(filepath.Join(s.dir, fmt.Sprintf("%02x", i)))
+		if err != nil {
+			return err
+		}
+		for len(entries) > 0 {
+			some := entries[:min(len(entries), 500)]
+			entries = entries[len(some):]
+			var hashes []string
+			for _, e := range some {
+				if path, err := s.path(e.Name()); err == nil && filepath.Base(filepath.Dir(path)) == e.Name()[:2] {
+					hashes = append(hashes, e.Name())
+				}
+			}
+			if len(hashes) > 0 {
+				if err := f(hashes); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }

@@ -357,10 +357,30 @@ CREATE TABLE media (
 	expires_ts   INTEGER,                  -- ms; until then a created ID waits for its content
 	hash         TEXT,                     -- blob; NULL: not uploaded yet
 	size         INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
+, quarantined_by TEXT, protected INTEGER NOT NULL DEFAULT 0, accessed_ts INTEGER NOT NULL DEFAULT 0, preview INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE INDEX media_accessed ON media (accessed_ts) WHERE hash IS NOT NULL;
 CREATE INDEX media_hash ON media (hash) WHERE hash IS NOT NULL;
 CREATE INDEX media_user ON media (user_id, created_ts);
 CREATE INDEX media_waiting ON media (expires_ts) WHERE hash IS NULL;
+
+-- owner: homeserver/media
+CREATE TABLE media_previews (
+	url        TEXT NOT NULL,
+	fetched_ts INTEGER NOT NULL, -- ms
+	expires_ts INTEGER NOT NULL, -- ms; from then on it is fetched anew
+	answer     TEXT NOT NULL,    -- JSON; empty: it could not be fetched
+	media_id   TEXT,             -- of its picture
+	PRIMARY KEY (url, fetched_ts)
+) WITHOUT ROWID;
+CREATE INDEX media_previews_expired ON media_previews (expires_ts);
+CREATE INDEX media_previews_media ON media_previews (media_id) WHERE media_id IS NOT NULL;
+
+-- owner: homeserver/media
+CREATE TABLE media_quarantine (
+	hash    TEXT PRIMARY KEY, -- blob
+	by_user TEXT NOT NULL,
+	since   INTEGER NOT NULL  -- ms
+) WITHOUT ROWID;
 
 -- owner: homeserver/media
 CREATE TABLE media_thumbnails (
@@ -372,6 +392,14 @@ CREATE TABLE media_thumbnails (
 	thumbnail    TEXT NOT NULL, -- blob
 	size         INTEGER NOT NULL,
 	PRIMARY KEY (hash, width, height, method)
+) WITHOUT ROWID;
+CREATE INDEX media_thumbnails_blob ON media_thumbnails (thumbnail);
+
+-- owner: homeserver/media
+CREATE TABLE media_usage (
+	user_id TEXT PRIMARY KEY,
+	files   INTEGER NOT NULL,
+	bytes   INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 -- owner: homeserver/calls
