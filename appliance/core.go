@@ -80,6 +80,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Media:            a.media(),
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,
+		RoomVersion:      a.cfg.Rooms.DefaultVersion,
 		Limits:           a.cfg.Limits.Enabled,
 		Text:             web.Text,
 		AppserviceDir:    a.cfg.Appservice.Dir,

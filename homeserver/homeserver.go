@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"holdfast/homeserver/account"
 	"holdfast/homeserver/appservice"
@@ -62,6 +63,8 @@ type Options struct {
 	// FindEveryone reports whether people find all local accounts by name. nil: only
 	// those with whom they share a room or who are in a public one.
 	FindEveryone func() bool
+	// RoomVersion is the version of new rooms that ask for none. "": pdu.Default.
+	RoomVersion string
 }
 
 // Homeserver is a running homeserver.
@@ -100,8 +103,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		}
 	}()
 	h = made
+	client := o.Client
+	if client == nil {
+		client = &http.Client{Timeout: 30 * time.Second}
+	}
 	hub := notify.New()
 	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
+		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) },
+		InvitesBlocked: func(q store.Querier, userID string) (bool, error) { return h.Userdata.InvitesBlocked(q, userID) }, Client: client,
 		AliasReserved: func(alias, by string) bool { return h.Appservice.AliasReserved(alias, by) }})
 	if err != nil {
 		return nil, err
@@ -154,7 +163,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return err == nil, err
 		}})
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
-		E2EE: h.E2EE, Ignored: h.Userdata.Ignored,
+		E2EE: h.E2EE, Ignored: h.Userdata.Ignored, InvitesBlocked: h.Userdata.InvitesBlocked,
 		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
 			main, threads, err := counter.Room(q, roomID, userID, to)
 			out := make(map[string]feed.Counts, len(threads))
@@ -203,7 +212,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
-		WellKnown: h.Calls.WellKnown, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
+		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
 			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))

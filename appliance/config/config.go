@@ -48,6 +48,10 @@ type Config struct {
 		SharedSecret string `toml:"shared_secret" secret:"yes" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret."`
 	} `toml:"registration"`
 
+	Rooms struct {
+		DefaultVersion string `toml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"The version of new rooms whose client asks for none. In version 12 those who create a room\ncan never lose their power over it, and older clients do not know its room IDs."`
+	} `toml:"rooms"`
+
 	Limits struct {
 		Enabled bool `toml:"enabled" doc:"Limit how fast one user or address may do things. Off only for load tests."`
 	} `toml:"limits"`
@@ -92,6 +96,7 @@ func Default() *Config {
 	c.Listen.HTTPS = ":443"
 	c.Listen.Metrics = "127.0.0.1:9464"
 	c.TLS.Mode = "own-ca"
+	c.Rooms.DefaultVersion = "11"
 	c.Limits.Enabled = true
 	c.SFU.Enabled = true
 	c.Log.Level = "info"

@@ -116,6 +116,7 @@ func TestRefused(t *testing.T) {
 		{"not TOML", "server_name = \"a\"\nb = \n", nil, []string{".toml:2", "not valid TOML"}},
 		{"twice", "data = \"a\"\ndata = \"b\"\n", nil, []string{".toml:2", "not valid TOML"}},
 		{"mode", "[tls]\nmode = \"letsencrypt\"\n", nil, []string{".toml:2: tls.mode", "own-ca, files, acme, off"}},
+		{"room version", "[rooms]\ndefault_version = \"13\"\n", nil, []string{".toml:2: rooms.default_version", "10, 11, 12"}},
 		{"files without key", "[tls]\nmode = \"files\"\ncert = \"c\"\n", nil, []string{".toml:2: tls.key"}},
 		{"cert without files", "[tls]\ncert = \"c\"\n", nil, []string{".toml:2: tls.cert", "own-ca"}},
 		{"https without TLS", "[tls]\nmode = \"off\"\n[listen]\nhttps = \":443\"\n", nil, []string{".toml:4: listen.https", "tls.mode is off"}},

@@ -100,15 +100,18 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 	type enabled struct {
 		Enabled bool `json:"enabled"`
 	}
-	rooms := map[string]string{}
-	for _, v := range []pdu.Version{"1", "2", "3", "4", "5", "6", "7", "8", "9", pdu.V10, pdu.V11, pdu.V12} {
+	rooms, version := map[string]string{}, pdu.Default
+	if s.o.RoomVersion != nil {
+		version = s.o.RoomVersion()
+	}
+	for _, v := range pdu.Versions {
 		if pdu.Creatable(v) {
 			rooms[string(v)] = "stable"
 		}
 	}
 	caps := map[string]any{
 		"m.change_password":               enabled{true},
-		"m.room_versions":                 map[string]any{"default": pdu.Default, "available": rooms},
+		"m.room_versions":                 map[string]any{"default": version, "available": rooms},
 		"m.set_displayname":               enabled{true},
 		"m.set_avatar_url":                enabled{true},
 		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133"]},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
 )
 
@@ -77,6 +78,8 @@ type Options struct {
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
 	// WellKnown adds to /.well-known/matrix/client. May be nil.
 	WellKnown func(*http.Request) map[string]any
+	// RoomVersion is the version of rooms that ask for none. nil: pdu.Default.
+	RoomVersion func() pdu.Version
 	// Capabilities adds to /capabilities. May be nil.
 	Capabilities func() map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.

@@ -43,6 +43,8 @@ type Options struct {
 	E2EE      *e2ee.Service
 	// Ignored gives the users whose messages a user does not want. nil: none.
 	Ignored func(q store.Querier, userID string) (map[string]bool, error)
+	// InvitesBlocked reports whether a user takes no invitations. nil: nobody blocks them.
+	InvitesBlocked func(q store.Querier, userID string) (bool, error)
 	// Unread counts what a user has not read in a room up to a position: the main
 	// timeline, and each thread that has any. nil: zeros.
 	Unread func(q store.Querier, roomID, userID string, to int64) (main Counts, threads map[string]Counts, err error)

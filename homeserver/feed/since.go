@@ -334,6 +334,15 @@ func (a *answer) rooms(data map[string][]userdata.Data, private map[string]bool)
 			if a.ignore[m.Sender] {
 				continue
 			}
+			if a.f.o.InvitesBlocked != nil {
+				blocked, err := a.f.o.InvitesBlocked(a.q, a.UserID)
+				if err != nil {
+					return err
+				}
+				if blocked {
+					continue
+				}
+			}
 			fallthrough
 		case m.Membership == mx.Knock && changed:
 			stripped, err := a.f.o.Rooms.Stripped(a.q, id, a.UserID)

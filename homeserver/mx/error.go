@@ -48,6 +48,7 @@ const (
 	UnableToAuthorizeJoin Code = "M_UNABLE_TO_AUTHORISE_JOIN"
 	ThreepidInUse         Code = "M_THREEPID_IN_USE"
 	DuplicateAnnotation   Code = "M_DUPLICATE_ANNOTATION"
+	InviteBlocked         Code = "M_INVITE_BLOCKED"
 	ThreepidNotFound      Code = "M_THREEPID_NOT_FOUND"
 	ThreepidDenied        Code = "M_THREEPID_DENIED"
 	ThreepidAuthFailed    Code = "M_THREEPID_AUTH_FAILED"

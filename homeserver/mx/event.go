@@ -35,12 +35,13 @@ const (
 
 // Account data types that the server itself looks at.
 const (
-	PushRules       = "m.push_rules"
-	FullyRead       = "m.fully_read"
-	Direct          = "m.direct"
-	IgnoredUserList = "m.ignored_user_list"
-	Tag             = "m.tag"
-	MarkedUnread    = "m.marked_unread"
+	PushRules        = "m.push_rules"
+	FullyRead        = "m.fully_read"
+	Direct           = "m.direct"
+	IgnoredUserList  = "m.ignored_user_list"
+	InvitePermission = "m.invite_permission_config"
+	Tag              = "m.tag"
+	MarkedUnread     = "m.marked_unread"
 )
 
 // Ephemeral event and receipt types.

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -126,12 +127,17 @@ type Proto struct {
 	AuthEvents     []string // with the create event, except in version 12
 	Depth          int64
 	Redacts        string // of m.room.redaction; put where the version wants it
+
+	// Versions 1 and 2: the event's ID, which its maker chooses, and the reference
+	// hashes (unpadded base64) of the events that PrevEvents and AuthEvents name.
+	EventID string
+	Hashes  map[string]string
 }
 
-// Build hashes and signs an event and gives it its ID. Versions 3 and later.
+// Build hashes and signs an event and gives it its ID.
 // Errors: *mx.Error with codes TooLarge, BadJSON, NotJSON, UnsupportedRoom.
 func Build(v Version, p Proto, key SigningKey) (*Event, error) {
-	if !v.AtLeast(3) {
+	if !Supported(v) {
 		return nil, mx.Errorf(mx.UnsupportedRoom, "Events for rooms of version %q cannot be made here.", string(v))
 	}
 	bare := v.RoomIDIsHash() && p.Type == mx.RoomCreate && p.StateKey != nil && *p.StateKey == ""
@@ -140,6 +146,16 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 	}
 	if err := checkFields(&p); err != nil {
 		return nil, err
+	}
+	if v.EventIDInPDU() {
+		if p.EventID == "" {
+			return nil, fmt.Errorf("pdu: an event of room version %s needs an ID", v)
+		}
+		for _, id := range slices.Concat(p.PrevEvents, p.AuthEvents) {
+			if p.Hashes[id] == "" {
+				return nil, fmt.Errorf("pdu: the hash of %s is not given", id)
+			}
+		}
 	}
 	if !IsObject(p.Content) {
 		if len(p.Content) > 0 && !json.Valid(p.Content) {
@@ -154,19 +170,23 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 		}
 		p.Content = c
 	}
+	each := 3
+	if v.EventIDInPDU() {
+		each = 3 + len(`[,{"sha256":""}]`) + 43
+	}
 	size := len(p.Content) + 1024
 	for _, id := range p.AuthEvents {
-		size += len(id) + 3
+		size += len(id) + each
 	}
 	for _, id := range p.PrevEvents {
-		size += len(id) + 3
+		size += len(id) + each
 	}
 
 	// One buffer holds the PDU. The keys of the envelope are written in canonical
 	// order; hashes and signatures are put in once they are known.
 	b := make([]byte, 0, size+len(p.Content)/8)
 	b = append(b, `{"auth_events":`...)
-	b = appendStrings(b, p.AuthEvents)
+	b = appendReferences(b, v, p.AuthEvents, p.Hashes)
 	b = append(b, `,"content":`...)
 	contentAt := len(b)
 	b, err := appendCanonical(b, p.Content, v.StrictJSON())
@@ -176,11 +196,15 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 	contentEnd := len(b)
 	b = append(b, `,"depth":`...)
 	b = strconv.AppendInt(b, p.Depth, 10)
+	if v.EventIDInPDU() {
+		b = append(b, `,"event_id":`...)
+		b = AppendString(b, p.EventID)
+	}
 	hashesAt := len(b)
 	b = append(b, `,"origin_server_ts":`...)
 	b = strconv.AppendInt(b, p.OriginServerTS, 10)
 	b = append(b, `,"prev_events":`...)
-	b = appendStrings(b, p.PrevEvents)
+	b = appendReferences(b, v, p.PrevEvents, p.Hashes)
 	redactsAt := len(b)
 	if p.Redacts != "" && !v.RedactsInContent() {
 		b = append(b, `,"redacts":`...)
@@ -243,6 +267,9 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 		Content: out[contentAt:contentEnd:contentEnd], OriginServerTS: p.OriginServerTS, PrevEvents: p.PrevEvents,
 		AuthEvents: p.AuthEvents, Depth: p.Depth, json: out,
 	}
+	if v.EventIDInPDU() {
+		e.ID = p.EventID
+	}
 	if bare {
 		e.RoomID = RoomIDOf(e.ID)
 	}
@@ -254,7 +281,7 @@ func Build(v Version, p Proto, key SigningKey) (*Event, error) {
 }
 
 func checkFields(p *Proto) error {
-	for _, f := range []struct{ name, value string }{{"room_id", p.RoomID}, {"sender", p.Sender}, {"type", p.Type}, {"state_key", deref(p.StateKey)}, {"redacts", p.Redacts}} {
+	for _, f := range []struct{ name, value string }{{"room_id", p.RoomID}, {"sender", p.Sender}, {"type", p.Type}, {"state_key", deref(p.StateKey)}, {"redacts", p.Redacts}, {"event_id", p.EventID}} {
 		if len(f.value) > MaxFieldBytes {
 			return mx.Errorf(mx.TooLarge, "The event's %s is %d bytes long; %d are allowed.", f.name, len(f.value), MaxFieldBytes)
 		}
@@ -295,11 +322,21 @@ func withString(object []byte, key, value string) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-func appendStrings(b []byte, list []string) []byte {
+// appendReferences writes prev_events or auth_events, which in versions 1 and 2 are
+// pairs of an ID and its hash.
+func appendReferences(b []byte, v Version, list []string, hashes map[string]string) []byte {
 	b = append(b, '[')
 	for i, s := range list {
 		if i > 0 {
 			b = append(b, ',')
+		}
+		if v.EventIDInPDU() {
+			b = append(b, '[')
+			b = AppendString(b, s)
+			b = append(b, `,{"sha256":`...)
+			b = AppendString(b, hashes[s])
+			b = append(b, "}]"...)
+			continue
 		}
 		b = AppendString(b, s)
 	}

@@ -58,7 +58,6 @@ func TestBuildRefuses(t *testing.T) {
 		change func(*Proto)
 		code   mx.Code
 	}{
-		"old version":      {V2, func(*Proto) {}, mx.UnsupportedRoom},
 		"unknown version":  {"x", func(*Proto) {}, mx.UnsupportedRoom},
 		"long type":        {V11, func(p *Proto) { p.Type = long }, mx.TooLarge},
 		"long state key":   {V11, func(p *Proto) { p.StateKey = &long }, mx.TooLarge},

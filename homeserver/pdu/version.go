@@ -19,7 +19,10 @@ const (
 	V12 Version = "12"
 )
 
-// Default is the version of rooms that do not ask for one.
+// Versions are all of them, oldest first.
+var Versions = []Version{V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12}
+
+// Default is the version of rooms that do not ask for one, unless the server is set to another.
 const Default = V11
 
 // number is the version as a number, or 0 if it is none that we know. Stable
@@ -43,7 +46,7 @@ func (v Version) number() int {
 func Supported(v Version) bool { return v.number() > 0 }
 
 // Creatable reports whether rooms of this version may be created here.
-func Creatable(v Version) bool { return v.number() >= 10 }
+func Creatable(v Version) bool { return Supported(v) }
 
 // AtLeast reports whether v is room version n or a later one.
 func (v Version) AtLeast(n int) bool { return v.number() >= n }

@@ -54,10 +54,10 @@ var presets = map[string]preset{
 func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID string, err error) {
 	v := pdu.Version(c.Version)
 	if c.Version == "" {
-		v = pdu.Default
+		v = r.DefaultVersion()
 	}
 	if !pdu.Creatable(v) {
-		return "", mx.Errorf(mx.UnsupportedRoom, "Rooms of version %.20q cannot be created here. Leave room_version out for version %s.", c.Version, string(pdu.Default))
+		return "", mx.Errorf(mx.UnsupportedRoom, "Rooms of version %.20q cannot be created here. Leave room_version out for version %s.", c.Version, string(r.DefaultVersion()))
 	}
 	if c.Preset == "" {
 		c.Preset = "private_chat"
@@ -82,6 +82,17 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 		if !mx.ValidUserID(u) {
 			return "", mx.Errorf(mx.InvalidParam, "%.60q is not a user ID.", u)
 		}
+	}
+	err = r.db.Read(ctx, func(q store.Querier) error {
+		for _, u := range c.Invite {
+			if err := r.takesInvites(q, u); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
 	}
 	alias := ""
 	if c.Alias != "" {

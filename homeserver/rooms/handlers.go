@@ -119,6 +119,9 @@ func (r *Rooms) join(ctx context.Context, q *route.Request, in map[string]json.R
 	if raw, ok := in["reason"]; ok && json.Unmarshal(raw, &reason) != nil {
 		return out, mx.Errorf(mx.BadJSON, "The reason must be a string.")
 	}
+	if signed, ok := in["third_party_signed"]; ok && string(signed) != "null" {
+		return out, r.joinSigned(ctx, out.RoomID, q.UserID, reason, signed)
+	}
 	return out, r.Join(ctx, out.RoomID, q.UserID, reason, nil)
 }
 

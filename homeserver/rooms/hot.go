@@ -19,7 +19,8 @@ type hotRoom struct {
 
 	mu     sync.Mutex // held while an event is built and queued
 	loaded bool
-	head   string // event ID of the last event
+	head   string     // event ID of the last event
+	last   *pdu.Event // the last event, in versions that name events with their hashes
 	depth  int64
 	state  map[StateKey]*entry
 	seq    int64 // number of the last batch queued
@@ -92,7 +93,7 @@ func (c *hotCache) shrink(keep *hotRoom) {
 // forget drops the state. The hotRoom itself stays: others may wait for its lock.
 func (h *hotRoom) forget(c *hotCache) {
 	c.bytes.Add(-int64(h.bytes))
-	h.loaded, h.state, h.bytes = false, nil, 0
+	h.loaded, h.state, h.bytes, h.last = false, nil, 0, nil
 }
 
 func (h *hotRoom) grow(c *hotCache, n int) {
@@ -153,6 +154,9 @@ func (r *Rooms) load(q store.Querier, h *hotRoom) error {
 		return err
 	}
 	h.head, h.depth = last.ID, last.Depth
+	if h.version.EventIDInPDU() {
+		h.last = last.Event
+	}
 	w.group = last.StateGroup
 	if last.StateKey != nil {
 		w.group = last.Pos

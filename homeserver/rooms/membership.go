@@ -185,8 +185,24 @@ func (r *Rooms) Invite(ctx context.Context, roomID, sender, target, reason strin
 			case mx.Invite:
 				return errDone
 			}
-			return nil
+			return b.mayInvite(target)
 		})
+}
+
+// mayInvite refuses an invitation of a local user who takes none. Spec: cs#invite-permission
+func (b *batch) mayInvite(target string) error {
+	return b.r.db.Read(b.ctx, func(q store.Querier) error { return b.r.takesInvites(q, target) })
+}
+
+func (r *Rooms) takesInvites(q store.Querier, target string) error {
+	if r.o.InvitesBlocked == nil || mx.Domain(target) != r.o.ServerName {
+		return nil
+	}
+	blocked, err := r.o.InvitesBlocked(q, target)
+	if err == nil && blocked {
+		err = mx.Errorf(mx.InviteBlocked, "%s does not take invitations.", target)
+	}
+	return err
 }
 
 // Join joins a user to a room. extra is further content of the member event.
@@ -262,6 +278,9 @@ func (r *Rooms) Unban(ctx context.Context, roomID, sender, target, reason string
 func (r *Rooms) Knock(ctx context.Context, roomID, userID, reason string) error {
 	return r.setMember(ctx, memberChange{room: roomID, sender: userID, target: userID, membership: mx.Knock, reason: reason},
 		func(b *batch, now string) error {
+			if !b.h.version.AtLeast(7) {
+				return mx.Errorf(mx.Forbidden, "Rooms of this version take no requests to join.")
+			}
 			switch now {
 			case mx.Knock:
 				return errDone

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,15 @@ type Options struct {
 	// AliasReserved reports whether an alias belongs to another application service
 	// than appservice, which is "" for people. nil: none does.
 	AliasReserved func(alias, appservice string) bool
-	Now           func() time.Time // nil: time.Now
+	// DefaultVersion is the version of new rooms that ask for none. nil, or a version
+	// that cannot be created: pdu.Default.
+	DefaultVersion func() pdu.Version
+	// InvitesBlocked reports whether a user takes no invitations
+	// (m.invite_permission_config). nil: nobody blocks them.
+	InvitesBlocked func(q store.Querier, userID string) (bool, error)
+	// Client asks identity servers whether a key of theirs is valid. nil: no such key is taken.
+	Client *http.Client
+	Now    func() time.Time // nil: time.Now
 }
 
 // Rooms is the homeserver's rooms. Its methods are safe for concurrent use.
@@ -96,6 +105,16 @@ func New(ctx context.Context, o Options) (*Rooms, error) {
 
 // SigningKey is the key that the server signs with now.
 func (r *Rooms) SigningKey() pdu.SigningKey { return r.key }
+
+// DefaultVersion is the version of new rooms that ask for none.
+func (r *Rooms) DefaultVersion() pdu.Version {
+	if r.o.DefaultVersion != nil {
+		if v := r.o.DefaultVersion(); pdu.Creatable(v) {
+			return v
+		}
+	}
+	return pdu.Default
+}
 
 // ServerName is the server's name.
 func (r *Rooms) ServerName() string { return r.o.ServerName }

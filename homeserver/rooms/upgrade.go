@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"holdfast/homeserver/eventauth"
 	"holdfast/homeserver/mx"
@@ -32,16 +33,22 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 		return out, err
 	}
 	v := pdu.Version(in.Version)
+	if v == "" {
+		return out, mx.Errorf(mx.MissingParam, "Name the version in new_version.")
+	}
 	if !pdu.Creatable(v) {
 		return out, mx.Errorf(mx.UnsupportedRoom, "Rooms of version %.20q cannot be created here.", in.Version)
 	}
 	old := q.Param("roomID")
 	c := Create{Version: in.Version, Content: map[string]json.RawMessage{}, PowerLevels: map[string]json.RawMessage{}}
 	var (
-		bans, aliases []string
-		head          string
-		public        bool
-		levels        *Event
+		bans    []*Event
+		aliases []string
+		head    string
+		public  bool
+		levels  *Event
+		was     pdu.Version
+		had     []string // the old room's creators
 	)
 	err = r.db.Read(ctx, func(s store.Querier) error {
 		if _, err := r.nid(s, old); err != nil {
@@ -78,8 +85,17 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 		for _, e := range children {
 			c.InitialState = append(c.InitialState, InitialState{e.Type, *e.StateKey, e.Content})
 		}
-		if bans, err = r.Members(s, old, mx.Ban); err != nil {
+		was, had = create.Version, eventauth.Creators(create.Version, create.Event)
+		banned, err := r.MemberList(s, old, mx.Ban)
+		if err != nil {
 			return err
+		}
+		for _, m := range banned {
+			e, err := r.EventAt(s, m.Pos)
+			if err != nil {
+				return err
+			}
+			bans = append(bans, e)
 		}
 		if aliases, err = r.Aliases(s, old); err != nil {
 			return err
@@ -101,25 +117,9 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 	}
 	// Version 12 names the old room only: the event ID is not known to be the last.
 	c.Content["predecessor"], _ = json.Marshal(map[string]string{"room_id": old, "event_id": head})
-	if levels != nil {
-		if err := json.Unmarshal(levels.Content, &c.PowerLevels); err != nil {
-			return out, err
-		}
-		if v.PrivilegedCreators() {
-			users := map[string]json.RawMessage{}
-			json.Unmarshal(c.PowerLevels["users"], &users)
-			delete(users, q.UserID)
-			for _, u := range in.Creators {
-				delete(users, u)
-			}
-			c.PowerLevels["users"], _ = json.Marshal(users)
-		} else if _, err := levelOf(levels, q.UserID); err != nil {
-			// The creator must be able to set up the room.
-			users := map[string]json.RawMessage{}
-			json.Unmarshal(c.PowerLevels["users"], &users)
-			users[q.UserID] = json.RawMessage("100")
-			c.PowerLevels["users"], _ = json.Marshal(users)
-		}
+	after, err := carryLevels(&c, levels, was, v, q.UserID, had, in.Creators)
+	if err != nil {
+		return out, err
 	}
 	if public {
 		c.Visibility = "public"
@@ -128,22 +128,54 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 	if out.Replacement, err = r.Create(ctx, q.UserID, c); err != nil {
 		return out, err
 	}
-	for _, u := range bans {
-		if err := r.Ban(ctx, out.Replacement, q.UserID, u, ""); err != nil {
+	for _, e := range bans {
+		var refusal *mx.Error
+		if err := r.Ban(ctx, out.Replacement, q.UserID, *e.StateKey, e.ContentString("reason")); err != nil && !errors.As(err, &refusal) {
 			return out, err
 		}
 	}
 	empty := ""
+	if after != nil {
+		// What follows may take more power than the old room gave.
+		if len(aliases) > 0 {
+			if err := r.moveAliases(ctx, old, out.Replacement); err != nil {
+				return out, err
+			}
+			if err := r.moveCanonicalAlias(ctx, old, out.Replacement, q.UserID); err != nil {
+				return out, err
+			}
+		}
+		if _, err := r.Send(ctx, NewEvent{RoomID: out.Replacement, Sender: q.UserID, Type: mx.RoomPowerLevels, StateKey: &empty, Content: after}); err != nil {
+			return out, err
+		}
+	}
 	tomb, _ := json.Marshal(map[string]string{"body": "This room has been replaced", "replacement_room": out.Replacement})
 	if _, err := r.Send(ctx, NewEvent{RoomID: old, Sender: q.UserID, Type: mx.RoomTombstone, StateKey: &empty, Content: tomb}); err != nil {
 		return out, err
 	}
-	err = r.db.Write(ctx, func(tx *store.Tx) error {
+	if err := r.moveAliases(ctx, old, out.Replacement); err != nil {
+		return out, err
+	}
+	if after == nil && len(aliases) > 0 {
+		if err := r.moveCanonicalAlias(ctx, old, out.Replacement, q.UserID); err != nil {
+			return out, err
+		}
+	}
+	// Nobody but those with power speaks in the old room any more. That is a
+	// courtesy: who upgraded may lack the power for it.
+	r.silence(ctx, old, q.UserID)
+	return out, nil
+}
+
+// moveAliases has the aliases lead to the new room, which takes the old one's
+// place in the directory.
+func (r *Rooms) moveAliases(ctx context.Context, old, replacement string) error {
+	return r.db.Write(ctx, func(tx *store.Tx) error {
 		from, err := r.nid(tx, old)
 		if err != nil {
 			return err
 		}
-		to, err := r.nid(tx, out.Replacement)
+		to, err := r.nid(tx, replacement)
 		if err != nil {
 			return err
 		}
@@ -153,26 +185,86 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 		_, err = tx.Exec(`UPDATE room_aliases SET room = $2 WHERE room = $1`, from, to)
 		return err
 	})
-	if err != nil {
-		return out, err
-	}
-	if len(aliases) > 0 {
-		if e := r.moveCanonicalAlias(ctx, old, out.Replacement, q.UserID); e != nil {
-			return out, e
-		}
-	}
-	// Nobody but those with power speaks in the old room any more. That is a
-	// courtesy: who upgraded may lack the power for it.
-	r.silence(ctx, old, q.UserID)
-	return out, nil
 }
 
-func levelOf(pl *Event, userID string) (int64, error) {
-	n, ok := pdu.Int(pdu.Path(pl.Content, "users", userID))
-	if !ok || n < 50 {
-		return n, store.ErrNotFound
+// carryLevels puts the power levels of the old room into the new one. Who upgrades
+// it may need more power to set it up than the old room gave: then after is what the
+// power levels are to be at the end, else nil. Creators, who stand above all levels
+// in version 12, have the highest level there is in an older version.
+func carryLevels(c *Create, levels *Event, was, now pdu.Version, userID string, had, creators []string) (after json.RawMessage, err error) {
+	if levels == nil {
+		return nil, nil
 	}
-	return n, nil
+	if err := json.Unmarshal(levels.Content, &c.PowerLevels); err != nil {
+		return nil, err
+	}
+	object := func(key string) map[string]json.RawMessage {
+		m := map[string]json.RawMessage{}
+		if raw, ok := c.PowerLevels[key]; ok && (json.Unmarshal(raw, &m) != nil || m == nil) {
+			m = map[string]json.RawMessage{}
+		}
+		return m
+	}
+	set := func(key string, m map[string]json.RawMessage) { c.PowerLevels[key], _ = json.Marshal(m) }
+	old := eventauth.ParsePowerLevels(was, nil, levels.Event)
+	need := max(old.Ban, old.Kick, old.Invite, old.StateDefault, 100)
+	for _, n := range old.Events {
+		need = max(need, n)
+	}
+	for _, n := range old.Users {
+		need = max(need, n)
+	}
+	if now.IntegerPowerLevels() && !was.IntegerPowerLevels() {
+		integers(c.PowerLevels, old)
+	}
+	users := object("users")
+	if now.PrivilegedCreators() {
+		for _, u := range append([]string{userID}, creators...) {
+			delete(users, u)
+		}
+		set("users", users)
+		// Spec: cs#post_matrixclientv3createroom: it must stand above state_default.
+		if events := object("events"); old.Event(mx.RoomTombstone, true) <= old.StateDefault {
+			events[mx.RoomTombstone], _ = json.Marshal(max(150, old.StateDefault+1))
+			set("events", events)
+		}
+		return nil, nil
+	}
+	most, _ := json.Marshal(need)
+	if was.PrivilegedCreators() {
+		for _, u := range had {
+			users[u] = most
+		}
+		set("users", users)
+	}
+	if old.User(userID) >= need || string(users[userID]) == string(most) {
+		return nil, nil
+	}
+	if after, err = json.Marshal(c.PowerLevels); err != nil {
+		return nil, err
+	}
+	users[userID] = most
+	set("users", users)
+	return after, nil
+}
+
+// integers writes power levels that older versions take as text as numbers.
+// Spec: rooms/v10#event-format
+func integers(content map[string]json.RawMessage, levels *eventauth.PowerLevels) {
+	for key, n := range map[string]int64{"ban": levels.Ban, "kick": levels.Kick, "redact": levels.Redact, "invite": levels.Invite,
+		"events_default": levels.EventsDefault, "state_default": levels.StateDefault, "users_default": levels.UsersDefault} {
+		if _, ok := content[key]; ok {
+			content[key], _ = json.Marshal(n)
+		}
+	}
+	for key, m := range map[string]map[string]int64{"users": levels.Users, "events": levels.Events, "notifications": levels.Notifications} {
+		if _, ok := content[key]; ok {
+			if m == nil {
+				m = map[string]int64{}
+			}
+			content[key], _ = json.Marshal(m)
+		}
+	}
 }
 
 func (r *Rooms) moveCanonicalAlias(ctx context.Context, old, replacement, userID string) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"holdfast/homeserver/eventauth"
 	"holdfast/homeserver/mx"
@@ -25,6 +26,7 @@ type batch struct {
 	undo   []func()
 	head   string // to return to
 	depth  int64
+	last   *pdu.Event
 }
 
 type built struct {
@@ -52,7 +54,7 @@ func (r *Rooms) change(ctx context.Context, roomID string, build func(b *batch) 
 // run builds under the room's lock, which it gives back, and waits for the disk;
 // alone: before it gives the lock back.
 func (r *Rooms) run(ctx context.Context, h *hotRoom, alone bool, build func(b *batch) error) error {
-	b := &batch{r: r, ctx: ctx, h: h, head: h.head, depth: h.depth}
+	b := &batch{r: r, ctx: ctx, h: h, head: h.head, depth: h.depth, last: h.last}
 	p, err := func() (*store.Pending, error) {
 		defer h.mu.Unlock()
 		if err := build(b); err != nil {
@@ -88,7 +90,7 @@ func (b *batch) revert() {
 	for i := len(b.undo) - 1; i >= 0; i-- {
 		b.undo[i]()
 	}
-	b.h.head, b.h.depth = b.head, b.depth
+	b.h.head, b.h.depth, b.h.last = b.head, b.depth, b.last
 }
 
 // get is the room's state event, or nil.
@@ -136,6 +138,11 @@ func (b *batch) add(n NewEvent) (*Event, error) {
 			proto.AuthEvents = append(proto.AuthEvents, e.id)
 		}
 	}
+	if h.version.EventIDInPDU() {
+		if err := b.oldStyle(&proto); err != nil {
+			return nil, err
+		}
+	}
 	p, err := pdu.Build(h.version, proto, b.r.key)
 	if err != nil {
 		return nil, err
@@ -165,8 +172,57 @@ func (b *batch) add(n NewEvent) (*Event, error) {
 		h.id = p.RoomID
 	}
 	h.head, h.depth = p.ID, p.Depth
+	if h.version.EventIDInPDU() {
+		h.last = p
+	}
 	b.events = append(b.events, made)
 	return e, nil
+}
+
+// oldStyle gives an event of room versions 1 and 2 its ID, and the hashes of the
+// events that it names.
+func (b *batch) oldStyle(p *pdu.Proto) error {
+	p.EventID = "$" + randomID() + ":" + b.r.o.ServerName
+	p.Hashes = map[string]string{}
+	for _, id := range slices.Concat(p.PrevEvents, p.AuthEvents) {
+		if p.Hashes[id] != "" {
+			continue
+		}
+		var named *pdu.Event
+		for _, e := range b.events {
+			if e.ID == id {
+				named = e.Event.Event
+			}
+		}
+		if named == nil {
+			for _, e := range b.h.state {
+				if e.id == id {
+					named = e.ev
+				}
+			}
+		}
+		if named == nil && id == b.h.head {
+			named = b.h.last
+		}
+		if named == nil {
+			err := b.r.db.Read(b.ctx, func(q store.Querier) error {
+				e, err := b.r.EventByID(q, id)
+				if err == nil {
+					named = e.Event
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		h, err := pdu.ReferenceHash(b.h.version, named.JSON())
+		if err != nil {
+			return err
+		}
+		p.Hashes[id] = pdu.Base64(h[:])
+	}
+	return nil
 }
 
 // set puts a new state event into the state.
@@ -477,6 +533,9 @@ func (b *batch) checkState(n *NewEvent) error {
 			return err
 		}
 		n.Content = c
+		if pdu.FieldString(c, "membership") == mx.Invite && b.membership(*n.StateKey) != mx.Invite {
+			return b.mayInvite(*n.StateKey)
+		}
 	case mx.RoomCanonicalAlias:
 		return b.checkAliases(n.Content)
 	}

@@ -23,7 +23,7 @@ var statuses = map[mx.Code]int{
 	mx.LimitExceeded: http.StatusTooManyRequests, mx.TooLarge: http.StatusRequestEntityTooLarge,
 	mx.GuestForbidden: http.StatusForbidden, mx.WrongRoomKeysVersion: http.StatusForbidden,
 	mx.NotYetUploaded: http.StatusGatewayTimeout, mx.CannotOverwriteMedia: http.StatusConflict,
-	mx.CannotLeaveNotices: http.StatusForbidden, mx.ThreepidDenied: http.StatusForbidden,
+	mx.CannotLeaveNotices: http.StatusForbidden, mx.InviteBlocked: http.StatusForbidden, mx.ThreepidDenied: http.StatusForbidden,
 }
 
 // Status is the HTTP status that an error is answered with.

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/notify"
+	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 )
@@ -102,6 +103,16 @@ func (s *Service) SetData(tx *store.Tx, userID, roomID, typ string, content []by
 // SetRoomData is SetData for a room.
 func (s *Service) SetRoomData(tx *store.Tx, userID, roomID, typ string, content []byte) error {
 	return s.SetData(tx, userID, roomID, typ, content)
+}
+
+// InvitesBlocked reports whether a user takes no invitations
+// (m.invite_permission_config). Spec: cs#invite-permission
+func (s *Service) InvitesBlocked(q store.Querier, userID string) (bool, error) {
+	raw, err := loadData(q, userID, "", mx.InvitePermission)
+	if err == store.ErrNotFound {
+		return false, nil
+	}
+	return err == nil && pdu.FieldString(raw, "default_action") == "block", err
 }
 
 // Ignored gives the users that userID ignores (m.ignored_user_list). The result
