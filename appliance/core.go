@@ -77,6 +77,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Log:              a.logs.component("homeserver"),
 		Tokens:           tokens{c.identity},
 		Accounts:         accounts{c.identity},
+		People:           people{c.identity},
 		Media:            a.media(),
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,

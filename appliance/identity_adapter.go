@@ -23,10 +23,7 @@ var _ route.Authenticator = tokens{}
 // Authenticate implements route.Authenticator.
 func (t tokens) Authenticate(ctx context.Context, token string) (route.Principal, error) {
 	p, err := t.id.Lookup(ctx, token)
-	if err != nil {
-		return route.Principal{}, matrixError(err)
-	}
-	return route.Principal{UserID: p.UserID, DeviceID: p.DeviceID, Admin: p.Admin, Suspended: p.Suspended, Guest: p.Guest}, nil
+	return route.Principal{UserID: p.UserID, DeviceID: p.DeviceID, Admin: p.Admin, Suspended: p.Suspended, Guest: p.Guest}, matrixError(err)
 }
 
 // matrixError gives errors of the identity provider their Matrix codes. Others

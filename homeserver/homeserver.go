@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/homeserver/account"
+	"holdfast/homeserver/admin"
 	"holdfast/homeserver/appservice"
 	"holdfast/homeserver/calls"
 	"holdfast/homeserver/delayed"
@@ -49,6 +50,7 @@ type Options struct {
 	Log       *slog.Logger
 	Tokens    route.Authenticator
 	Accounts  account.Accounts
+	People    admin.Accounts
 	Media     calls.MediaTokens // nil: no call relay
 
 	RegistrationOpen bool
@@ -225,6 +227,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes()} {
 		routes = append(routes, more...)
 	}
+	administration := admin.New(admin.Options{DB: o.DB, ServerName: o.ServerName, Accounts: o.People, Devices: h.Devices})
+	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
 	routes = append(routes, others.ClientRoutes()...)
 	h.federation = route.NewServer(nil, o.Log, o.Limits, others.Routes())

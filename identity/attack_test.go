@@ -847,7 +847,12 @@ func TestAttack42Disabled(t *testing.T) {
 	if _, err := r.svc.Lookup(t.Context(), tk.access); !errors.Is(err, identity.ErrLocked) {
 		t.Fatalf("the token of a disabled account: %v", err)
 	}
-	r.wantError(r.refresh(c, tk.refresh), 400, "invalid_grant")
+	// A refusal would have the client forget its session; what it gets opens nothing.
+	a := r.refresh(c, tk.refresh)
+	fresh, _ := a.json(t)["access_token"].(string)
+	if _, err := r.svc.Lookup(t.Context(), fresh); a.StatusCode != 200 || !errors.Is(err, identity.ErrLocked) {
+		t.Fatalf("refresh of a disabled account: %d, then %v", a.StatusCode, err)
+	}
 	r.wantError(b.api("/oauth2/token", exchangeForm(c, pending)), 400, "invalid_grant")
 	if a := b.get("/account"); a.StatusCode == 200 {
 		t.Fatal("the browser is still signed in")

@@ -273,10 +273,10 @@ func (s *Service) seenOrigins() []string {
 
 // Lookup returns whose access token it is, from memory where it can. Use it only
 // for the Matrix API: tokens of other applications are unknown to it.
-// Errors: ErrUnknownToken, ErrExpiredToken, ErrLocked, ErrDeactivated.
+// Errors: ErrUnknownToken, ErrExpiredToken, ErrLocked (with the principal), ErrDeactivated.
 func (s *Service) Lookup(ctx context.Context, token string) (Principal, error) {
 	p, err := s.sessions.Lookup(ctx, token)
-	if err == nil && !p.Matrix() {
+	if (err == nil || errors.Is(err, ErrLocked)) && !p.Matrix() {
 		return Principal{}, ErrUnknownToken
 	}
 	return p, err
@@ -396,13 +396,10 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 	return err
 }
 
-// SetSuspended suspends an account, which may then read but not write, or restores it.
+// SetSuspended suspends an account, which may then read but not write, or restores
+// it. Whether it is locked is another matter. Errors: ErrNoUser, ErrDeactivated.
 func (s *Service) SetSuspended(ctx context.Context, userID string, suspended bool) error {
-	state := account.Active
-	if suspended {
-		state = account.Suspended
-	}
-	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetStateTx(tx, u, state) })
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetSuspendedTx(tx, u, suspended) })
 }
 
 // SetAdmin grants or takes away administration.

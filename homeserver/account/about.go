@@ -40,6 +40,7 @@ var features = map[string]string{
 	"fi.mau.msc2246.stable":                          "createContent",
 	"fi.mau.msc2659.stable":                          "pingAppservice",
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": "getMutualRooms",
+	"uk.timedout.msc4323.stable":                     "setAdminLockUser",
 }
 
 // Offer tells which operations the homeserver serves, before the first request.
@@ -119,6 +120,9 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"m.3pid_changes":                  enabled{false},
 		"m.get_login_token":               enabled{true},
 		"io.element.msc4452.preview_url":  enabled{false},
+	}
+	if r.Admin {
+		caps["m.account_moderation"] = map[string]bool{"suspend": true, "lock": true}
 	}
 	if s.o.Capabilities != nil {
 		maps.Copy(caps, s.o.Capabilities())

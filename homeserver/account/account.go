@@ -129,8 +129,8 @@ func (s *Service) Routes() []route.Route {
 		{Op: "generateLoginToken", Pattern: "POST /_matrix/client/v1/login/get_token", Auth: route.User, Limit: route.Logins, Handle: route.Get(s.getToken)},
 		{Op: "redirectToSSO", Pattern: "GET " + v3 + "login/sso/redirect", Aliases: []string{r0 + "login/sso/redirect"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
 		{Op: "redirectToIdP", Pattern: "GET " + v3 + "login/sso/redirect/{idpID}", Aliases: []string{r0 + "login/sso/redirect/{idpID}"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
-		{Op: "logout", Pattern: "POST " + v3 + "logout", Aliases: []string{r0 + "logout"}, Auth: route.User, Handle: route.Get(s.logout)},
-		{Op: "logout_all", Pattern: "POST " + v3 + "logout/all", Aliases: []string{r0 + "logout/all"}, Auth: route.User, Handle: route.Get(s.logoutAll)},
+		{Op: "logout", Pattern: "POST " + v3 + "logout", Aliases: []string{r0 + "logout"}, Auth: route.User, Locked: true, Handle: route.Get(s.logout)},
+		{Op: "logout_all", Pattern: "POST " + v3 + "logout/all", Aliases: []string{r0 + "logout/all"}, Auth: route.User, Locked: true, Handle: route.Get(s.logoutAll)},
 		{Op: "refresh", Pattern: "POST " + v3 + "refresh", Handle: route.JSON(s.refresh)}, // unlimited: clients take 429 for a refusal
 		{Op: "getTokenOwner", Pattern: "GET " + v3 + "account/whoami", Aliases: []string{r0 + "account/whoami"}, Auth: route.User, Handle: route.Get(s.whoami)},
 

@@ -84,6 +84,9 @@ func (s *Service) later(ctx context.Context, r *route.Request) (any, error) {
 	if err != nil || delay <= 0 {
 		return nil, mx.Errorf(mx.InvalidParam, "%s must be a positive number of milliseconds.", delayParam)
 	}
+	if err := r.NotSuspended(); err != nil {
+		return nil, err
+	}
 	e, err := event(r, delay)
 	if err != nil {
 		return nil, err
@@ -146,6 +149,9 @@ type scheduleRequest struct {
 }
 
 func (s *Service) schedule(ctx context.Context, r *route.Request, in scheduleRequest) (out scheduled, err error) {
+	if err := r.NotSuspended(); err != nil {
+		return out, err
+	}
 	e, err := event(r, in.DelayMS)
 	if err != nil {
 		return out, err

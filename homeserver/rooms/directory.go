@@ -17,7 +17,7 @@ import (
 )
 
 func (r *Rooms) putAlias(ctx context.Context, q *route.Request, in roomIDResponse) (route.Empty, error) {
-	if err := notSuspended(q); err != nil {
+	if err := q.NotSuspended(); err != nil {
 		return route.Empty{}, err
 	}
 	alias := q.Param("alias")
@@ -82,6 +82,9 @@ func (r *Rooms) getAlias(ctx context.Context, q *route.Request) (out aliasRespon
 // deleteAlias is for who made the alias and who may change the canonical alias.
 // Spec: cs#delete_matrixclientv3directoryroomroomalias
 func (r *Rooms) deleteAlias(ctx context.Context, q *route.Request) (route.Empty, error) {
+	if err := q.NotSuspended(); err != nil {
+		return route.Empty{}, err
+	}
 	alias := q.Param("alias")
 	return route.Empty{}, r.db.Write(ctx, func(tx *store.Tx) error {
 		var creator, roomID string
@@ -188,6 +191,9 @@ func (r *Rooms) getListed(ctx context.Context, q *route.Request) (out listed, er
 }
 
 func (r *Rooms) putListed(ctx context.Context, q *route.Request, in listed) (route.Empty, error) {
+	if err := q.NotSuspended(); err != nil {
+		return route.Empty{}, err
+	}
 	if in.Visibility == "" {
 		in.Visibility = "public"
 	}

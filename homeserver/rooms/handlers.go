@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 )
@@ -74,12 +75,22 @@ func (r *Rooms) Routes() []route.Route {
 	}
 }
 
-// notSuspended refuses what a suspended user may not do. Spec: cs#account-suspension
-func notSuspended(q *route.Request) error {
-	if q.Suspended {
-		return mx.Errorf(mx.UserSuspended, "Your account is suspended: you can read and leave rooms only.")
+// mayRedact lets a suspended user take back only what they sent themselves.
+// Spec: cs#account-suspension
+func (r *Rooms) mayRedact(ctx context.Context, q *route.Request, eventID string) error {
+	if !q.Suspended {
+		return nil
 	}
-	return nil
+	return r.db.Read(ctx, func(s store.Querier) error {
+		e, err := r.EventByID(s, eventID)
+		if err == nil && e.Sender == q.UserID || errors.Is(err, store.ErrNotFound) { // the latter is refused later
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return q.NotSuspended()
+	})
 }
 
 type roomIDResponse struct {
@@ -87,7 +98,7 @@ type roomIDResponse struct {
 }
 
 func (r *Rooms) create(ctx context.Context, q *route.Request, in Create) (roomIDResponse, error) {
-	if err := notSuspended(q); err != nil {
+	if err := q.NotSuspended(); err != nil {
 		return roomIDResponse{}, err
 	}
 	if in.Alias != "" {
@@ -109,7 +120,7 @@ func (r *Rooms) resolve(ctx context.Context, q *route.Request) (id string, err e
 }
 
 func (r *Rooms) join(ctx context.Context, q *route.Request, in map[string]json.RawMessage) (out roomIDResponse, err error) {
-	if err := notSuspended(q); err != nil {
+	if err := q.NotSuspended(); err != nil {
 		return out, err
 	}
 	if out.RoomID, err = r.resolve(ctx, q); err != nil {
@@ -130,7 +141,7 @@ type reasonRequest struct {
 }
 
 func (r *Rooms) knock(ctx context.Context, q *route.Request, in reasonRequest) (out roomIDResponse, err error) {
-	if err := notSuspended(q); err != nil {
+	if err := q.NotSuspended(); err != nil {
 		return out, err
 	}
 	if out.RoomID, err = r.resolve(ctx, q); err != nil {
@@ -158,7 +169,7 @@ type otherRequest struct {
 // other makes a handler of what one user does to another.
 func (r *Rooms) other(f func(ctx context.Context, q *route.Request, in otherRequest) error) route.Handler {
 	return route.JSON(func(ctx context.Context, q *route.Request, in otherRequest) (route.Empty, error) {
-		if err := notSuspended(q); err != nil {
+		if err := q.NotSuspended(); err != nil {
 			return route.Empty{}, err
 		}
 		if in.UserID == "" && in.Medium != "" {
@@ -199,14 +210,20 @@ func timestamp(q *route.Request) (int64, error) {
 }
 
 func (r *Rooms) sendMessage(ctx context.Context, q *route.Request) (any, error) {
-	if err := notSuspended(q); err != nil {
+	body := json.RawMessage(q.RawBody())
+	var err error
+	if q.Param("eventType") == mx.RoomRedaction {
+		err = r.mayRedact(ctx, q, pdu.FieldString(body, "redacts"))
+	} else {
+		err = q.NotSuspended()
+	}
+	if err != nil {
 		return nil, err
 	}
 	ts, err := timestamp(q)
 	if err != nil {
 		return nil, err
 	}
-	body := json.RawMessage(q.RawBody())
 	if len(body) == 0 {
 		return nil, mx.Errorf(mx.NotJSON, "Send the event's content as a JSON object.")
 	}
@@ -228,18 +245,18 @@ func device(q *route.Request) string {
 }
 
 func (r *Rooms) setState(ctx context.Context, q *route.Request) (any, error) {
-	if err := notSuspended(q); err != nil {
+	body, key := json.RawMessage(q.RawBody()), q.Param("stateKey")
+	leaving := q.Param("eventType") == mx.RoomMember && key == q.UserID && pdu.FieldString(body, "membership") == mx.Leave
+	if err := q.NotSuspended(); err != nil && !leaving {
 		return nil, err
 	}
 	ts, err := timestamp(q)
 	if err != nil {
 		return nil, err
 	}
-	body := json.RawMessage(q.RawBody())
 	if len(body) == 0 {
 		return nil, mx.Errorf(mx.NotJSON, "Send the event's content as a JSON object.")
 	}
-	key := q.Param("stateKey")
 	id, err := r.Send(ctx, NewEvent{RoomID: q.Param("roomID"), Sender: q.UserID, Type: q.Param("eventType"), StateKey: &key, Content: body, Timestamp: ts})
 	if err != nil {
 		return nil, err
@@ -248,6 +265,9 @@ func (r *Rooms) setState(ctx context.Context, q *route.Request) (any, error) {
 }
 
 func (r *Rooms) redact(ctx context.Context, q *route.Request, in map[string]json.RawMessage) (eventIDResponse, error) {
+	if err := r.mayRedact(ctx, q, q.Param("eventID")); err != nil {
+		return eventIDResponse{}, err
+	}
 	content := map[string]json.RawMessage{}
 	if reason, ok := in["reason"]; ok {
 		content["reason"] = reason

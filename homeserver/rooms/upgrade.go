@@ -29,7 +29,7 @@ var carried = []string{mx.RoomServerACL, mx.RoomEncryption, mx.RoomName, mx.Room
 // room is like goes along, the old one gets a tombstone, its aliases move.
 // Spec: cs#post_matrixclientv3roomsroomidupgrade
 func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest) (out upgradeResponse, err error) {
-	if err := notSuspended(q); err != nil {
+	if err := q.NotSuspended(); err != nil {
 		return out, err
 	}
 	v := pdu.Version(in.Version)

@@ -54,8 +54,8 @@ type Principal struct {
 // Authenticator resolves access tokens. It is the identity provider's.
 type Authenticator interface {
 	// Authenticate returns whose token it is. Errors are *mx.Error with codes
-	// UnknownToken (Fields soft_logout where it applies) or UserLocked; any other
-	// error means that it could not be found out.
+	// UnknownToken (Fields soft_logout where it applies) or UserLocked, which comes
+	// with the principal; any other error means that it could not be found out.
 	Authenticate(ctx context.Context, token string) (Principal, error)
 }
 
@@ -67,6 +67,14 @@ type Request struct {
 
 	query url.Values
 	body  []byte
+}
+
+// NotSuspended refuses what a suspended user may not do. Spec: cs#account-suspension
+func (r *Request) NotSuspended() error {
+	if r.Suspended {
+		return mx.Errorf(mx.UserSuspended, "Your account is suspended: you can read, leave rooms, take back what you sent, and sign out.")
+	}
+	return nil
 }
 
 // Param is a path parameter by its name in the pattern, decoded.
@@ -98,6 +106,7 @@ type Route struct {
 	MaxBody int64 // bytes; 0: 1 MiB; below 0: no body is read, the handler streams it
 	Handle  Handler
 	Refuse  *Refusal // nil: Handle answers
+	Locked  bool     // also for a user whose account is locked: signing out only. Spec: cs#account-locking
 }
 
 // Refusal says that an operation of the specification is deliberately not done,

@@ -190,13 +190,16 @@ func (s *Server) authenticate(r *Request) error {
 		if err != nil {
 			return err
 		}
+		if ok && r.Route.Auth == Admin && !p.Admin {
+			return mx.Errorf(mx.Forbidden, "Only an administrator may do this, not an application service.")
+		}
 		if ok {
 			r.Principal = p
 			return nil
 		}
 	}
 	p, err := s.auth.Authenticate(r.Context(), token)
-	if err != nil {
+	if err != nil && !(r.Route.Locked && isLocked(err)) {
 		return err
 	}
 	if s.seen != nil && p.DeviceID != "" {
@@ -208,6 +211,11 @@ func (s *Server) authenticate(r *Request) error {
 	}
 	r.Principal = p
 	return nil
+}
+
+func isLocked(err error) bool {
+	var e *mx.Error
+	return errors.As(err, &e) && e.Code == mx.UserLocked
 }
 
 // Token is the request's access token, or "".

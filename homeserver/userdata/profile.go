@@ -172,6 +172,9 @@ func (s *Service) putField(ctx context.Context, r *route.Request, in map[string]
 	if err := own(r); err != nil {
 		return out, err
 	}
+	if err := r.NotSuspended(); err != nil {
+		return out, err
+	}
 	if err := checkFieldName(name); err != nil {
 		return out, err
 	}
@@ -184,6 +187,9 @@ func (s *Service) putField(ctx context.Context, r *route.Request, in map[string]
 
 func (s *Service) deleteField(ctx context.Context, r *route.Request) (out route.Empty, err error) {
 	if err := own(r); err != nil {
+		return out, err
+	}
+	if err := r.NotSuspended(); err != nil {
 		return out, err
 	}
 	if err := checkFieldName(r.Param("keyName")); err != nil {

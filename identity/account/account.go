@@ -43,7 +43,6 @@ func (e *SlowDown) Error() string { return "identity: too many failed attempts" 
 // States of an account.
 const (
 	Active      = "active"
-	Suspended   = "suspended"   // may read and leave, not write
 	Locked      = "locked"      // may do nothing until it is unlocked
 	Deactivated = "deactivated" // closed for good
 )
@@ -55,7 +54,8 @@ type User struct {
 	Localpart   string
 	DisplayName string // as given when the account was made
 	Admin       bool
-	State       string // Active, Suspended, Locked or Deactivated
+	State       string // Active, Locked or Deactivated
+	Suspended   bool   // may read and leave, not write; also kept while the account is locked
 	HasPassword bool
 	Created     time.Time
 	LastSeen    time.Time // last sign-in; zero: never
@@ -353,10 +353,18 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 			return err
 		}
 	}
-	if state != Active && state != Suspended {
+	if state != Active {
 		return deleteBrowserSessions(tx, u.ID, nil)
 	}
 	return nil
+}
+
+// SetSuspendedTx suspends an account or restores it. Errors: ErrDeactivated.
+func (a *Accounts) SetSuspendedTx(tx *store.Tx, u User, suspended bool) error {
+	if u.State == Deactivated {
+		return ErrDeactivated
+	}
+	return updateSuspended(tx, u.ID, suspended)
 }
 
 // SetAdminTx grants or takes away administration.

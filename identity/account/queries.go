@@ -8,12 +8,12 @@ import (
 	"holdfast/store"
 )
 
-const userColumns = `SELECT u.id, u.localpart, u.display_name, u.admin, u.state, u.created, u.last_seen, p.user_id IS NOT NULL
+const userColumns = `SELECT u.id, u.localpart, u.display_name, u.admin, u.state, u.suspended, u.created, u.last_seen, p.user_id IS NOT NULL
 FROM id_users u LEFT JOIN id_passwords p ON p.user_id = u.id `
 
 func (a *Accounts) scanUser(scan func(...any) error) (u User, err error) {
 	var created, seen int64
-	if err := scan(&u.ID, &u.Localpart, &u.DisplayName, &u.Admin, &u.State, &created, &seen, &u.HasPassword); err != nil {
+	if err := scan(&u.ID, &u.Localpart, &u.DisplayName, &u.Admin, &u.State, &u.Suspended, &created, &seen, &u.HasPassword); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
 			err = ErrNoUser
 		}
@@ -71,6 +71,13 @@ const updateStateSQL = `UPDATE id_users SET state = $2 WHERE id = $1`
 
 func updateState(tx *store.Tx, id, state string) error {
 	_, err := tx.Exec(updateStateSQL, id, state)
+	return err
+}
+
+const updateSuspendedSQL = `UPDATE id_users SET suspended = $2 WHERE id = $1`
+
+func updateSuspended(tx *store.Tx, id string, suspended bool) error {
+	_, err := tx.Exec(updateSuspendedSQL, id, suspended)
 	return err
 }
 

@@ -89,7 +89,7 @@ func (s *Store) DropUser(id string) {
 }
 
 // Lookup returns whose access token it is, of any application.
-// Errors: ErrUnknownToken, ErrExpiredToken, account.ErrLocked,
+// Errors: ErrUnknownToken, ErrExpiredToken, account.ErrLocked (with the principal),
 // account.ErrDeactivated; any other is transient.
 func (s *Store) Lookup(ctx context.Context, token string) (Principal, error) {
 	if token == "" || len(token) > maxToken {
@@ -106,6 +106,9 @@ func (s *Store) Lookup(ctx context.Context, token string) (Principal, error) {
 	}
 	if e.expires != 0 && s.Now().UnixMilli() >= e.expires {
 		return Principal{}, ErrExpiredToken
+	}
+	if errors.Is(e.err, account.ErrLocked) {
+		return e.Principal, e.err // who is locked out may still sign out
 	}
 	if e.err != nil {
 		return Principal{}, e.err
@@ -143,7 +146,7 @@ func (s *Store) load(ctx context.Context, h tokenHash) (*entry, error) {
 	e := &entry{
 		Principal: Principal{
 			ID: u.ID, UserID: u.UserID, DeviceID: sess.DeviceID, SessionID: sess.ID, ClientID: sess.ClientID,
-			Admin: u.Admin, Suspended: u.State == account.Suspended,
+			Admin: u.Admin, Suspended: u.Suspended,
 		},
 		err: u.Err(), expires: row.expires, refresh: row.refresh,
 	}

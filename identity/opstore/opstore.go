@@ -182,7 +182,8 @@ type refreshState struct {
 	consumed bool
 }
 
-// loadRefreshState finds a refresh token. Errors: ErrRefresh.
+// loadRefreshState finds a refresh token. Errors: ErrRefresh, account.ErrLocked of a
+// legacy session.
 func (s *Store) loadRefreshState(q store.Querier, token string) (rs refreshState, err error) {
 	if len(token) > maxToken {
 		return rs, ErrRefresh
@@ -204,10 +205,17 @@ func (s *Store) loadRefreshState(q store.Querier, token string) (rs refreshState
 	if rs.user, err = s.Accounts.LoadByID(q, rs.sess.UserID); err != nil {
 		return rs, err
 	}
-	if rs.user.Err() != nil {
-		return rs, ErrRefresh
+	// A locked account keeps its sessions: a refusal would have the client forget
+	// them. The token it gets opens nothing until the account is unlocked. At the
+	// legacy API the client is told.
+	err = rs.user.Err()
+	if errors.Is(err, account.ErrLocked) && rs.sess.ClientID != "" {
+		err = nil
 	}
-	return rs, nil
+	if err != nil && !errors.Is(err, account.ErrLocked) {
+		err = ErrRefresh
+	}
+	return rs, err
 }
 
 // Rotate trades a refresh token for the next pair. check is asked, with the

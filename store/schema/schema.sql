@@ -345,7 +345,7 @@ CREATE TABLE id_users (
 	source       TEXT NOT NULL,    -- what made the account
 	created      INTEGER NOT NULL,
 	last_seen    INTEGER NOT NULL  -- last sign-in; 0: never
-) WITHOUT ROWID;
+, suspended INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 
 -- owner: homeserver/media
 CREATE TABLE media (

@@ -74,7 +74,8 @@ func under(path, dir string) bool { return path == dir || strings.HasPrefix(path
 // may import those on floors below its own.
 var floors = [][]string{
 	{""}, // homeserver.go
-	{"syncv3", "sliding", "calls", "push", "media", "federation", "appservice", "admin", "account", "delayed"},
+	{"admin"},
+	{"syncv3", "sliding", "calls", "push", "media", "federation", "appservice", "account", "delayed"},
 	{"feed"},
 	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports"},
 	{"rooms"},
