@@ -227,6 +227,7 @@ func (a *Appliance) controlHandler() http.Handler {
 			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: name, Admin: in.Admin})
 		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
 	})
+	a.mailControl(handle)
 	return mux
 }
 

@@ -78,6 +78,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Tokens:           tokens{c.identity},
 		Accounts:         accounts{c.identity},
 		People:           people{c.identity},
+		Mail:             mailer{a},
 		Media:            a.media(),
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,

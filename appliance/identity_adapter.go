@@ -57,6 +57,18 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.WeakPassword, "The password needs at least 8 characters and at most 512 bytes.")
 	case errors.Is(err, identity.ErrNoUser):
 		return &mx.Error{Code: mx.Forbidden, Msg: "There is no such account."}
+	case errors.Is(err, identity.ErrEmail):
+		return mx.Errorf(mx.InvalidParam, "This is not an e-mail address. It looks like anna@example.org, in letters without accents.")
+	case errors.Is(err, identity.ErrEmailInUse):
+		return mx.Errorf(mx.ThreepidInUse, "This e-mail address belongs to an account already.")
+	case errors.Is(err, identity.ErrEmailToken):
+		return mx.Errorf(mx.TokenIncorrect, "The code is not the one that was mailed.")
+	case errors.Is(err, identity.ErrEmailExpired):
+		return mx.Errorf(mx.SessionExpired, "The mail is too old. Ask for another.")
+	case errors.Is(err, identity.ErrEmailProof):
+		return mx.Errorf(mx.ThreepidAuthFailed, "The e-mail address is not confirmed, or too long ago. Open the link of the mail first.")
+	case errors.Is(err, identity.ErrEmails):
+		return mx.Errorf(mx.ThreepidDenied, "The account has as many e-mail addresses as it may. Remove one first.")
 	case errors.Is(err, identity.ErrInvite):
 		return mx.Errorf(mx.Unauthorized, "The invite was used up, has expired or was withdrawn.")
 	}
@@ -75,7 +87,7 @@ func (a accounts) VerifyPassword(ctx context.Context, userID, password, from str
 
 func (a accounts) CreateUser(ctx context.Context, n account.NewUser) (string, error) {
 	u, err := a.id.CreateUser(ctx, identity.NewUser{Localpart: n.Localpart, DisplayName: n.DisplayName, Password: n.Password,
-		Admin: n.Admin, Invite: n.Invite, Source: n.Source})
+		Admin: n.Admin, Invite: n.Invite, EmailSID: n.EmailSID, EmailSecret: n.EmailSecret, Source: n.Source})
 	return u.UserID, matrixError(err)
 }
 

@@ -54,6 +54,10 @@ type cli struct {
 	dryRun            bool
 	template          bool
 	hardware          bool
+	mail              struct {
+		host, security, user, from, ca string
+		port                           int
+	}
 }
 
 type setFlag struct{ list *[]string }
@@ -110,6 +114,21 @@ func commands() []command {
 				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
 				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
 			}},
+		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,
+			long: "Names the mail server by which people prove an e-mail address and get a forgotten\npassword replaced. Without it no e-mail is sent. Everything that was set before is\nreplaced; a password stays while --host and --user are the same.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.mail.host, "host", "", "the mail server's `name`")
+				f.IntVar(&c.mail.port, "port", 0, "its `port`; else 587 with starttls, 465 with tls, 25 with none")
+				f.StringVar(&c.mail.security, "security", "starttls", "how the way there is protected: starttls, tls or none (`kind`)")
+				f.StringVar(&c.mail.user, "user", "", "the `user` to log in as")
+				f.BoolVar(&c.passwordStdin, "password-stdin", false, "read the user's password from standard input")
+				f.StringVar(&c.mail.from, "from", "", "the sender: an `address`, also with a name, as in \"Chat <chat@example.org>\"")
+				f.StringVar(&c.mail.ca, "ca", "", "a PEM `file` with the certificate authority of the mail server, if it is one of your own")
+			}},
+		{name: "mail show", data: true, short: "print the mail server, without its password", run: runMailShow},
+		{name: "mail test", args: "ADDRESS", nargs: [2]int{1, 1}, short: "send a test message", run: runMailTest,
+			long: "Sends a message to an address, and says at which step it failed and what to do."},
+		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",
 			flags: func(f *flag.FlagSet, c *cli) { dryRunFlag(f, c) }},

@@ -51,6 +51,7 @@ type Options struct {
 	Tokens    route.Authenticator
 	Accounts  account.Accounts
 	People    admin.Accounts
+	Mail      account.Mailer    // nil: no e-mail is sent
 	Media     calls.MediaTokens // nil: no call relay
 
 	RegistrationOpen bool
@@ -213,7 +214,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
-		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text,
+		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text, Mail: o.Mail,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {

@@ -14,7 +14,10 @@ package identity
 
 import (
 	"context"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,6 +52,12 @@ var (
 	ErrWeakPassword  = account.ErrWeakPassword
 	ErrNoUser        = account.ErrNoUser
 	ErrInvite        = account.ErrInvite
+	ErrEmail         = account.ErrEmail
+	ErrEmailInUse    = account.ErrEmailInUse
+	ErrEmailToken    = account.ErrEmailToken
+	ErrEmailExpired  = account.ErrEmailExpired
+	ErrEmailProof    = account.ErrEmailProof
+	ErrEmails        = account.ErrEmails
 )
 
 // Types of the packages below, under the names that callers use.
@@ -64,6 +73,10 @@ type (
 	DeviceSink   = opstore.DeviceSink
 	Principal    = opstore.Principal
 	Tokens       = opstore.Tokens
+	Email        = account.Email
+	EmailRequest = account.EmailRequest
+	EmailTicket  = account.EmailTicket
+	EmailProof   = account.EmailProof
 )
 
 // Options of New.
@@ -109,6 +122,7 @@ type Service struct {
 	pages    *login.Pages
 	provider *op.Provider
 	limit    limiter
+	seal     []byte // key of Seal
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -150,6 +164,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{o: o, origins: []string{o.PublicURL}}
+	if s.seal, err = hkdf.Key(sha256.New, key, nil, "holdfast settings", 32); err != nil {
+		return nil, err
+	}
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
 		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
@@ -169,6 +186,25 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	return s, nil
+}
+
+// Seal protects a secret of the appliance that lies in the database, by the key
+// that does not.
+func (s *Service) Seal(secret string) (string, error) {
+	b, err := opstore.Seal(s.seal, []byte(secret))
+	return base64.RawStdEncoding.EncodeToString(b), err
+}
+
+// Unseal gives back what Seal protected.
+func (s *Service) Unseal(sealed string) (string, error) {
+	b, err := base64.RawStdEncoding.DecodeString(sealed)
+	if err == nil {
+		b, err = opstore.Unseal(s.seal, b)
+	}
+	if err != nil {
+		return "", fmt.Errorf("the key file is not the one that it was sealed with: %w", err)
+	}
+	return string(b), nil
 }
 
 // Start begins the upkeep, once Devices can be told of what it ends.

@@ -22,6 +22,15 @@ const (
 	TLSMode      = "tls.mode"
 	TLSEmail     = "tls.acme_email"
 
+	// The mail server; without MailHost there is none.
+	MailHost     = "mail.host"
+	MailPort     = "mail.port"
+	MailSecurity = "mail.security"
+	MailUser     = "mail.user"
+	MailPassword = "mail.password" // sealed by the identity provider's key
+	MailFrom     = "mail.from"
+	MailCA       = "mail.ca" // PEM; "": the system's
+
 	ConsolePassword = "console.password" // argon2id hash; the screen's menu asks for it
 	ShareUpdates    = "updates.share"    // "yes": other appliances may fetch the running version
 )

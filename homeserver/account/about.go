@@ -117,7 +117,7 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"m.set_avatar_url":                enabled{true},
 		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133"]},
 		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133"]},
-		"m.3pid_changes":                  enabled{false},
+		"m.3pid_changes":                  enabled{s.mailReady()},
 		"m.get_login_token":               enabled{true},
 		"io.element.msc4452.preview_url":  enabled{false},
 	}
@@ -138,9 +138,4 @@ func (s *Service) authMetadata(_ context.Context, r *route.Request) (any, error)
 // authIssuer answers the older discovery of MSC2965.
 func (s *Service) authIssuer(_ context.Context, r *route.Request) (any, error) {
 	return map[string]string{"issuer": s.o.PublicURL(r.Request)}, nil
-}
-
-// threepids answers GET /account/3pid: there are none.
-func (s *Service) threepids(context.Context, *route.Request) (any, error) {
-	return map[string]any{"threepids": []any{}}, nil
 }

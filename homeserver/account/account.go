@@ -34,6 +34,8 @@ type Accounts interface {
 	EndDevice(ctx context.Context, userID, deviceID string) error
 	EndAll(ctx context.Context, userID, keepDeviceID string) error
 	SetPassword(ctx context.Context, userID, password, keepDeviceID string, logoutOthers bool) error
+	// CheckPassword reports whether a password may be chosen. Errors: WeakPassword.
+	CheckPassword(password string) error
 	Deactivate(ctx context.Context, userID string) error
 	InviteValid(ctx context.Context, token string) (bool, error)
 	CreateLoginToken(ctx context.Context, userID string, ttl time.Duration) (string, error)
@@ -44,6 +46,7 @@ type Accounts interface {
 	ResetApproved(ctx context.Context, userID string) (bool, error)
 	// OAuth reports whether an access token came from the OAuth API.
 	OAuth(ctx context.Context, token string) bool
+	Emails
 	// Metadata is the authorization server's metadata at an origin.
 	Metadata(origin string) any
 }
@@ -54,6 +57,7 @@ type NewUser struct {
 	Admin                            bool
 	Invite                           string // token of an invite to use up, or ""
 	Source                           string
+	EmailSID, EmailSecret            string // proof of the account's e-mail address, or ""
 }
 
 // NewSession describes a session to start.
@@ -76,6 +80,9 @@ type Options struct {
 	Log              *slog.Logger
 	RegistrationOpen bool
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
+	Mail             Mailer // nil: no e-mail is sent
+	// Erase keeps what a closed account wrote from those who join a room later.
+	Erase func(ctx context.Context, userID string) error
 	// WellKnown adds to /.well-known/matrix/client. May be nil.
 	WellKnown func(*http.Request) map[string]any
 	// RoomVersion is the version of rooms that ask for none. nil: pdu.Default.
@@ -137,26 +144,28 @@ func (s *Service) Routes() []route.Route {
 		{Op: "register", Pattern: "POST " + v3 + "register", Aliases: []string{r0 + "register"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.register)},
 		{Op: "checkUsernameAvailability", Pattern: "GET " + v3 + "register/available", Aliases: []string{r0 + "register/available"}, Limit: route.Logins, Handle: route.Get(s.available)},
 		{Op: "registrationTokenValidity", Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Limit: route.Logins, Handle: route.Get(s.tokenValidity)},
-		{Op: "changePassword", Pattern: "POST " + v3 + "account/password", Aliases: []string{r0 + "account/password"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.changePassword)},
-		{Op: "deactivateAccount", Pattern: "POST " + v3 + "account/deactivate", Aliases: []string{r0 + "account/deactivate"}, Auth: route.User, Limit: route.Logins, Handle: route.Get(s.deactivate)},
+		{Op: "changePassword", Pattern: "POST " + v3 + "account/password", Aliases: []string{r0 + "account/password"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.changePassword)},
+		{Op: "deactivateAccount", Pattern: "POST " + v3 + "account/deactivate", Aliases: []string{r0 + "account/deactivate"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.deactivate)},
 		{Op: "getAccount3PIDs", Pattern: "GET " + v3 + "account/3pid", Aliases: []string{r0 + "account/3pid"}, Auth: route.User, Limit: route.Reads, Handle: route.Get(s.threepids)},
 
+		{Op: "post3PIDs", Pattern: "POST " + v3 + "account/3pid", Aliases: []string{r0 + "account/3pid"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.post3PIDs)},
+		{Op: opAdd3PID, Pattern: "POST " + v3 + "account/3pid/add", Aliases: []string{r0 + "account/3pid/add"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.add3PID)},
+		{Op: "bind3PID", Pattern: "POST " + v3 + "account/3pid/bind", Aliases: []string{r0 + "account/3pid/bind"}, Auth: route.User, Limit: route.Logins, Refuse: noIdentityServers},
+		{Op: "unbind3pidFromAccount", Pattern: "POST " + v3 + "account/3pid/unbind", Aliases: []string{r0 + "account/3pid/unbind"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.unbind3PID)},
+		{Op: "delete3pidFromAccount", Pattern: "POST " + v3 + "account/3pid/delete", Aliases: []string{r0 + "account/3pid/delete"}, Auth: route.User, Limit: route.Logins, Handle: route.JSON(s.delete3PID)},
+		{Op: "requestTokenTo3PIDEmail", Pattern: "POST " + v3 + "account/3pid/email/requestToken", Aliases: []string{r0 + "account/3pid/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofAdd))},
+		{Op: "requestTokenToRegisterEmail", Pattern: "POST " + v3 + "register/email/requestToken", Aliases: []string{r0 + "register/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofRegister))},
+		{Op: "requestTokenToResetPasswordEmail", Pattern: "POST " + v3 + "account/password/email/requestToken", Aliases: []string{r0 + "account/password/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofPassword))},
+		{Op: "emailPage", Pattern: "GET " + submitPath, Limit: route.Logins, Handle: route.Get(s.emailPage)},
+		{Op: "submitEmailToken", Pattern: "POST " + submitPath, Limit: route.Logins, Handle: route.Get(s.submitEmail)},
 		{Op: "requestTokenTo3PIDMSISDN", Pattern: "POST " + v3 + "account/3pid/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidMedium)},
 		{Op: "requestTokenToRegisterMSISDN", Pattern: "POST " + v3 + "register/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
 		{Op: "requestTokenToResetPasswordMSISDN", Pattern: "POST " + v3 + "account/password/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
 
-		{Op: "uiaFallback", Pattern: "GET " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallback)},
-		{Op: "uiaFallbackSubmit", Pattern: "POST " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Handle: route.Get(s.fallbackSubmit)},
+		{Op: "uiaFallback", Pattern: "GET " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Limit: route.Logins, Handle: route.Get(s.fallback)},
+		{Op: "uiaFallbackSubmit", Pattern: "POST " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Limit: route.Logins, Handle: route.Get(s.fallbackSubmit)},
 
 		{Op: "synapseRegisterNonce", Pattern: "GET /_synapse/admin/v1/register", Handle: route.Get(s.nonce)},
 		{Op: "synapseRegister", Pattern: "POST /_synapse/admin/v1/register", Handle: route.JSON(s.sharedSecretRegister)},
-	}
-}
-
-// noPhones refuses phone numbers with the code that the operation has for it.
-func noPhones(code mx.Code) *route.Refusal {
-	return &route.Refusal{
-		Reason: "An appliance sends no text messages: that takes a provider outside, who would learn the numbers.",
-		Answer: mx.Errorf(code, "This server does not use phone numbers. Use an e-mail address."),
 	}
 }

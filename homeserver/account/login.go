@@ -26,14 +26,18 @@ func (s *Service) loginFlows(context.Context, *route.Request) (any, error) {
 
 // identifier names a user. Spec: cs#identifier-types
 type identifier struct {
-	Type string `json:"type"`
-	User string `json:"user"`
+	Type    string `json:"type"`
+	User    string `json:"user"`
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
 }
 
 type loginRequest struct {
 	Type         string      `json:"type"`
 	Identifier   *identifier `json:"identifier"`
-	User         string      `json:"user"` // before identifiers
+	User         string      `json:"user"` // before identifiers, as the next two
+	Medium       string      `json:"medium"`
+	Address      string      `json:"address"`
 	Password     *string     `json:"password"`
 	Token        string      `json:"token"`
 	DeviceID     string      `json:"device_id"`
@@ -51,16 +55,37 @@ type loginResponse struct {
 	WellKnown    map[string]any `json:"well_known,omitempty"`
 }
 
-// userOf is the full user ID that an identifier means.
-func (s *Service) userOf(id *identifier, user string) (string, error) {
+// userOf is the full user ID that an identifier means. An e-mail address that is
+// nobody's stands for itself: no password fits it, which takes as long to find out.
+func (s *Service) userOf(ctx context.Context, id *identifier, user string) (string, error) {
 	if id != nil {
-		switch id.Type {
+		kind := id.Type
+		if kind == "" && id.Medium != "" { // the specification's example of a login has no type
+			kind = "m.id.thirdparty"
+		}
+		switch kind {
 		case "m.id.user", "":
 			if id.User != "" {
 				user = id.User
 			}
-		case "m.id.thirdparty", "m.id.phone":
-			return "", mx.Errorf(mx.Forbidden, "Nobody is known here by an e-mail address or a phone number. Sign in with the user name.")
+		case "m.id.thirdparty":
+			if id.Medium == "" || id.Address == "" {
+				return "", mx.Errorf(mx.MissingParam, "Name medium and address of the third-party identifier.")
+			}
+			if id.Medium != mediumEmail {
+				return "", mx.Errorf(mx.Forbidden, "Nobody is known here by a %.40s. Sign in with the user name or an e-mail address.", id.Medium)
+			}
+			address, err := s.o.Accounts.CanonicalEmail(id.Address)
+			if err != nil {
+				return "", mx.Errorf(mx.Forbidden, "Nobody is known here by this address.")
+			}
+			owner, err := s.o.Accounts.EmailOwner(ctx, address)
+			if err != nil || owner != "" {
+				return owner, err
+			}
+			return address, nil
+		case "m.id.phone":
+			return "", mx.Errorf(mx.Forbidden, "Nobody is known here by a phone number. Sign in with the user name or an e-mail address.")
 		default:
 			return "", mx.Errorf(mx.Unknown, "The identifier type is not known. Use m.id.user.")
 		}
@@ -92,11 +117,14 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 	if err := checkDevice(in.DeviceID); err != nil {
 		return nil, err
 	}
+	if in.Identifier == nil && in.User == "" && in.Medium != "" {
+		in.Identifier = &identifier{Medium: in.Medium, Address: in.Address}
+	}
 	var userID string
 	var err error
 	switch in.Type {
 	case "m.login.password":
-		if userID, err = s.userOf(in.Identifier, in.User); err != nil {
+		if userID, err = s.userOf(ctx, in.Identifier, in.User); err != nil {
 			return nil, err
 		}
 		if in.Password == nil {
@@ -113,7 +141,7 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 			return nil, err
 		}
 	case "m.login.application_service", "uk.half-shot.msc2778.login.application_service":
-		if userID, err = s.userOf(in.Identifier, in.User); err != nil {
+		if userID, err = s.userOf(ctx, in.Identifier, in.User); err != nil {
 			return nil, err
 		}
 		if r.Appservice == "" {

@@ -26,11 +26,16 @@ const (
 	stagePassword = "m.login.password"
 	stageSSO      = "m.login.sso"
 	stageToken    = "m.login.registration_token"
+	stageEmail    = "m.login.email.identity"
+
+	opRegister = "register"
+	opPassword = "changePassword"
+	opAdd3PID  = "add3PID"
 )
 
 // register answers POST /register. With open registration the dummy stage is
 // enough, and may come with the first request; otherwise an invite's token is
-// needed. Spec: cs#post_matrixclientv3register
+// needed. With a mail server an address may be proved before. Spec: cs#post_matrixclientv3register
 func (s *Service) register(ctx context.Context, r *route.Request, in registerRequest) (any, error) {
 	if r.Query("kind") == "guest" {
 		return nil, mx.Errorf(mx.GuestForbidden, "This server has no guests.")
@@ -60,25 +65,29 @@ func (s *Service) register(ctx context.Context, r *route.Request, in registerReq
 			return nil, err
 		}
 	}
+	if in.Password != "" {
+		if err := s.o.Accounts.CheckPassword(in.Password); err != nil {
+			return nil, err
+		}
+	}
 	stage := stageToken
 	if s.o.RegistrationOpen {
 		stage = stageDummy
 	}
 	flows := [][]string{{stage}}
-	invite := ""
+	if s.mailReady() {
+		// Before the other stage, which alone completes the other flow.
+		flows = append(flows, []string{stageEmail, stage})
+	}
 	done, err := s.uia.step(ctx, s, r, in.Auth, "", flows, func(ctx context.Context, a auth) error {
-		switch {
-		case a.Type == stageDummy && stage == stageDummy:
-			return nil
-		case a.Type == stageToken && stage == stageToken:
-			ok, err := s.o.Accounts.InviteValid(ctx, a.Token)
-			if err == nil && !ok {
-				err = mx.Errorf(mx.Unauthorized, "The registration token is not valid any more. Ask for a new invite.")
-			}
-			invite = a.Token
+		switch a.Type {
+		case stageToken:
+			return s.checkInvite(ctx, a.Token)
+		case stageEmail:
+			_, err := s.provedEmail(ctx, ProofRegister, a)
 			return err
 		}
-		return mx.Errorf(mx.Forbidden, "This stage is not part of any flow.")
+		return nil // dummy
 	})
 	if err != nil {
 		return nil, err
@@ -89,14 +98,21 @@ func (s *Service) register(ctx context.Context, r *route.Request, in registerReq
 	if name == "" {
 		name = strings.ToLower(rand.Text()[:12])
 	}
-	if invite == "" {
-		invite = done.token
-	}
-	userID, err := s.o.Accounts.CreateUser(ctx, NewUser{Localpart: name, DisplayName: name, Password: in.Password, Invite: invite, Source: "register"})
+	userID, err := s.o.Accounts.CreateUser(ctx, NewUser{Localpart: name, DisplayName: name, Password: in.Password, Invite: done.token,
+		EmailSID: done.email.SID, EmailSecret: done.email.Secret, Source: "register"})
 	if err != nil {
 		return nil, err
 	}
 	return s.registered(ctx, r, userID, in)
+}
+
+// checkInvite checks a registration token.
+func (s *Service) checkInvite(ctx context.Context, token string) error {
+	ok, err := s.o.Accounts.InviteValid(ctx, token)
+	if err == nil && !ok {
+		err = mx.Errorf(mx.Unauthorized, "The registration token is not valid any more. Ask for a new invite.")
+	}
+	return err
 }
 
 func (s *Service) registered(ctx context.Context, r *route.Request, userID string, in registerRequest) (any, error) {
@@ -152,27 +168,61 @@ func (s *Service) tokenValidity(ctx context.Context, r *route.Request) (any, err
 	return map[string]bool{"valid": ok}, nil
 }
 
-// changePassword answers POST /account/password. Spec: cs#post_matrixclientv3accountpassword
+// changePassword answers POST /account/password. Who is not signed in proves an
+// e-mail address of the account. Spec: cs#post_matrixclientv3accountpassword
 func (s *Service) changePassword(ctx context.Context, r *route.Request, in struct {
+	Auth     mx.Raw `json:"auth"`
 	Password string `json:"new_password"`
 	Logout   *bool  `json:"logout_devices"`
 }) (route.Empty, error) {
 	if in.Password == "" {
 		return route.Empty{}, mx.Errorf(mx.MissingParam, "new_password is missing.")
 	}
-	if err := s.Confirm(ctx, r); err != nil {
+	if err := s.o.Accounts.CheckPassword(in.Password); err != nil {
 		return route.Empty{}, err
 	}
-	return route.Empty{}, s.o.Accounts.SetPassword(ctx, r.UserID, in.Password, r.DeviceID, in.Logout == nil || *in.Logout)
+	userID := r.UserID
+	if userID == "" {
+		if !s.mailReady() {
+			return route.Empty{}, mx.Errorf(mx.MissingToken, "Send an access token in the Authorization header. This server has no mail server, by which others could prove who they are.")
+		}
+		done, err := s.uia.step(ctx, s, r, in.Auth, "", [][]string{{stageEmail}}, func(ctx context.Context, a auth) error {
+			_, err := s.provedEmail(ctx, ProofPassword, a)
+			return err
+		})
+		if err != nil {
+			return route.Empty{}, err
+		}
+		p, err := s.o.Accounts.UseEmail(ctx, ProofPassword, done.email.SID, done.email.Secret)
+		if err != nil {
+			return route.Empty{}, err
+		}
+		userID = p.Owner
+	} else if err := s.Confirm(ctx, r); err != nil {
+		return route.Empty{}, err
+	}
+	return route.Empty{}, s.o.Accounts.SetPassword(ctx, userID, in.Password, r.DeviceID, in.Logout == nil || *in.Logout)
 }
 
 // deactivate answers POST /account/deactivate. Spec: cs#post_matrixclientv3accountdeactivate
-func (s *Service) deactivate(ctx context.Context, r *route.Request) (any, error) {
+func (s *Service) deactivate(ctx context.Context, r *route.Request, in struct {
+	Erase bool `json:"erase"`
+}) (any, error) {
 	if err := s.Confirm(ctx, r); err != nil {
 		return nil, err
 	}
+	unbound, err := s.unbindResult(ctx, r.UserID)
+	if err != nil {
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
 	if err := s.o.Accounts.Deactivate(ctx, r.UserID); err != nil {
 		return nil, err
 	}
-	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+	if in.Erase && s.o.Erase != nil {
+		if err := s.o.Erase(ctx, r.UserID); err != nil {
+			return nil, err
+		}
+	}
+	return map[string]string{"id_server_unbind_result": unbound}, nil
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -41,8 +40,10 @@ type uiaSession struct {
 	op     string
 	digest [sha256.Size]byte // of the request without auth
 	body   []byte            // first request of a registration
-	done   []string          // completed stages
+	flows  [][]string        // as they were last offered
+	done   []string          // completed stages, in their order
 	token  string            // registration token that was shown
+	email  threepidCreds     // proof of an e-mail address that was shown
 	until  time.Time
 }
 
@@ -54,6 +55,15 @@ type auth struct {
 	User       string      `json:"user"`
 	Password   string      `json:"password"`
 	Token      string      `json:"token"`
+	// The second spelling is that of older clients.
+	Email    *threepidCreds `json:"threepid_creds"`
+	OldEmail *threepidCreds `json:"threepidCreds"`
+}
+
+// threepidCreds name a proof of an e-mail address.
+type threepidCreds struct {
+	SID    string `json:"sid"`
+	Secret string `json:"client_secret"`
 }
 
 func parseAuth(raw mx.Raw) (a auth, given bool, err error) {
@@ -63,6 +73,9 @@ func parseAuth(raw mx.Raw) (a auth, given bool, err error) {
 	}
 	if err := json.Unmarshal(b, &a); err != nil {
 		return a, false, mx.Errorf(mx.BadJSON, "auth must be an object as the specification describes it.")
+	}
+	if a.Email == nil {
+		a.Email = a.OldEmail
 	}
 	return a, true, nil
 }
@@ -110,32 +123,52 @@ func (u *uia) begin(r *route.Request, userID string, now time.Time) (*uiaSession
 		}
 	}
 	x := &uiaSession{id: rand.Text(), userID: userID, op: r.Route.Op, digest: withoutAuth(r), until: now.Add(uiaFor)}
-	if userID == "" && len(r.RawBody()) <= maxKept {
+	if r.Route.Op == opRegister && len(r.RawBody()) <= maxKept {
 		x.body = bytes.Clone(r.RawBody())
 	}
 	u.m[x.id] = x
 	return x, nil
 }
 
-// complete notes a stage.
-func (u *uia) complete(x *uiaSession, stage, token string) {
+// turn reports whether a stage was completed before, and whether it is the next
+// of a flow that begins with what was completed.
+func (x *uiaSession) turn(stage string) (done, next bool) {
+	next = slices.ContainsFunc(x.flows, func(f []string) bool {
+		n := len(x.done)
+		return len(f) > n && slices.Equal(f[:n], x.done) && f[n] == stage
+	})
+	return slices.Contains(x.done, stage), next
+}
+
+// offer notes the flows of a session and says where it stands with a stage.
+func (u *uia) offer(x *uiaSession, flows [][]string, stage string) (done, next bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !slices.Contains(x.done, stage) {
-		x.done = append(x.done, stage)
+	x.flows = flows
+	return x.turn(stage)
+}
+
+// complete notes a stage, if it is its turn.
+func (u *uia) complete(x *uiaSession, stage string, a auth) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, next := x.turn(stage); !next {
+		return
 	}
-	if token != "" {
-		x.token = token
+	x.done = append(x.done, stage)
+	if stage == stageToken {
+		x.token = a.Token
+	}
+	if stage == stageEmail && a.Email != nil {
+		x.email = *a.Email
 	}
 }
 
-// finish ends a session if its stages complete a flow.
-func (u *uia) finish(x *uiaSession, flows [][]string) bool {
+// finish ends a session if its stages complete a flow. It does so once.
+func (u *uia) finish(x *uiaSession) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	ok := slices.ContainsFunc(flows, func(f []string) bool {
-		return !slices.ContainsFunc(f, func(stage string) bool { return !slices.Contains(x.done, stage) })
-	})
+	ok := u.m[x.id] == x && slices.ContainsFunc(x.flows, func(f []string) bool { return slices.Equal(f, x.done) })
 	if ok {
 		delete(u.m, x.id)
 	}
@@ -143,50 +176,56 @@ func (u *uia) finish(x *uiaSession, flows [][]string) bool {
 }
 
 // step takes a request through interactive authentication. It returns the
-// completed session, or the 401 to answer. check judges a stage.
+// completed session, or the 401 to answer. check judges a stage whose turn it is.
 func (u *uia) step(ctx context.Context, s *Service, r *route.Request, raw mx.Raw, userID string, flows [][]string, check func(context.Context, auth) error) (*uiaSession, error) {
 	a, given, err := parseAuth(raw)
 	if err != nil {
 		return nil, err
 	}
 	x := u.find(raw, r, userID, s.o.Now())
-	if x == nil || (userID != "" && x.digest != withoutAuth(r)) {
+	// Who registers may leave out later what the first request said.
+	if x == nil || (r.Route.Op != opRegister && x.digest != withoutAuth(r)) {
 		if x, err = u.begin(r, userID, s.o.Now()); err != nil {
 			return nil, err
 		}
 		if given && a.Session != "" && a.Type == "" {
-			return nil, u.challenge(x, flows, mx.Errorf(mx.Unknown, "The confirmation session is over. Start again."))
+			u.offer(x, flows, "")
+			return nil, u.challenge(x, mx.Errorf(mx.Unknown, "The confirmation session is over. Start again."))
 		}
 	}
-	if !given {
-		return nil, u.challenge(x, flows, nil)
-	}
-	if a.Type != "" && a.Type != stageSSO { // that one is completed on its page
+	done, next := u.offer(x, flows, a.Type)
+	switch {
+	case !given:
+		return nil, u.challenge(x, nil)
+	case a.Type == "" || a.Type == stageSSO || done: // completed on a page, or before: not again
+	case !next:
+		return nil, u.challenge(x, mx.Errorf(mx.Forbidden, "This stage is in none of the flows, or not yet its turn."))
+	default:
 		if err := check(ctx, a); err != nil {
 			var refused *mx.Error
 			if errors.As(err, &refused) && refused.Code != mx.LimitExceeded {
-				return nil, u.challenge(x, flows, refused)
+				return nil, u.challenge(x, refused)
 			}
 			return nil, err
 		}
-		u.complete(x, a.Type, a.Token)
+		u.complete(x, a.Type, a)
 	}
-	if !u.finish(x, flows) {
-		return nil, u.challenge(x, flows, nil)
+	if !u.finish(x) {
+		return nil, u.challenge(x, nil)
 	}
 	return x, nil
 }
 
 // challenge is the 401 that lists what is left to do.
-func (u *uia) challenge(x *uiaSession, flows [][]string, why *mx.Error) error {
+func (u *uia) challenge(x *uiaSession, why *mx.Error) error {
 	type flow struct {
 		Stages []string `json:"stages"`
 	}
 	var list []flow
-	for _, f := range flows {
+	u.mu.Lock()
+	for _, f := range x.flows {
 		list = append(list, flow{f})
 	}
-	u.mu.Lock()
 	done := append([]string{}, x.done...)
 	u.mu.Unlock()
 	e := &mx.Error{Status: http.StatusUnauthorized, Fields: map[string]any{"flows": list, "params": map[string]any{}, "session": x.id, "completed": done}}
@@ -212,14 +251,22 @@ func (s *Service) Confirm(ctx context.Context, r *route.Request) error {
 			return mx.Errorf(mx.BadJSON, "The request must be a JSON object.")
 		}
 	}
-	_, err := s.uia.step(ctx, s, r, in.Auth, r.UserID, [][]string{{stagePassword}, {stageSSO}}, func(ctx context.Context, a auth) error {
-		if a.Type != stagePassword {
-			return mx.Errorf(mx.Forbidden, "This stage is not part of any flow.")
+	flows := [][]string{{stagePassword}, {stageSSO}}
+	if mailed := r.Route.Op == opPassword || r.Route.Op == opAdd3PID; mailed && s.mailReady() {
+		flows = append(flows, []string{stageEmail})
+	}
+	done, err := s.uia.step(ctx, s, r, in.Auth, r.UserID, flows, func(ctx context.Context, a auth) error {
+		if a.Type == stageEmail {
+			p, err := s.provedEmail(ctx, ProofPassword, a)
+			if err == nil && p.Owner != r.UserID {
+				err = mx.Errorf(mx.Forbidden, "Confirm with an e-mail address of your own.")
+			}
+			return err
 		}
 		userID := r.UserID
 		if a.Identifier != nil || a.User != "" {
 			var err error
-			if userID, err = s.userOf(a.Identifier, a.User); err != nil {
+			if userID, err = s.userOf(ctx, a.Identifier, a.User); err != nil {
 				return err
 			}
 		}
@@ -229,6 +276,10 @@ func (s *Service) Confirm(ctx context.Context, r *route.Request) error {
 		_, err := s.o.Accounts.VerifyPassword(ctx, userID, a.Password, address(r.Request))
 		return err
 	})
+	if err != nil || done.email.SID == "" {
+		return err
+	}
+	_, err = s.o.Accounts.UseEmail(ctx, ProofPassword, done.email.SID, done.email.Secret)
 	return err
 }
 
@@ -248,60 +299,38 @@ func (s *Service) ConfirmReset(ctx context.Context, r *route.Request) error {
 		return err
 	}
 	// The second name is what clients looked for before the specification had the first.
-	e := s.uia.challenge(x, [][]string{{"m.oauth"}, {"org.matrix.cross_signing_reset"}}, nil).(*mx.Error)
+	s.uia.offer(x, [][]string{{"m.oauth"}, {"org.matrix.cross_signing_reset"}}, "")
+	e := s.uia.challenge(x, nil).(*mx.Error)
 	page := map[string]string{"url": s.o.PublicURL(r.Request) + "/account?action=org.matrix.cross_signing_reset"}
 	e.Fields["params"] = map[string]any{"m.oauth": page, "org.matrix.cross_signing_reset": page}
 	e.Fields["msg"] = "Approve the reset on your account page, then try again."
 	return e
 }
 
-var fallbackPage = template.Must(template.New("").Parse(`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{.Title}}</title>
-<link rel="stylesheet" href="/assets/holdfast.css">
-</head>
-<body>
-<main class="hf-page">
-<section class="hf-card">
-<h1 class="hf-title">{{.Title}}</h1>
-<p>{{.Text}}</p>
-{{if .Submit}}<form method="post"><button class="hf-button hf-button--wide" type="submit">{{.Submit}}</button></form>{{end}}
-</section>
-</main>
-</body>
-</html>
-`))
-
-func (s *Service) page(status int, title, text, submit string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
-		w.WriteHeader(status)
-		fallbackPage.Execute(w, map[string]string{"Title": title, "Text": text, "Submit": submit})
-	}
-}
-
-func (s *Service) say(status int, key string) http.HandlerFunc {
-	return s.page(status, s.o.Text("en", "identity."+key+".title"), s.o.Text("en", "identity."+key+".text"), "")
-}
+// fallbackStages are the stages that a page can complete.
+var fallbackStages = []string{stageSSO, stagePassword, stageToken, stageDummy}
 
 // fallbackSession is the session that the page is about, and whether the right
-// person is signed in, freshly, in this browser. Otherwise answer is what to do.
+// person is signed in, freshly, in this browser where the stage asks for that.
+// Otherwise answer is what to do.
 func (s *Service) fallbackSession(r *route.Request) (x *uiaSession, answer http.HandlerFunc) {
+	stage := r.Param("stage")
 	s.uia.mu.Lock()
 	x = s.uia.m[r.Query("session")]
+	done, next := false, false
+	if x != nil {
+		done, next = x.turn(stage)
+	}
 	s.uia.mu.Unlock()
-	if r.Param("stage") != stageSSO || x == nil || x.userID == "" || s.o.Now().After(x.until) {
+	switch {
+	case x == nil || s.o.Now().After(x.until) || !slices.Contains(fallbackStages, stage):
 		return nil, s.say(http.StatusBadRequest, "expired")
+	case done:
+		return nil, s.confirmed()
+	case !next:
+		return nil, s.say(http.StatusBadRequest, "expired")
+	case stage != stageSSO:
+		return x, nil
 	}
 	userID, at := s.o.Accounts.SignedIn(r.Request)
 	origin := s.o.PublicURL(r.Request)
@@ -319,19 +348,39 @@ func (s *Service) fallbackSession(r *route.Request) (x *uiaSession, answer http.
 	return x, nil
 }
 
+// confirmed is the page after a stage.
+func (s *Service) confirmed() http.HandlerFunc {
+	return page{Title: s.text("identity.uia.done.title"), Text: s.text("identity.uia.done.text"), Done: true}.show(http.StatusOK)
+}
+
+// fallbackPage asks the person to complete a stage.
+func (s *Service) fallbackPage(x *uiaSession, stage string) page {
+	text := "identity.uia.text"
+	if x.userID == "" {
+		text = "identity.uia.register"
+	}
+	p := page{Title: s.text("identity.uia.title"), Submit: s.text("identity.uia.submit"),
+		Text: strings.NewReplacer("{user}", x.userID, "{action}", s.text("identity.uia.action."+x.op), "{server}", s.o.ServerName).Replace(s.text(text))}
+	switch stage {
+	case stagePassword:
+		p.Field = &field{"password", s.text("identity.login.password"), "password", "current-password"}
+	case stageToken:
+		p.Field = &field{"token", s.text("identity.uia.token"), "text", "off"}
+	}
+	return p
+}
+
 // fallback asks the person to confirm. Spec: cs#fallback
 func (s *Service) fallback(_ context.Context, r *route.Request) (any, error) {
 	x, answer := s.fallbackSession(r)
 	if answer != nil {
 		return answer, nil
 	}
-	action := s.o.Text("en", "identity.uia.action."+x.op)
-	text := strings.NewReplacer("{user}", x.userID, "{action}", action).Replace(s.o.Text("en", "identity.uia.text"))
-	return s.page(http.StatusOK, s.o.Text("en", "identity.uia.title"), text, s.o.Text("en", "identity.uia.submit")), nil
+	return s.fallbackPage(x, r.Param("stage")).show(http.StatusOK), nil
 }
 
 // fallbackSubmit completes the stage. The browser tells where the form was.
-func (s *Service) fallbackSubmit(_ context.Context, r *route.Request) (any, error) {
+func (s *Service) fallbackSubmit(ctx context.Context, r *route.Request) (any, error) {
 	if err := http.NewCrossOriginProtection().Check(r.Request); err != nil {
 		return s.say(http.StatusForbidden, "crossSite"), nil
 	}
@@ -339,6 +388,28 @@ func (s *Service) fallbackSubmit(_ context.Context, r *route.Request) (any, erro
 	if answer != nil {
 		return answer, nil
 	}
-	s.uia.complete(x, stageSSO, "")
-	return s.say(http.StatusOK, "uia.done"), nil
+	form, err := url.ParseQuery(string(r.RawBody()))
+	if err != nil {
+		return s.say(http.StatusBadRequest, "expired"), nil
+	}
+	stage := r.Param("stage")
+	a := auth{Password: form.Get("password"), Token: strings.TrimSpace(form.Get("token"))}
+	var refused error
+	switch stage {
+	case stagePassword:
+		_, refused = s.o.Accounts.VerifyPassword(ctx, x.userID, a.Password, address(r.Request))
+	case stageToken:
+		refused = s.checkInvite(ctx, a.Token)
+	}
+	var e *mx.Error
+	if errors.As(refused, &e) {
+		p := s.fallbackPage(x, stage)
+		p.Error = e.Msg
+		return p.show(route.Status(e)), nil
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	s.uia.complete(x, stage, a)
+	return s.confirmed(), nil
 }

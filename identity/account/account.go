@@ -125,6 +125,9 @@ type NewUser struct {
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
 	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice"
+	// EmailSID and EmailSecret name the proof of an e-mail address that the account
+	// gets; "": none.
+	EmailSID, EmailSecret string
 	// Also runs in the transaction that makes the account; nil: nothing.
 	Also func(tx *store.Tx) error
 }
@@ -158,7 +161,7 @@ func checkPassword(password, source string) error {
 }
 
 // Create makes an account. Errors: ErrBadName, ErrReserved, ErrUserExists,
-// ErrWeakPassword, ErrInvite.
+// ErrWeakPassword, ErrInvite, ErrEmailProof, ErrEmailInUse.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	var hash string
 	// The invite is looked at before the costly hash and used up with the insert.
@@ -210,6 +213,11 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		}
 		if a.Profiles != nil {
 			if err := a.Profiles.SetDisplayName(tx, u.UserID, u.DisplayName); err != nil {
+				return err
+			}
+		}
+		if n.EmailSID != "" {
+			if err := a.AddEmailTx(tx, u.ID, ProofRegister, n.EmailSID, n.EmailSecret); err != nil {
 				return err
 			}
 		}
@@ -322,6 +330,9 @@ func (a *Accounts) VerifyHash(ctx context.Context, hash, password string) (bool,
 	return a.hasher.verify(ctx, hash, password)
 }
 
+// CheckPassword reports whether people may choose a password. Errors: ErrWeakPassword.
+func CheckPassword(password string) error { return checkPassword(password, "self") }
+
 // HashPassword prepares SetPasswordTx. Errors: ErrWeakPassword.
 func (a *Accounts) HashPassword(ctx context.Context, password, source string) (string, error) {
 	if err := checkPassword(password, source); err != nil {
@@ -340,7 +351,8 @@ func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) err
 }
 
 // SetStateTx changes an account's state. Browser sessions end unless it becomes
-// active; a deactivated account loses its password and never comes back.
+// active; a deactivated account loses its password and e-mail addresses, and
+// never comes back.
 func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 	if u.State == Deactivated && state != Deactivated {
 		return ErrDeactivated
@@ -350,6 +362,9 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 	}
 	if state == Deactivated {
 		if err := deletePassword(tx, u.ID); err != nil {
+			return err
+		}
+		if err := deleteEmails(tx, u.ID); err != nil {
 			return err
 		}
 	}

@@ -203,6 +203,8 @@ func (a *Accounts) SweepTx(tx *store.Tx) error {
 	if _, err := tx.Exec(sweepBrowsers, now.UnixMilli()); err != nil {
 		return err
 	}
-	_, err := tx.Exec(sweepResets, now.UnixMilli())
-	return err
+	if _, err := tx.Exec(sweepResets, now.UnixMilli()); err != nil {
+		return err
+	}
+	return sweepEmails(tx, now)
 }

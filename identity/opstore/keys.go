@@ -71,7 +71,7 @@ func (s *Store) loadKey(ctx context.Context) (*signingKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	der, err := unseal(s.seal, sealed)
+	der, err := Unseal(s.seal, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("the signing key cannot be opened: the key file is not the one it was sealed with; restore the key file of this database: %w", err)
 	}
@@ -95,7 +95,7 @@ func (s *Store) makeKey(ctx context.Context) (*signingKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := seal(s.seal, der)
+	sealed, err := Seal(s.seal, der)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,8 @@ func gcm(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(b)
 }
 
-func seal(key, plain []byte) ([]byte, error) {
+// Seal encrypts and authenticates under a key of 32 bytes.
+func Seal(key, plain []byte) ([]byte, error) {
 	g, err := gcm(key)
 	if err != nil {
 		return nil, err
@@ -122,7 +123,8 @@ func seal(key, plain []byte) ([]byte, error) {
 	return g.Seal(nil, nil, plain, nil), nil
 }
 
-func unseal(key, sealed []byte) ([]byte, error) {
+// Unseal opens what Seal made.
+func Unseal(key, sealed []byte) ([]byte, error) {
 	g, err := gcm(key)
 	if err != nil {
 		return nil, err
