@@ -153,6 +153,7 @@ export async function openBrowser(name, options = {}) {
     const { chromium } = require("playwright-core");
     const browser = await chromium.launch({ executablePath: chromiumPath(), args: [...quiet, ...media] });
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", ignoreHTTPSErrors: true, permissions: ["camera", "microphone", "clipboard-read", "clipboard-write"], acceptDownloads: true, ...options });
+    context.setDefaultTimeout(90_000); // where much else runs, a page takes its time
     // Peer connections are kept where a test can ask them for statistics, in every frame.
     await context.addInitScript(() => {
         const Original = window.RTCPeerConnection;
@@ -221,9 +222,13 @@ export async function keepEvidence(label, people) {
     for (const p of people) {
         if (!p) continue;
         const file = join(evidence, `${label}-${p.name}`);
-        await p.page.screenshot({ path: `${file}.png` }).catch(() => undefined);
         writeFileSync(`${file}.log`, p.messages.join("\n"));
-        writeFileSync(`${file}.html`, await p.page.content().catch(() => ""));
+        for (const [i, page] of p.context.pages().entries()) {
+            await page.screenshot({ path: `${file}-${i}.png` }).catch(() => undefined);
+            writeFileSync(`${file}-${i}.html`, await page.content().catch(() => ""));
+            const text = await page.evaluate(() => document.body.innerText).catch((e) => String(e));
+            console.error(`${p.name}, page ${i}, ${page.url().replace(/\?.*/, "?…")}:\n${text.slice(0, 500).replace(/^/gm, "    ")}`);
+        }
     }
     console.error(`evidence of the failure: ${evidence}`);
 }
