@@ -171,7 +171,7 @@ fuzz: tools-go ## run every fuzz target for FUZZTIME (1m), of FUZZPKGS (./...)
 
 ARCHES  ?= amd64 arm64
 FORMATS ?= raw zst qcow2 vmdk hfu rpi
-IMAGE   = go run ./image/build -version $(VERSION) -epoch $(EPOCH) -apt-sources '$(APT_SOURCES)' -keys '$(KEYS)'
+IMAGE   = go run ./image/build -version $(VERSION) -epoch $(EPOCH) -apt-sources '$(APT_SOURCES)' $(if $(SNAPSHOT),-snapshot '$(SNAPSHOT)') -keys '$(KEYS)'
 
 .PHONY: image image-pins image-keys image-sources tools-image
 image: web/dist/index.html tools-go tools-image ## the bootable disk images in bin/image (ARCHES, FORMATS, KEYS=FOLDER, SECUREBOOT=1, NOTES=FILE)

@@ -77,7 +77,7 @@ func build(ctx context.Context, o options) error {
 	pub := &publication{o: o, keys: keys}
 	for _, arch := range o.archs {
 		pins := slices.DeleteFunc(slices.Clone(all), func(p pin) bool { return !slices.Contains(p.For, arch) })
-		debs, err := fetch(ctx, o.cache, o.sources, pins)
+		debs, err := fetch(ctx, o, pins)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -272,7 +273,8 @@ func TestPublication(t *testing.T) {
 		t.Errorf("checksums:\n%s", sums)
 	}
 	list := string(read("holdfast-1.2.3.sources.txt"))
-	if !strings.Contains(list, "\n  linux 6.") || !strings.Contains(list, "\n  systemd ") || strings.Contains(list, "u-boot") {
+	if !strings.Contains(list, "\n  linux 6.") || !strings.Contains(list, "\n  systemd ") || strings.Contains(list, "u-boot") ||
+		!strings.Contains(list, "https://snapshot.debian.org/package/linux/6.") || !regexp.MustCompile(`(?m)^    [0-9a-f]{64}  linux_\S+\.orig\.tar\.xz$`).MatchString(list) {
 		t.Errorf("sources:\n%s", list)
 	}
 

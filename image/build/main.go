@@ -30,6 +30,7 @@ type options struct {
 	cache    string
 	keys     string
 	sources  string
+	snapshot snapshot
 	secure   bool
 	notes    string // what is new, for the update
 	lists    string // NOTICES.txt
@@ -62,6 +63,7 @@ func run(ctx context.Context, args []string) error {
 	f.StringVar(&o.cache, "cache", "", "folder of what was fetched")
 	f.StringVar(&o.keys, "keys", "", "folder of the keys")
 	f.StringVar(&o.sources, "apt-sources", "", "apt sources of Debian, instead of this machine's")
+	old := f.String("snapshot", string(debianSnapshot), "archive of old packages, for what Debian does not serve any more; empty: none")
 	f.BoolVar(&o.secure, "secureboot", false, "sign for Secure Boot")
 	notes := f.String("notes", "", "file that says what is new")
 	f.StringVar(&o.lists, "notices", "NOTICES.txt", "list of what is built into the program")
@@ -71,6 +73,7 @@ func run(ctx context.Context, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
+	o.snapshot = snapshot(strings.TrimRight(*old, "/"))
 	o.created = time.Unix(epoch, 0).UTC()
 	o.archs, o.formats = strings.Fields(archs), strings.Fields(formats)
 	if o.cache == "" {

@@ -111,7 +111,10 @@ func refreshPins(ctx context.Context, cache, sources string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(pinsFile, append(b, '\n'), 0o644)
+	if err := os.WriteFile(pinsFile, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return refreshSources(ctx, a, list)
 }
 
 func pinOf(f map[string]string) (p pin, err error) {
@@ -143,6 +146,15 @@ func (p pin) file() string {
 	return fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Arch)
 }
 
+// archiveName is what the package is called in Debian's archives: without the epoch.
+func (p pin) archiveName() string {
+	version := p.Version
+	if _, v, ok := strings.Cut(version, ":"); ok {
+		version = v
+	}
+	return fmt.Sprintf("%s_%s_%s.deb", p.Name, version, p.Arch)
+}
+
 // check compares a file with the pin.
 func (p pin) check(name string) error {
 	f, err := os.Open(name)
@@ -160,10 +172,10 @@ func (p pin) check(name string) error {
 	return nil
 }
 
-// fetch gives the packages' files, from the cache or from Debian's archive. Each is
-// checked every time.
-func fetch(ctx context.Context, cache, sources string, pins []pin) (map[string]string, error) {
-	debs := filepath.Join(cache, "debs")
+// fetch gives the packages' files, from the cache, from Debian's archive, or from that
+// of old packages. Each is checked every time.
+func fetch(ctx context.Context, o options, pins []pin) (map[string]string, error) {
+	debs := filepath.Join(o.cache, "debs")
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return nil, err
 	}
@@ -174,12 +186,17 @@ func fetch(ctx context.Context, cache, sources string, pins []pin) (map[string]s
 		if _, err := os.Stat(path); err != nil {
 			if a == nil {
 				say("fetching Debian packages into %s", debs)
-				if a, err = newAPT(ctx, filepath.Join(cache, "apt"), sources); err != nil {
+				if a, err = newAPT(ctx, filepath.Join(o.cache, "apt"), o.sources); err != nil {
 					return nil, err
 				}
 			}
 			if err := a.download(ctx, p, path); err != nil {
-				return nil, err
+				// What was replaced in Debian's archive is still in that of old packages.
+				old := o.snapshot.binary(ctx, p, path)
+				if old != nil {
+					return nil, fmt.Errorf("%w\nThe archive of old packages: %w", err, old)
+				}
+				say("%s comes from the archive of old packages", p.file())
 			}
 		}
 		if err := p.check(path); err != nil {

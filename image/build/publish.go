@@ -3,13 +3,11 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -88,7 +86,11 @@ func (p *publication) finish() error {
 		return !slices.ContainsFunc(q.For, func(a string) bool { return slices.Contains(p.o.archs, a) })
 	})
 	base := "holdfast-" + p.o.version
-	if err := p.text(base+".sources.txt", sourceList(p.o.version, pins)); err != nil {
+	sources, err := readSources(pins)
+	if err != nil {
+		return err
+	}
+	if err := p.text(base+".sources.txt", sourceList(p.o.version, pins, sources)); err != nil {
 		return err
 	}
 	if err := p.text(base+".firmware.txt", strings.Join(p.firmwork, "")); err != nil {
@@ -138,16 +140,7 @@ func sumFile(name string) (sum string, size int64, err error) {
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
-// sourcePackages are the exact sources of all that Debian built, sorted.
-func sourcePackages(pins []pin) (list []string) {
-	for _, p := range pins {
-		list = append(append(list, p.Source), p.BuiltUsing...)
-	}
-	slices.Sort(list)
-	return slices.Compact(list)
-}
-
-func sourceList(version string, pins []pin) string {
+func sourceList(version string, pins []pin, sources []sourcePin) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `Sources of the disk images of Holdfast %s
 
@@ -160,15 +153,22 @@ The images contain works of others, as Debian built them and unchanged, among th
 Their complete corresponding source is in these source packages of Debian %s:
 
 `, version, suite)
-	for _, s := range sourcePackages(pins) {
-		fmt.Fprintf(&b, "  %s\n", s)
+	for _, s := range sources {
+		name, v, _ := strings.Cut(s.Source, " ")
+		fmt.Fprintf(&b, "  %s\n    %s\n", s.Source, debianSnapshot.page(name, v))
+		for _, f := range s.Files {
+			fmt.Fprintf(&b, "    %s  %s\n", f.SHA256, f.Name)
+		}
 	}
 	b.WriteString(`
-Offer: who gives you one of these images must give you that source, too, for at least
-three years after the last time and for no more than the cost of doing so. It can be had
-from Debian's archive ("apt-get source NAME=VERSION") and from Debian's archive of old
-packages; "make image-sources" in Holdfast's source fetches exactly these into one folder,
-which publishers should keep beside the images.
+The addresses are those of Debian's archive of old packages, which keeps every version; the
+current ones are in Debian's archive ("apt-get source NAME=VERSION"), too. The numbers are
+SHA-256. "make image-sources" in Holdfast's source fetches exactly these files into one
+folder, which publishers should keep beside the images.
+
+Offer: who gives you one of these images must give you that source, too, on a medium
+customary for software interchange, for at least three years after the last time and for no
+more than the cost of doing so. Ask whoever you have the image from.
 
 The packages that the files were taken from:
 
@@ -177,37 +177,6 @@ The packages that the files were taken from:
 		fmt.Fprintf(&b, "  %s %s %s (%s)\n    SHA-256 %s\n", p.Name, p.Version, p.Arch, p.Component, p.SHA256)
 	}
 	return b.String()
-}
-
-// fetchSources fetches the source packages, each exactly, and checks Debian's
-// signature over them as apt does.
-func fetchSources(ctx context.Context, o options, dir string) error {
-	pins, err := readPins()
-	if err != nil {
-		return err
-	}
-	a, err := newAPT(ctx, filepath.Join(o.cache, "apt"), o.sources)
-	if err != nil {
-		return err
-	}
-	if err := a.withSources(ctx); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	var failed error
-	for _, s := range sourcePackages(pins) {
-		name, version, _ := strings.Cut(s, " ")
-		say("%s", s)
-		if _, err := a.run(ctx, dir, "apt-get", "source", "-q", "--download-only", "--only-source", name+"="+version); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s is missing: %w", s, err))
-		}
-	}
-	if failed != nil {
-		return fmt.Errorf("not all sources were fetched into %s; get the others from Debian's archive of old packages:\n%w", dir, failed)
-	}
-	return nil
 }
 
 // --- bill of materials. Source: SPDX 2.3, JSON schema.
