@@ -246,10 +246,8 @@ func (s *Service) Confirm(ctx context.Context, r *route.Request) error {
 	var in struct {
 		Auth mx.Raw `json:"auth"`
 	}
-	if b := bytes.TrimSpace(r.RawBody()); len(b) > 0 {
-		if err := json.Unmarshal(b, &in); err != nil {
-			return mx.Errorf(mx.BadJSON, "The request must be a JSON object.")
-		}
+	if err := r.Decode(&in); err != nil {
+		return err
 	}
 	flows := [][]string{{stagePassword}, {stageSSO}}
 	if mailed := r.Route.Op == opPassword || r.Route.Op == opAdd3PID; mailed && s.mailReady() {

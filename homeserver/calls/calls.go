@@ -148,7 +148,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "requestOpenIdToken", Auth: route.User, Limit: route.Membership, MaxBody: maxBody,
 			Pattern: "POST /_matrix/client/v3/user/{userID}/openid/request_token",
 			Aliases: []string{"/_matrix/client/r0/user/{userID}/openid/request_token"},
-			Handle:  route.Get(s.requestToken)},
+			Handle:  route.JSON(s.requestToken)},
 		{Op: "exchangeOpenIdToken", Auth: route.None, Limit: route.Reads,
 			Pattern: "GET /_matrix/federation/v1/openid/userinfo",
 			Handle:  route.Get(s.userinfo)},

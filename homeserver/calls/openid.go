@@ -26,7 +26,7 @@ type OpenIDToken struct {
 	ExpiresIn   int    `json:"expires_in"` // seconds
 }
 
-func (s *Service) requestToken(ctx context.Context, r *route.Request) (out OpenIDToken, err error) {
+func (s *Service) requestToken(ctx context.Context, r *route.Request, _ struct{}) (out OpenIDToken, err error) {
 	if r.Param("userID") != r.UserID {
 		return out, mx.Errorf(mx.Forbidden, "You can ask for a token for your own user only.")
 	}

@@ -605,7 +605,8 @@ func TestListChanges(t *testing.T) {
 	if !slices.Equal(got.Changed, []string{bob.UserID}) || got.Left == nil {
 		t.Fatal(got)
 	}
-	alice.Fails("GET", "/_matrix/client/v3/keys/changes?from=nonsense", nil, 400, mx.InvalidParam)
+	alice.Fails("GET", "/_matrix/client/v3/keys/changes?from=nonsense&to=s1", nil, 400, mx.InvalidParam)
+	alice.Fails("GET", "/_matrix/client/v3/keys/changes?from=s1", nil, 400, mx.MissingParam)
 }
 
 func TestChangesWakeThoseWhoWait(t *testing.T) {

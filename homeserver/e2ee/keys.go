@@ -490,6 +490,11 @@ type changesResponse struct {
 
 // Spec: cs#get_matrixclientv3keyschanges
 func (s *Service) changes(ctx context.Context, r *route.Request) (out changesResponse, err error) {
+	for _, name := range []string{"from", "to"} {
+		if r.Query(name) == "" {
+			return out, mx.Errorf(mx.MissingParam, "Give the tokens of two syncs in from and to.")
+		}
+	}
 	from, ok := tokenPos(r.Query("from"))
 	if !ok {
 		return out, mx.Errorf(mx.InvalidParam, "The parameter %q must be a token of sync.", "from")

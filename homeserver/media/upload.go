@@ -207,6 +207,9 @@ func (s *space) take(userID string, n, own, all int64, set Settings) error {
 func (s *space) give(userID string, n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n == 0 { // nothing was taken yet, perhaps by nobody
+		return
+	}
 	s.all -= n
 	if s.own[userID] -= n; s.own[userID] <= 0 {
 		delete(s.own, userID)

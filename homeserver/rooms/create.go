@@ -228,7 +228,7 @@ func (r *Rooms) firstEvents(ctx context.Context, v pdu.Version, creator, alias s
 			return nil, mx.Errorf(mx.BadJSON, "initial_state cannot hold m.room.create: use creation_content.")
 		}
 		if len(s.Content) == 0 {
-			s.Content = json.RawMessage("{}")
+			return nil, mx.Errorf(mx.MissingParam, "Every event of initial_state needs a content.")
 		}
 		add(s.Type, s.StateKey, s.Content)
 	}

@@ -343,11 +343,9 @@ type publicRoomsResponse struct {
 
 func (r *Rooms) getPublicRooms(ctx context.Context, q *route.Request) (publicRoomsResponse, error) {
 	in := publicRoomsRequest{Since: q.Query("since"), Server: q.Query("server")}
-	if s := q.Query("limit"); s != "" {
-		var err error
-		if in.Limit, err = strconv.Atoi(s); err != nil {
-			return publicRoomsResponse{}, mx.Errorf(mx.InvalidParam, "The limit must be a number.")
-		}
+	var err error
+	if in.Limit, err = q.Int("limit", 0); err != nil {
+		return publicRoomsResponse{}, err
 	}
 	return r.publicRooms(ctx, in)
 }
@@ -366,7 +364,10 @@ func (r *Rooms) publicRooms(ctx context.Context, in publicRoomsRequest) (out pub
 	if in.Server != "" && in.Server != r.o.ServerName {
 		return out, mx.Errorf(mx.NotFound, "The directory of %.80s cannot be read from here.", in.Server)
 	}
-	if in.Limit <= 0 || in.Limit > maxPublicRooms {
+	if in.Limit < 0 {
+		return out, mx.Errorf(mx.InvalidParam, "The limit must be a number of 0 or more.")
+	}
+	if in.Limit == 0 || in.Limit > maxPublicRooms {
 		in.Limit = maxPublicRooms
 	}
 	offset := 0
@@ -442,10 +443,14 @@ func typeListed(types []*string, roomType string) bool {
 // Spec: cs#get_matrixclientv1mutual_rooms
 func (r *Rooms) getMutual(ctx context.Context, q *route.Request) (any, error) {
 	other := q.Query("user_id")
-	if other == "" || other == q.UserID {
+	if other == "" || other == q.UserID || !mx.ValidUserID(other) {
 		return nil, mx.Errorf(mx.InvalidParam, "Name another user in user_id.")
 	}
-	list := []string{}
+	from := q.Query("from")
+	if from != "" && !mx.ValidRoomID(from) {
+		return nil, mx.Errorf(mx.InvalidParam, "The from token is none that this server gave.")
+	}
+	all := []string{}
 	err := r.db.Read(ctx, func(s store.Querier) error {
 		mine, err := r.JoinedRooms(s, q.UserID)
 		if err != nil {
@@ -457,11 +462,22 @@ func (r *Rooms) getMutual(ctx context.Context, q *route.Request) (any, error) {
 				return err
 			}
 			if ok {
-				list = append(list, id)
+				all = append(all, id)
 			}
 		}
 		return nil
 	})
-	sort.Strings(list)
-	return map[string]any{"joined": list, "count": len(list)}, err
+	sort.Strings(all)
+	// A token is the last room of the page before, which may have been left meanwhile.
+	list := all[sort.Search(len(all), func(i int) bool { return all[i] > from }):]
+	out := map[string]any{"count": len(all)}
+	if len(list) > maxMutual {
+		list = list[:maxMutual]
+		out["next_batch"] = list[maxMutual-1]
+	}
+	out["joined"] = list
+	return out, err
 }
+
+// maxMutual is the most rooms in one answer about rooms in common.
+const maxMutual = 100

@@ -3,8 +3,10 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"sort"
 	"strconv"
+	"strings"
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
@@ -26,23 +28,29 @@ const (
 // ask for. Its token is the number of rooms given so far.
 // Spec: cs#get_matrixclientv1roomsroomidhierarchy
 func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error) {
-	limit, err := strconv.Atoi(q.Query("limit"))
-	if err != nil || limit <= 0 || limit > maxHierarchy {
-		limit = maxHierarchy
+	limit, err := q.Int("limit", maxHierarchy)
+	if err != nil {
+		return nil, err
 	}
+	limit = max(1, min(limit, maxHierarchy))
 	depth := -1
-	if s := q.Query("max_depth"); s != "" {
-		if depth, err = strconv.Atoi(s); err != nil || depth < 0 {
-			return nil, mx.Errorf(mx.InvalidParam, "max_depth must be a number of 0 or more.")
+	if q.QueryValues().Has("max_depth") {
+		if depth, err = q.Int("max_depth", 0); err != nil {
+			return nil, err
 		}
 	}
+	suggested, err := q.Bool("suggested_only")
+	if err != nil {
+		return nil, err
+	}
+	// A token goes on with the same walk only. Spec: neither may change between pages.
+	walk := fmt.Sprintf("%d_%t_", depth, suggested)
 	from := 0
 	if s := q.Query("from"); s != "" {
-		if from, err = strconv.Atoi(s); err != nil || from < 0 {
-			return nil, mx.Errorf(mx.InvalidParam, "The from token is none that this server gave.")
+		if from, err = strconv.Atoi(strings.TrimPrefix(s, walk)); err != nil || from < 0 || !strings.HasPrefix(s, walk) {
+			return nil, mx.Errorf(mx.InvalidParam, "The from token is none that this server gave for this max_depth and suggested_only.")
 		}
 	}
-	suggested := q.Query("suggested_only") == "true"
 	out := []hierarchyRoom{}
 	next := ""
 	err = r.db.Read(ctx, func(s store.Querier) error {
@@ -101,7 +109,7 @@ func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error)
 				continue
 			}
 			if len(out) == limit {
-				next = strconv.Itoa(n - 1)
+				next = walk + strconv.Itoa(n-1)
 				return nil
 			}
 			out = append(out, room)

@@ -189,6 +189,61 @@ func TestInvitesBlocked(t *testing.T) {
 	bob.Join(other) // those there are stay good
 }
 
+// TestPages turns the pages of the lists that have some.
+func TestPages(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	var want []string
+	space := alice.CreateRoom(obj{"preset": "public_chat", "creation_content": obj{"type": "m.space"}})
+	for i := range 101 {
+		id := alice.CreateRoom(obj{"preset": "public_chat"})
+		want = append(want, id)
+		bob.Join(id)
+		if i < 7 {
+			alice.SendState(space, "m.space.child", id, obj{"via": []string{hstest.Server}, "suggested": i%2 == 0, "order": string(rune('z' - i))})
+		}
+	}
+	slices.Sort(want)
+	var got []string
+	for from := ""; ; {
+		v := bob.Must("GET", "/_matrix/client/v1/mutual_rooms?user_id="+url.QueryEscape(alice.UserID)+"&from="+url.QueryEscape(from), nil)
+		for _, id := range v.At("joined").List() {
+			got = append(got, id.String())
+		}
+		if v.At("count").Int() != 101 {
+			t.Errorf("count %d", v.At("count").Int())
+		}
+		if from = v.At("next_batch").String(); from == "" {
+			break
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d rooms in common, want %d", len(got), len(want))
+	}
+	path := "/_matrix/client/v1" + hstest.Room(space) + "/hierarchy?suggested_only=true&limit=2"
+	pages, seen := 0, map[string]bool{}
+	for from := ""; ; pages++ {
+		q := ""
+		if from != "" {
+			q = "&from=" + url.QueryEscape(from)
+			bob.Fails(400, mx.InvalidParam, "GET", path+q+"&max_depth=1", nil)
+		}
+		v := bob.Must("GET", path+q, nil)
+		for _, r := range v.At("rooms").List() {
+			if seen[r.At("room_id").String()] {
+				t.Errorf("%s twice", r.At("room_id").String())
+			}
+			seen[r.At("room_id").String()] = true
+		}
+		if from = v.At("next_batch").String(); from == "" {
+			break
+		}
+	}
+	if len(seen) != 5 || pages != 2 { // the space and four that are suggested
+		t.Errorf("%d rooms on %d pages", len(seen), pages+1)
+	}
+}
+
 // TestThirdPartySigned joins by an invitation to an address, which an identity
 // server signs.
 func TestThirdPartySigned(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"holdfast/homeserver/mx"
 )
@@ -89,6 +90,32 @@ func (r *Request) QueryValues() url.Values {
 		r.query = r.URL.Query()
 	}
 	return r.query
+}
+
+// Int is a query parameter that is a whole number of 0 or more, or def where it is
+// absent. Errors: InvalidParam.
+func (r *Request) Int(name string, def int) (int, error) {
+	s := r.Query(name)
+	if s == "" && !r.QueryValues().Has(name) {
+		return def, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, mx.Errorf(mx.InvalidParam, "The parameter %s must be a whole number of 0 or more.", name)
+	}
+	return n, nil
+}
+
+// Bool is a query parameter that is true or false, which is what it is where it is
+// absent. Errors: InvalidParam.
+func (r *Request) Bool(name string) (bool, error) {
+	switch r.Query(name) {
+	case "true":
+		return true, nil
+	case "false", "":
+		return false, nil
+	}
+	return false, mx.Errorf(mx.InvalidParam, "The parameter %s must be true or false.", name)
 }
 
 // Handler answers a request. A nil result answers {}; a result that is an

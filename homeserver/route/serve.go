@@ -226,6 +226,10 @@ func Token(r *http.Request) string {
 	return r.URL.Query().Get("access_token")
 }
 
+// Decode reads the body, which is a JSON object or empty, as JSON does. Errors:
+// NotJSON, BadJSON.
+func (r *Request) Decode(into any) error { return r.decode(into) }
+
 func (r *Request) decode(into any) error {
 	b := bytes.TrimSpace(r.body)
 	if len(b) == 0 {

@@ -118,14 +118,14 @@ func (s *Sync) request(ctx context.Context, r *route.Request) (req feed.Request,
 			return req, 0, err
 		}
 	}
-	if t := r.Query("timeout"); t != "" {
-		ms, err := strconv.ParseInt(t, 10, 64)
-		if err != nil || ms < 0 {
-			return req, 0, mx.Errorf(mx.InvalidParam, "The timeout must be a number of milliseconds.")
-		}
-		timeout = min(time.Duration(min(ms, int64(maxTimeout/time.Millisecond)))*time.Millisecond, maxTimeout)
+	ms, err := r.Int("timeout", 0)
+	if err != nil {
+		return req, 0, err
 	}
-	req.FullState = r.Query("full_state") == "true"
+	timeout = time.Duration(min(int64(ms), maxTimeout.Milliseconds())) * time.Millisecond
+	if req.FullState, err = r.Bool("full_state"); err != nil {
+		return req, 0, err
+	}
 	switch p := r.Query("set_presence"); p {
 	case "", "online", "offline", "unavailable":
 	default:
@@ -140,7 +140,14 @@ func (s *Sync) sync(ctx context.Context, r *route.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	stable, unstable := r.Query("use_state_after") == "true", r.Query("org.matrix.msc4222.use_state_after") == "true"
+	stable, err := r.Bool("use_state_after")
+	if err != nil {
+		return nil, err
+	}
+	unstable, err := r.Bool("org.matrix.msc4222.use_state_after")
+	if err != nil {
+		return nil, err
+	}
 	req.StateAfter = stable || unstable
 	if s.o.Synced != nil {
 		if err := s.o.Synced(ctx, r.UserID, r.Query("set_presence")); err != nil {

@@ -64,6 +64,9 @@ func ParseFilter(raw []byte) (*Filter, error) {
 	if err := parse(raw, f); err != nil {
 		return nil, err
 	}
+	if f.EventFormat != "" && f.EventFormat != "client" && f.EventFormat != "federation" {
+		return nil, mx.Errorf(mx.BadJSON, "The event_format of a filter is client or federation.")
+	}
 	for _, l := range []*EventFilter{&f.Presence, &f.AccountData, &f.Room.State.EventFilter, &f.Room.Timeline.EventFilter,
 		&f.Room.Ephemeral.EventFilter, &f.Room.AccountData.EventFilter} {
 		if err := l.check(); err != nil {

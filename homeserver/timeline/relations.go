@@ -37,7 +37,13 @@ func (t *Timeline) relations(ctx context.Context, r *route.Request) (out relatio
 		return out, mx.Errorf(mx.InvalidParam, "dir is b for back or f for forward.")
 	}
 	forward := r.Query("dir") == "f"
-	recurse := r.Query("recurse") == "true" || r.Query("org.matrix.msc3981.recurse") == "true"
+	recurse, err := r.Bool("recurse")
+	if err == nil && !recurse {
+		recurse, err = r.Bool("org.matrix.msc3981.recurse")
+	}
+	if err != nil {
+		return out, err
+	}
 	out.Chunk = []json.RawMessage{}
 	err = t.read(ctx, r, func(p *page) error {
 		parent, err := p.find(r.Param("eventID"))

@@ -536,6 +536,13 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 // Spec: cs#get_matrixclientv3roomsroomidmembers
 func (t *Timeline) members(ctx context.Context, r *route.Request) (any, error) {
 	chunk := []json.RawMessage{}
+	for _, name := range []string{"membership", "not_membership"} {
+		switch r.Query(name) {
+		case "", mx.Join, mx.Invite, mx.Knock, mx.Leave, mx.Ban:
+		default:
+			return nil, mx.Errorf(mx.InvalidParam, "%s is join, invite, knock, leave or ban.", name)
+		}
+	}
 	err := t.read(ctx, r, func(p *page) error {
 		want := func(k rooms.StateKey) bool { return k.Type == mx.RoomMember }
 		var (
@@ -606,7 +613,7 @@ func (t *Timeline) joinedMembers(ctx context.Context, r *route.Request) (any, er
 // Spec: cs#get_matrixclientv1roomsroomidtimestamp_to_event
 func (t *Timeline) byTimestamp(ctx context.Context, r *route.Request) (any, error) {
 	ts, err := strconv.ParseInt(r.Query("ts"), 10, 64)
-	if err != nil {
+	if err != nil || ts < 0 {
 		return nil, mx.Errorf(mx.InvalidParam, "ts must be a time in milliseconds.")
 	}
 	dir := r.Query("dir")

@@ -49,6 +49,9 @@ func (s *Service) search(ctx context.Context, r *route.Request, in searchRequest
 	}
 	limit := defaultResults
 	if in.Limit != nil {
+		if *in.Limit < 0 {
+			return out, mx.Errorf(mx.InvalidParam, "The limit must be a number of 0 or more.")
+		}
 		limit = min(max(*in.Limit, 1), maxResults)
 	}
 	terms := strings.Fields(strings.ToLower(strings.TrimPrefix(strings.TrimSpace(*in.Term), "@")))
