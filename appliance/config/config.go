@@ -53,7 +53,7 @@ type Config struct {
 	} `toml:"rooms"`
 
 	Limits struct {
-		Enabled bool `toml:"enabled" doc:"Limit how fast one user or address may do things. Off only for load tests."`
+		Enabled bool `toml:"enabled" doc:"Limit how fast one device, user or address may do things. Off only for load tests."`
 	} `toml:"limits"`
 
 	Network struct {

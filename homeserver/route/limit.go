@@ -2,6 +2,7 @@ package route
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -39,17 +40,58 @@ const maxIdle = 10 * time.Minute
 
 func newLimiter() *limiter { return &limiter{buckets: map[limitKey]*bucket{}, swept: time.Now()} }
 
-// allow takes one token from the caller's bucket: the user's, or the address's
-// where nobody is signed in. Application services are not limited.
+// devicesOfUser is how many of a user's devices may be as busy as one may be, for the
+// requests that devices make by themselves: one that runs wild leaves room for others.
+const devicesOfUser = 3
+
+// allow takes one token from each of the caller's buckets: the device's and the
+// user's, or the address's where nobody is signed in. Application services are not
+// limited.
 func (l *limiter) allow(r *Request) error {
 	if l == nil || r.Route.Limit == Unlimited || r.Appservice != "" {
 		return nil
 	}
-	who := r.UserID
-	if who == "" {
-		who, _, _ = net.SplitHostPort(r.RemoteAddr)
+	limit := r.Route.Limit
+	switch {
+	case r.UserID == "":
+		return l.take(limit, who{addressOf(r.RemoteAddr), 1})
+	case limit == Reads || limit == Messages:
+		return l.take(limit, who{r.UserID + " " + r.DeviceID, 1}, who{r.UserID, devicesOfUser})
 	}
-	now, rate := time.Now(), rates[r.Route.Limit]
+	return l.take(limit, who{r.UserID, 1})
+}
+
+// wrongToken is allow for somebody whose token is none.
+func (l *limiter) wrongToken(r *Request) error {
+	if l == nil {
+		return nil
+	}
+	return l.take(Reads, who{addressOf(r.RemoteAddr), 1})
+}
+
+// addressOf is what of a network address one person has: of IPv6 the first 64 bits.
+func addressOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() && !ip.Is4In6() {
+		if p, err := ip.WithZone("").Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return host
+}
+
+// who is the owner of a bucket, which holds times as much as usual.
+type who struct {
+	name  string
+	times float64
+}
+
+// take takes one token from each bucket, or from none.
+func (l *limiter) take(limit Limit, owners ...who) error {
+	now, rate := time.Now(), rates[limit]
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.swept) > maxIdle {
@@ -60,18 +102,27 @@ func (l *limiter) allow(r *Request) error {
 		}
 		l.swept = now
 	}
-	k := limitKey{r.Route.Limit, who}
-	b := l.buckets[k]
-	if b == nil {
-		b = &bucket{tokens: rate.burst, at: now}
-		l.buckets[k] = b
+	var wait time.Duration
+	list := make([]*bucket, len(owners))
+	for i, o := range owners {
+		k := limitKey{limit, o.name}
+		b := l.buckets[k]
+		if b == nil {
+			b = &bucket{tokens: rate.burst * o.times, at: now}
+			l.buckets[k] = b
+		}
+		b.tokens = min(rate.burst*o.times, b.tokens+now.Sub(b.at).Seconds()*rate.perSecond*o.times)
+		b.at = now
+		if b.tokens < 1 {
+			wait = max(wait, time.Duration((1-b.tokens)/(rate.perSecond*o.times)*float64(time.Second)), time.Millisecond)
+		}
+		list[i] = b
 	}
-	b.tokens = min(rate.burst, b.tokens+now.Sub(b.at).Seconds()*rate.perSecond)
-	b.at = now
-	if b.tokens < 1 {
-		wait := time.Duration((1 - b.tokens) / rate.perSecond * float64(time.Second))
-		return &mx.Error{Code: mx.LimitExceeded, Msg: "Too many requests. Try again in a moment.", RetryAfter: max(wait, time.Millisecond)}
+	if wait > 0 {
+		return &mx.Error{Code: mx.LimitExceeded, Msg: "Too many requests. Try again in a moment.", RetryAfter: wait}
 	}
-	b.tokens--
+	for _, b := range list {
+		b.tokens--
+	}
 	return nil
 }

@@ -26,10 +26,13 @@ func (byName) Authenticate(_ context.Context, token string) (Principal, error) {
 	switch token {
 	case "gone":
 		return Principal{}, &mx.Error{Code: mx.UnknownToken, Msg: "gone", Fields: map[string]any{"soft_logout": true}}
+	case "unknown":
+		return Principal{}, mx.Errorf(mx.UnknownToken, "unknown")
 	case "broken":
 		return Principal{}, fmt.Errorf("look it up: %w", store.ErrUnavailable)
 	}
-	return Principal{UserID: "@" + token + ":x", DeviceID: "D", Admin: token == "admin"}, nil
+	name, device, _ := strings.Cut(token, "/")
+	return Principal{UserID: "@" + name + ":x", DeviceID: "D" + device, Admin: name == "admin"}, nil
 }
 
 type in struct {
@@ -147,6 +150,28 @@ func TestLimits(t *testing.T) {
 		if status, _ := put("alice"); status != 200 {
 			t.Error("refused after the time that was told")
 		}
+		// Another device of hers goes on, until all of them together are too busy.
+		all := 1 + burst
+		for i := 0; ; i++ {
+			if status, _ := put(fmt.Sprintf("alice/%d", i%5)); status != 200 {
+				break
+			}
+			all++
+		}
+		if all != devicesOfUser*burst+3 { // three came back while time passed
+			t.Errorf("%d requests of all devices", all)
+		}
+		// Tokens that are none are limited by address, of IPv6 by network.
+		for range int(rates[Reads].burst) {
+			do(s, "PUT", "/_matrix/client/v3/echo/x", "unknown", "{}")
+		}
+		status, h, m := do(s, "PUT", "/_matrix/client/v3/echo/x", "unknown", "{}")
+		if status != 429 || h.Get("Retry-After") != "1" || m["retry_after_ms"] != 20.0 {
+			t.Errorf("with wrong tokens: %d %v %v", status, h, m)
+		}
+		if addressOf("[2001:db8:1:2:3::4]:5") != addressOf("[2001:db8:1:2::9]:80") || addressOf("[2001:db8:1:3::9]:80") == addressOf("[2001:db8:1:2::9]:80") || addressOf("192.0.2.1:5") != "192.0.2.1" {
+			t.Error("addresses")
+		}
 		// Somebody without an account is limited by address, and buckets are forgotten.
 		for range int(rates[Logins].burst) {
 			do(s, "GET", "/_matrix/open", "", "")
@@ -156,7 +181,7 @@ func TestLimits(t *testing.T) {
 		}
 		time.Sleep(2 * maxIdle)
 		put("carol")
-		if n := len(s.limit.buckets); n != 1 {
+		if n := len(s.limit.buckets); n != 2 { // of carol and of her device
 			t.Errorf("%d buckets are kept", n)
 		}
 	})

@@ -143,6 +143,9 @@ func (s *Server) serve(rt *Route) http.Handler {
 
 func (s *Server) call(w http.ResponseWriter, r *Request) (out any, err error) {
 	if err := s.authenticate(r); err != nil {
+		if e := s.limit.wrongToken(r); e != nil {
+			return nil, e
+		}
 		return nil, err
 	}
 	if err := s.limit.allow(r); err != nil {
