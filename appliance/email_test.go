@@ -579,3 +579,36 @@ func TestStagePages(t *testing.T) {
 		t.Error(r.body)
 	}
 }
+
+// Closing an account with erase keeps what was written from those who come later,
+// and lets go of invites.
+func TestDeactivateErases(t *testing.T) {
+	s := appliancetest.Start(t)
+	p := newPeer(t, s)
+	anna, bea := p.with(s.Login(t, "anna").Token), p.with(s.Login(t, "bea").Token)
+	room := func(u *peer, o obj) string {
+		return "/rooms/" + url.PathEscape(u.call("POST", "/createRoom", o).want(t, 200, "").str("room_id"))
+	}
+	open, closed := room(bea, obj{"preset": "public_chat"}), room(bea, obj{"invite": []string{"@anna:hs.test"}})
+	anna.call("POST", open+"/join", obj{}).want(t, 200, "")
+	event := anna.call("PUT", open+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "a confession"}).want(t, 200, "").str("event_id")
+	anna.call("POST", "/account/deactivate", obj{"erase": "yes", "auth": password("anna", appliancetest.Password)}).want(t, 400, "M_BAD_JSON")
+	anna.call("POST", "/account/deactivate", obj{"erase": true, "auth": password("anna", appliancetest.Password)}).want(t, 200, "")
+	for _, r := range []string{open, closed} {
+		if got := bea.call("GET", r+"/state/m.room.member/@anna:hs.test", nil).want(t, 200, "").str("membership"); got != "leave" {
+			t.Errorf("%s: membership %q", r, got)
+		}
+	}
+	cleo := p.with(s.Login(t, "cleo").Token)
+	cleo.call("POST", open+"/join", obj{}).want(t, 200, "")
+	if r := bea.call("GET", open+"/event/"+url.PathEscape(event), nil).want(t, 200, ""); !strings.Contains(r.body, "a confession") {
+		t.Error(r.body)
+	}
+	if r := cleo.call("GET", open+"/event/"+url.PathEscape(event), nil).want(t, 200, ""); strings.Contains(r.body, "a confession") || r.str("event_id") != event {
+		t.Error(r.body)
+	}
+	if r := bea.call("POST", "/user_directory/search", obj{"search_term": "anna"}).want(t, 200, ""); strings.Contains(r.body, "@anna") {
+		t.Error(r.body)
+	}
+	p.call("GET", "/profile/@anna:hs.test", nil).want(t, 404, "M_NOT_FOUND")
+}

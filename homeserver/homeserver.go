@@ -157,6 +157,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
+	if err := h.Timeline.Load(ctx); err != nil {
+		return nil, err
+	}
 	reported := reports.New(reports.Options{DB: o.DB, Rooms: h.Rooms, Event: h.Timeline.Visible,
 		UserExists: func(q store.Querier, userID string) (bool, error) {
 			_, err := userdata.LoadProfile(q, userID)
@@ -214,7 +217,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
-		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text, Mail: o.Mail,
+		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
@@ -284,17 +287,17 @@ func (h *Homeserver) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
 	return h.Devices.Delete(tx, userID, deviceID)
 }
 
-// LeaveAll takes a user whose account was closed out of all rooms, and removes
-// what was the user's alone: profile, account data, keys and key backups. It goes
-// on after an error and returns them all.
+// LeaveAll takes a user whose account was closed out of all rooms, refuses their
+// invites, withdraws their knocks, and removes what was the user's alone: profile,
+// account data, keys and key backups. It goes on after an error and returns them all.
 func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
-	var list []string
+	var list []rooms.Member
 	err := h.db.Read(ctx, func(q store.Querier) (err error) {
-		list, err = h.Rooms.JoinedRooms(q, userID)
+		list, err = h.Rooms.Rooms(q, userID, mx.Join, mx.Invite, mx.Knock)
 		return err
 	})
-	for _, roomID := range list {
-		err = errors.Join(err, h.Rooms.Leave(ctx, roomID, userID, ""))
+	for _, m := range list {
+		err = errors.Join(err, h.Rooms.Leave(ctx, m.RoomID, userID, ""))
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),

@@ -156,7 +156,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "requestTokenTo3PIDEmail", Pattern: "POST " + v3 + "account/3pid/email/requestToken", Aliases: []string{r0 + "account/3pid/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofAdd))},
 		{Op: "requestTokenToRegisterEmail", Pattern: "POST " + v3 + "register/email/requestToken", Aliases: []string{r0 + "register/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofRegister))},
 		{Op: "requestTokenToResetPasswordEmail", Pattern: "POST " + v3 + "account/password/email/requestToken", Aliases: []string{r0 + "account/password/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofPassword))},
-		{Op: "emailPage", Pattern: "GET " + submitPath, Limit: route.Logins, Handle: route.Get(s.emailPage)},
+		{Op: "uiaEmailPage", Pattern: "GET " + submitPath, Limit: route.Logins, Handle: route.Get(s.emailPage)},
 		{Op: "submitEmailToken", Pattern: "POST " + submitPath, Limit: route.Logins, Handle: route.Get(s.submitEmail)},
 		{Op: "requestTokenTo3PIDMSISDN", Pattern: "POST " + v3 + "account/3pid/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidMedium)},
 		{Op: "requestTokenToRegisterMSISDN", Pattern: "POST " + v3 + "register/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},

@@ -46,6 +46,13 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 		}
 		if err == nil {
 			o.PrevContent, o.PrevSender, o.ReplacesState = old.Content, old.Sender, old.ID
+			hidden, err := t.hides(q, old, r.UserID)
+			if err != nil {
+				return nil, err
+			}
+			if hidden {
+				o.PrevContent = bare(old).Content
+			}
 		}
 	}
 	if e.RedactedBy != "" {
@@ -54,7 +61,11 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 			return nil, err
 		}
 		if err == nil {
-			o.RedactedBecause = by.AppendClient(nil, pdu.ClientOptions{Now: r.Now})
+			shown, err := t.shown(q, by, r)
+			if err != nil {
+				return nil, err
+			}
+			o.RedactedBecause = shown.AppendClient(nil, pdu.ClientOptions{Now: r.Now})
 			o.PrevContent = nil
 		}
 	}
@@ -65,7 +76,20 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 		}
 		o.Relations = rel
 	}
-	return e.AppendClient(dst, o), nil
+	shown, err := t.shown(q, e, r)
+	if err != nil {
+		return nil, err
+	}
+	return shown.AppendClient(dst, o), nil
+}
+
+// shown is an event as the reader may have it.
+func (t *Timeline) shown(q store.Querier, e *rooms.Event, r Reader) (*pdu.Event, error) {
+	hidden, err := t.hides(q, e, r.UserID)
+	if hidden {
+		return bare(e), err
+	}
+	return e.Event, err
 }
 
 // Plain is an event as an application service gets it.

@@ -31,14 +31,17 @@ type Options struct {
 }
 
 // Timeline answers the read operations. Its methods are safe for concurrent use.
-type Timeline struct{ o Options }
+type Timeline struct {
+	o      Options
+	erased erasures
+}
 
 // New makes a Timeline.
 func New(o Options) *Timeline {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Timeline{o}
+	return &Timeline{o: o}
 }
 
 func (t *Timeline) now() int64 { return t.o.Now().UnixMilli() }
@@ -527,8 +530,11 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 			out, err = p.raw(e)
 			return err
 		}
-		out = mx.Raw(e.Content)
-		return nil
+		hidden, err := t.hides(p.q, e, r.UserID)
+		if out = mx.Raw(e.Content); hidden {
+			out = mx.Raw(bare(e).Content)
+		}
+		return err
 	})
 	return out, err
 }

@@ -185,6 +185,12 @@ CREATE TABLE e2ee_signed_users (
 	PRIMARY KEY (signer, user_id)
 ) WITHOUT ROWID;
 
+-- owner: homeserver/timeline
+CREATE TABLE erased_users (
+	user_id TEXT PRIMARY KEY,
+	pos     INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- owner: homeserver/rooms
 CREATE TABLE events (
 	pos         INTEGER PRIMARY KEY,
