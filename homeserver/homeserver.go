@@ -32,6 +32,7 @@ import (
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/sliding"
 	"holdfast/homeserver/syncv3"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/todevice"
@@ -180,6 +181,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		}})
 	h.end = append(h.end, h.Feed.Close)
 	syncs := syncv3.New(syncv3.Options{DB: o.DB, Feed: h.Feed, Timeline: h.Timeline, Filter: userdata.Filter, Synced: h.Ephemeral.Synced})
+	slides := sliding.New(sliding.Options{DB: o.DB, Feed: h.Feed, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Synced: h.Ephemeral.Synced, Log: o.Log})
+	h.end = append(h.end, slides.Close)
+	h.Devices.OnDelete(slides.DeviceDeleted)
 
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
@@ -227,7 +231,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	// The list of everything the homeserver answers.
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
-	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
+	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes()} {
 		routes = append(routes, more...)
 	}

@@ -64,6 +64,9 @@ type Feed struct {
 	done chan struct{}
 
 	counts countCache
+
+	lastMu sync.RWMutex
+	last   map[string]int64 // by room: position of its last event, of rooms that were asked for or had one since the start
 }
 
 // idle is how long what is known of a user or device is kept without a request.
@@ -79,6 +82,7 @@ const (
 func New(o Options) *Feed {
 	f := &Feed{o: o, users: map[string]*user{}, devices: map[string]*device{}, stop: make(chan struct{}), done: make(chan struct{})}
 	f.counts.m = map[string]roomCounts{}
+	f.last = map[string]int64{}
 	// Commits between these two lines are in the ring but below its floor: they are
 	// looked up in SQL.
 	f.ring.init()
@@ -112,6 +116,13 @@ func (f *Feed) Close() {
 // stale.
 func (f *Feed) committed(_ int64, touched []store.Touch) {
 	f.ring.add(touched)
+	f.lastMu.Lock()
+	for i := range touched {
+		if t := &touched[i]; t.Kind == notify.Room {
+			f.last[t.Key] = t.Pos
+		}
+	}
+	f.lastMu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, t := range touched {

@@ -2,6 +2,7 @@ package timeline
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -14,7 +15,7 @@ func FuzzToken(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if tok.Pos < 0 || tok.ToDevice < 0 || tok.String() != s {
+		if tok.Pos < 0 || tok.ToDevice < 0 || tok.String() != strings.SplitN(s, "~", 2)[0] {
 			t.Fatalf("%q is %+v, %q", s, tok, tok.String())
 		}
 	})

@@ -28,10 +28,15 @@ func (t Token) String() string {
 // At is the token after a position.
 func At(pos int64) Token { return Token{pos, pos} }
 
-// ParseToken reads a token. Errors: InvalidParam.
+// ParseToken reads a token. After "~" sliding sync's have a part of their own, which
+// says nothing about the place. Errors: InvalidParam.
 func ParseToken(s string) (Token, error) {
 	bad := mx.Errorf(mx.InvalidParam, "%.40q is no token that this server gave.", s)
+	s, own, _ := strings.Cut(s, "~")
 	rest, ok := strings.CutPrefix(s, "s")
+	if len(own) > 40 {
+		return Token{}, bad
+	}
 	if !ok || len(s) > 40 {
 		return Token{}, bad
 	}

@@ -1,0 +1,93 @@
+package sliding_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/homeserver/hstest"
+	"holdfast/homeserver/rooms"
+)
+
+func envInt(name string, def int) int {
+	fmt.Sscan(os.Getenv(name), &def)
+	return def
+}
+
+// BenchmarkLargeAccount is the first answer to the room list of somebody in many
+// rooms, with nothing in memory of the rooms and with all of it, and what a new
+// message costs until the answer is there.
+func BenchmarkLargeAccount(b *testing.B) {
+	n, members := envInt("ROOMS", 2000), envInt("MEMBERS", 50)
+	hs := hstest.New(b, nil)
+	alice := hs.Login(b, "alice")
+	ctx := context.Background()
+	ids := make([]string, n)
+	var wg sync.WaitGroup
+	for w := range 16 {
+		wg.Go(func() {
+			for i := w; i < n; i += 16 {
+				id, err := hs.Rooms.Create(ctx, fmt.Sprintf("@u%d:example.org", i%members), rooms.Create{Preset: "public_chat", Name: fmt.Sprint("room ", i)})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				ids[i] = id
+				for m := range members - 1 {
+					if m != i%members {
+						if err := hs.Rooms.Join(ctx, id, fmt.Sprintf("@u%d:example.org", m), "", nil); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				}
+				if err := hs.Rooms.Join(ctx, id, alice.UserID, "", nil); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	first := func() (time.Duration, int) {
+		body := roomList(19)
+		start := time.Now()
+		a := slide(alice, body)
+		if a.Status != 200 || len(a.JSON.At("rooms").Keys()) != 20 {
+			b.Fatalf("%d %.300s", a.Status, a.Body)
+		}
+		return time.Since(start), len(a.Body)
+	}
+	hs.Restart()
+	cold, size := first()
+	b.Logf("the first answer after a restart: %v, %d bytes", cold, size)
+	b.Run("first", func(b *testing.B) {
+		var all []time.Duration
+		for range b.N {
+			d, _ := first()
+			all = append(all, d)
+		}
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)*95/100].Microseconds())/1000, "p95-ms")
+	})
+	b.Run("message", func(b *testing.B) {
+		l := &loop{c: alice, body: roomList(n)}
+		a := slide(alice, l.body)
+		pos := a.JSON.At("pos").String()
+		content := json.RawMessage(`{"body":"hello","msgtype":"m.text"}`)
+		for i := range b.N {
+			if _, err := hs.Rooms.Send(ctx, rooms.NewEvent{RoomID: ids[i%n], Sender: fmt.Sprintf("@u%d:example.org", i%n%members), Type: "m.room.message", Content: content}); err != nil {
+				b.Fatal(err)
+			}
+			a = slide(alice, l.body, "pos="+pos, "timeout=5000")
+			if len(a.JSON.At("rooms").Keys()) != 1 {
+				b.Fatalf("%.300s", a.Body)
+			}
+			pos = a.JSON.At("pos").String()
+		}
+	})
+}
