@@ -251,30 +251,33 @@ func TestEncryptedConversations(t *testing.T) {
 		s.onlyCiphertext(t, carol.Client, room.RoomID, 6)
 	})
 
-	t.Run("matrix-js-sdk", func(t *testing.T) {
-		node := nodeBin(t)
-		cmd := exec.CommandContext(ctx, node, "client.mjs", s.url, "alice", password, botID.String())
-		cmd.Dir = "js"
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, stderr.String())
-		}
-		var r struct {
-			Room      id.RoomID
-			Answer    string
-			Encrypted bool
-			Media     bool
-		}
-		if err := json.Unmarshal(out, &r); err != nil {
-			t.Fatalf("%v in %s", err, out)
-		}
-		if r.Answer != "pong from js ✓" || !r.Encrypted || !r.Media {
-			t.Fatalf("%s", out)
-		}
-		s.onlyCiphertext(t, bot.Client, r.Room, 2)
-	})
+	for name, way := range map[string]string{"matrix-js-sdk": "", "matrix-js-sdk by sliding sync": "sliding"} {
+		t.Run(name, func(t *testing.T) {
+			node := nodeBin(t)
+			cmd := exec.CommandContext(ctx, node, "client.mjs", s.url, "alice", password, botID.String(), way)
+			cmd.Dir = "js"
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, stderr.String())
+			}
+			var r struct {
+				Room      id.RoomID
+				Answer    string
+				Encrypted bool
+				Media     bool
+				Sliding   int
+			}
+			if err := json.Unmarshal(out, &r); err != nil {
+				t.Fatalf("%v in %s", err, out)
+			}
+			if r.Answer != "pong from js ✓" || !r.Encrypted || !r.Media || way != "" && r.Sliding == 0 {
+				t.Fatalf("%s", out)
+			}
+			s.onlyCiphertext(t, bot.Client, r.Room, 2)
+		})
+	}
 	select {
 	case err := <-bot.undecrypted:
 		t.Errorf("the bot could not decrypt: %v", err)

@@ -1,14 +1,15 @@
 // A person with matrix-js-sdk: makes an encrypted room with a bot, says
 // something, and waits for the decrypted answer. Prints one line of JSON.
 //
-// usage: node client.mjs BASE_URL LOCALPART PASSWORD BOT_USER_ID
+// usage: node client.mjs BASE_URL LOCALPART PASSWORD BOT_USER_ID [sliding]
 import { createClient, ClientEvent, MatrixEventEvent, RoomEvent, RoomMemberEvent, MsgType, EventType } from "matrix-js-sdk";
+import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 import { logger } from "matrix-js-sdk/lib/logger.js";
 
 logger.setLevel?.("error");
 for (const k of ["debug", "info", "log"]) console[k] = () => {};
 
-const [baseUrl, localpart, password, bot] = process.argv.slice(2);
+const [baseUrl, localpart, password, bot, way] = process.argv.slice(2);
 const say = (o) => process.stdout.write(JSON.stringify(o) + "\n");
 
 const limit = (ms, what, p) =>
@@ -23,7 +24,13 @@ async function main() {
   });
   const client = createClient({ baseUrl, userId: login.user_id, deviceId: login.device_id, accessToken: login.access_token });
   await client.initRustCrypto({ useIndexedDB: false });
-  await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true });
+  // As Element Web asks with its sliding sync switched on.
+  const state = [["m.room.create", ""], ["m.room.encryption", ""], ["m.room.member", "$LAZY"], ["m.room.member", "$ME"], ["m.room.power_levels", ""], ["m.room.join_rules", ""]];
+  const slidingSync = way === "sliding"
+    ? new SlidingSync(baseUrl, new Map([["all", { ranges: [[0, 19]], timeline_limit: 1, required_state: state }]]),
+      { timeline_limit: 50, required_state: [["*", "*"], ["m.room.member", "$LAZY"]] }, client, 20000)
+    : undefined;
+  await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, slidingSync });
   await limit(20000, "the first sync", new Promise((ok) => {
     if (client.isInitialSyncComplete()) return ok();
     client.on(ClientEvent.Sync, (s) => s === "PREPARED" && ok());
@@ -42,6 +49,11 @@ async function main() {
     client.on(ClientEvent.Room, look);
     look();
   }));
+
+  // The library tells of members before it has looked at the room's encryption.
+  await limit(20000, "the room's encryption", (async () => {
+    while (!(await client.getCrypto().isEncryptionEnabledInRoom(room_id))) await new Promise((ok) => setTimeout(ok, 20));
+  })());
 
   const answer = limit(30000, "the bot's answer", new Promise((ok) => {
     const look = (ev) => {
@@ -66,6 +78,7 @@ async function main() {
     encrypted: ev.isEncrypted(),
     shield: (await client.getCrypto().getEncryptionInfoForEvent(ev))?.shieldColour,
     media: down.length === bytes.length && down.every((b, i) => b === bytes[i]),
+    sliding: slidingSync?.getListData("all")?.joinedCount,
     versions: (await client.getVersions()).versions.at(-1),
   });
   client.stopClient();
