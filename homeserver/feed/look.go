@@ -85,25 +85,19 @@ func (l *Look) Last(m rooms.Member) (int64, error) {
 }
 
 // Events gives the newest events of (from, To] of a room of Members that the user
-// may see, at most limit, with Events, Limited, Prev and Membership filled in. Of a
+// may see, at most limit, with Events, Limited, Prev and View filled in. Of a
 // room that the user has left these end with the leaving.
 func (l *Look) Events(m rooms.Member, from int64, limit int) (*Room, error) {
 	a := l.answer(from)
-	room := &Room{ID: m.RoomID, Prev: l.To, Membership: func(int64) string { return mx.Join }}
-	end := l.To
-	var view *timeline.View
-	see := func() (err error) {
-		if view == nil {
-			if view, err = l.s.f.o.Timeline.View(l.Q, m.RoomID, l.s.UserID, l.To); err == nil {
-				room.Membership = view.Membership
-			}
-		}
-		return err
-	}
-	if m.Membership != mx.Join {
+	room, end := &Room{ID: m.RoomID, Prev: l.To}, l.To
+	load := func() (*timeline.View, error) { return l.s.f.o.Timeline.View(l.Q, m.RoomID, l.s.UserID, l.To) }
+	if m.Membership == mx.Join {
+		room.View = timeline.Joined(l.s.UserID, m.Pos, load)
+	} else {
 		end = m.Pos
 		room.Prev = end
-		if err := see(); err != nil {
+		var err error
+		if room.View, err = load(); err != nil {
 			return nil, err
 		}
 	}
@@ -120,10 +114,7 @@ func (l *Look) Events(m rooms.Member, from int64, limit int) (*Room, error) {
 			return room, nil
 		}
 	}
-	if err := see(); err != nil {
-		return nil, err
-	}
-	err := a.pick(room, from, end, limit, &timeline.RoomEventFilter{}, view.Sees)
+	err := a.pick(room, from, end, limit, &timeline.RoomEventFilter{}, room.View.Sees)
 	if len(room.Events) > 0 {
 		room.Prev = room.Events[0].Pos - 1
 	}

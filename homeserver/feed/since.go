@@ -52,8 +52,7 @@ type Room struct {
 	Main      Counts
 	Threads   map[string]Counts
 	Stripped  []*rooms.Event // of an invited or knocking user's room
-	// Membership is the user's own at a position.
-	Membership func(pos int64) string
+	View      *timeline.View // what the user may see of it
 }
 
 // Summary is what a client needs to name a room whose members it does not know.
@@ -381,9 +380,11 @@ func (a *answer) joined(m rooms.Member, touched bool, data []userdata.Data, priv
 		if from == 0 || v.Membership(from) != mx.Join {
 			fresh, from, touched = true, 0, true
 		}
-		room.Membership = v.Membership
+		room.View = v
 	} else {
-		room.Membership = func(int64) string { return mx.Join }
+		room.View = timeline.Joined(a.UserID, m.Pos, func() (*timeline.View, error) {
+			return a.f.o.Timeline.View(a.q, m.RoomID, a.UserID, a.to)
+		})
 	}
 	filter := &a.r.Filter.Room
 	if touched {

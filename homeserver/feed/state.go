@@ -250,7 +250,7 @@ func (a *answer) left(m rooms.Member) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	room := &Room{ID: m.RoomID, Prev: m.Pos, Membership: view.Membership}
+	room := &Room{ID: m.RoomID, Prev: m.Pos, View: view}
 	from := a.from
 	was := from > 0 && view.Membership(from) == mx.Join // whether the client has the state as of from
 	f := &a.r.Filter.Room.Timeline

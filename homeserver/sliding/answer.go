@@ -378,7 +378,7 @@ func (a *answer) events(name string, list []*rooms.Event, room *feed.Room) error
 		}
 		var err error
 		if a.rooms, err = a.s.o.Timeline.Append(a.rooms, a.Q, e, timeline.Reader{UserID: a.user, DeviceID: a.device, To: a.To, Now: a.now,
-			OmitRoomID: true, Membership: room.Membership}); err != nil {
+			OmitRoomID: true, View: room.View}); err != nil {
 			return err
 		}
 	}

@@ -337,7 +337,7 @@ func (w *writer) event(e *rooms.Event, r *feed.Room) error {
 	}
 	start := len(w.out)
 	out, err := w.s.o.Timeline.Append(w.out, w.q, e, timeline.Reader{UserID: w.user, DeviceID: w.device, To: w.to, Now: w.now,
-		OmitRoomID: true, Membership: r.Membership})
+		OmitRoomID: true, View: r.View})
 	if err != nil {
 		return err
 	}

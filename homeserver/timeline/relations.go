@@ -45,7 +45,7 @@ func (t *Timeline) relations(ctx context.Context, r *route.Request) (out relatio
 		return out, err
 	}
 	out.Chunk = []json.RawMessage{}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		parent, err := p.find(r.Param("eventID"))
 		if err != nil {
 			return err
@@ -89,18 +89,18 @@ func (t *Timeline) relations(ctx context.Context, r *route.Request) (out relatio
 		}
 		var seen []*rooms.Event
 		for _, e := range found {
-			if e.RoomID == p.room && p.sees(e) {
+			if e.RoomID == p.room && p.Sees(e) {
 				seen = append(seen, e)
 			}
 		}
-		out.Chunk, err = p.list(seen)
+		out.Chunk, err = p.List(seen)
 		return err
 	})
 	return out, hidden(err)
 }
 
 // descend gathers relations of relations. Spec: cs#get_matrixclientv1roomsroomidrelationseventid (recurse)
-func (p *page) descend(parent *rooms.Event, relType, typ string, low, high int64, forward bool) ([]*rooms.Event, error) {
+func (p *Page) descend(parent *rooms.Event, relType, typ string, low, high int64, forward bool) ([]*rooms.Event, error) {
 	level := []string{parent.ID}
 	seen := map[string]bool{parent.ID: true}
 	var out []*rooms.Event
@@ -145,7 +145,7 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 		return out, mx.Errorf(mx.InvalidParam, "include is all or participated.")
 	}
 	out.Chunk = []json.RawMessage{}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		before := p.reader.To + 1
 		if s := r.Query("from"); s != "" {
 			tok, err := ParseToken(strings.TrimSpace(s))
@@ -164,13 +164,13 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 		}
 		for _, id := range roots {
 			e, err := t.o.Rooms.EventByID(p.q, id)
-			if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || !p.sees(e)) {
+			if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || !p.Sees(e)) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			raw, err := p.raw(e)
+			raw, err := p.Raw(e)
 			if err != nil {
 				return err
 			}

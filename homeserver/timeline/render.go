@@ -17,9 +17,13 @@ type Reader struct {
 	To               int64 // position as of which relations are summed up
 	Now              int64 // ms, for age
 	OmitRoomID       bool  // in /sync
-	// Membership gives the reader's membership at a position; nil: left out.
-	Membership func(pos int64) string
+	// View is what the reader may see of the room. nil: everything, and no
+	// membership is told.
+	View *View
 }
+
+// sees reports whether the reader may see an event.
+func (r *Reader) sees(e *rooms.Event) bool { return r.View == nil || r.View.Sees(e) }
 
 // Append writes an event in the client format, with all that belongs into its
 // unsigned: the transaction ID to the device that sent it, what it replaced, what
@@ -36,15 +40,16 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 		}
 		o.Extra = e.Extra
 	}
-	if r.Membership != nil {
-		o.Membership = r.Membership(e.Pos)
+	if r.View != nil {
+		o.Membership = r.View.Membership(e.Pos)
 	}
 	if e.Replaces > 0 {
 		old, err := t.o.Rooms.EventAt(q, e.Replaces)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		if err == nil {
+		// Who was joined had the old content as the state of the room.
+		if err == nil && (r.sees(old) || r.View.Membership(e.Pos-1) == mx.Join) {
 			o.PrevContent, o.PrevSender, o.ReplacesState = old.Content, old.Sender, old.ID
 			hidden, err := t.hides(q, old, r.UserID)
 			if err != nil {
@@ -100,8 +105,9 @@ func (t *Timeline) Plain(q store.Querier, e *rooms.Event) (mx.Raw, error) {
 // maxReferences is how many references an event's aggregation names.
 const maxReferences = 50
 
-// bundle sums up what relates to an event: the last valid edit, the thread under
-// it, the events that refer to it. Spec: cs#aggregations-of-child-events
+// bundle sums up what relates to an event, as far as the reader may see it: the last
+// valid edit, the thread under it, the events that refer to it.
+// Spec: cs#aggregations-of-child-events
 func (t *Timeline) bundle(q store.Querier, e *rooms.Event, r Reader, threads bool) ([]byte, error) {
 	ignored, err := t.ignored(q, r.UserID)
 	if err != nil {
@@ -114,59 +120,34 @@ func (t *Timeline) bundle(q store.Querier, e *rooms.Event, r Reader, threads boo
 		}
 		out = append(append(append(out, '"'), k...), `":`...)
 	}
-	if e.RedactedBy == "" && e.StateKey == nil {
-		edit, err := t.lastEdit(q, e, r.To)
-		if err != nil {
+	edit, err := t.lastEdit(q, e, r)
+	if err != nil {
+		return nil, err
+	}
+	if edit != nil {
+		key(mx.RelReplace)
+		if out, err = t.append(out, q, edit, r, false); err != nil {
 			return nil, err
-		}
-		if edit != nil {
-			key(mx.RelReplace)
-			inner := r
-			inner.Membership = nil
-			if out, err = t.append(out, q, edit, inner, false); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if threads {
-		th, err := t.o.Rooms.ThreadOf(q, e.ID, r.UserID, r.To)
+		th, latest, err := t.thread(q, e, r, ignored)
 		if err != nil {
 			return nil, err
 		}
-		if th.Count > 0 {
-			latest, err := t.o.Rooms.EventAt(q, th.Latest)
-			if err != nil {
+		if latest != nil {
+			key(mx.RelThread)
+			out = append(out, `{"count":`...)
+			out = strconv.AppendInt(out, int64(th.Count), 10)
+			out = append(out, `,"current_user_participated":`...)
+			out = strconv.AppendBool(out, th.Participated || e.Sender == r.UserID)
+			out = append(out, `,"latest_event":`...)
+			inner := r
+			inner.OmitRoomID = false
+			if out, err = t.append(out, q, latest, inner, false); err != nil {
 				return nil, err
 			}
-			if ignored[latest.Sender] {
-				latest = nil
-				list, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, RelType: mx.RelThread, UpTo: r.To, Limit: 100})
-				if err != nil {
-					return nil, err
-				}
-				th.Count = 0
-				for _, x := range list {
-					if !ignored[x.Sender] {
-						if th.Count++; latest == nil {
-							latest = x
-						}
-					}
-				}
-			}
-			if latest != nil {
-				key(mx.RelThread)
-				out = append(out, `{"count":`...)
-				out = strconv.AppendInt(out, int64(th.Count), 10)
-				out = append(out, `,"current_user_participated":`...)
-				out = strconv.AppendBool(out, th.Participated || e.Sender == r.UserID)
-				out = append(out, `,"latest_event":`...)
-				inner := r
-				inner.OmitRoomID, inner.Membership = false, nil
-				if out, err = t.append(out, q, latest, inner, false); err != nil {
-					return nil, err
-				}
-				out = append(out, '}')
-			}
+			out = append(out, '}')
 		}
 	}
 	refs, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, RelType: mx.RelReference, UpTo: r.To, Limit: maxReferences, OldestFirst: true})
@@ -179,7 +160,7 @@ func (t *Timeline) bundle(q store.Querier, e *rooms.Event, r Reader, threads boo
 		}
 		list := []ref{}
 		for _, x := range refs {
-			if !ignored[x.Sender] {
+			if x.RoomID == e.RoomID && !ignored[x.Sender] && r.sees(x) {
 				list = append(list, ref{x.ID})
 			}
 		}
@@ -198,25 +179,57 @@ func (t *Timeline) bundle(q store.Querier, e *rooms.Event, r Reader, threads boo
 	return append(out, '}'), nil
 }
 
-// lastEdit is the newest valid replacement of an event: same sender, same type, no
-// state. Spec: cs#validity-of-replacement-events
-func (t *Timeline) lastEdit(q store.Querier, e *rooms.Event, to int64) (*rooms.Event, error) {
-	if rel, _ := e.Relation(); rel == mx.RelReplace {
+// maxThread is how many events of a thread are counted one by one, where it takes
+// that: for a reader who may not see them all, or ignores somebody in it.
+const maxThread = 5000
+
+// thread sums up the thread under an event, and gives the last event in it; both
+// without what the reader may not see or ignores. latest is nil for no thread.
+// Spec: cs#server-side-aggregation-of-mthread-relationships
+func (t *Timeline) thread(q store.Querier, e *rooms.Event, r Reader, ignored map[string]bool) (th rooms.Thread, latest *rooms.Event, err error) {
+	th, err = t.o.Rooms.ThreadOf(q, e.ID, r.UserID, r.To)
+	if err != nil || th.Count == 0 {
+		return th, nil, err
+	}
+	if len(ignored) == 0 && (r.View == nil || r.View.SeesSince(e.Pos)) {
+		latest, err = t.o.Rooms.EventAt(q, th.Latest)
+		return th, latest, err
+	}
+	list, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, RelType: mx.RelThread, UpTo: r.To, Limit: maxThread})
+	th.Count = 0
+	for _, x := range list {
+		if x.RoomID == e.RoomID && !ignored[x.Sender] && r.sees(x) {
+			if th.Count++; latest == nil {
+				latest = x
+			}
+		}
+	}
+	return th, latest, err
+}
+
+// lastEdit is the newest valid replacement of an event that the reader may see: same
+// sender, same type, no state. It is nil for none, and of a redacted event.
+// Spec: cs#validity-of-replacement-events
+func (t *Timeline) lastEdit(q store.Querier, e *rooms.Event, r Reader) (*rooms.Event, error) {
+	if rel, _ := e.Relation(); rel == mx.RelReplace || e.RedactedBy != "" || e.StateKey != nil {
 		return nil, nil
 	}
-	list, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, RelType: mx.RelReplace, Type: e.Type, UpTo: to, Limit: 50})
+	list, err := t.o.Rooms.Relations(q, rooms.Relation{EventID: e.ID, RelType: mx.RelReplace, Type: e.Type, UpTo: r.To, Limit: 50})
 	if err != nil {
 		return nil, err
 	}
 	var best *rooms.Event
 	for _, x := range list {
-		if x.Sender != e.Sender || x.StateKey != nil || x.RoomID != e.RoomID ||
-			e.Type != mx.RoomEncrypted && !pdu.IsObject(pdu.Field(x.Content, "m.new_content")) {
-			continue
-		}
-		if best == nil || x.OriginServerTS > best.OriginServerTS || x.OriginServerTS == best.OriginServerTS && x.ID > best.ID {
+		if ValidEdit(e, x) && r.sees(x) && (best == nil || x.OriginServerTS > best.OriginServerTS || x.OriginServerTS == best.OriginServerTS && x.ID > best.ID) {
 			best = x
 		}
 	}
 	return best, nil
+}
+
+// ValidEdit reports whether edit, which relates to e by m.replace, is a valid
+// replacement of it. Spec: cs#validity-of-replacement-events
+func ValidEdit(e, edit *rooms.Event) bool {
+	return edit.Sender == e.Sender && edit.Type == e.Type && edit.StateKey == nil && e.StateKey == nil && edit.RoomID == e.RoomID &&
+		(e.Type == mx.RoomEncrypted || pdu.IsObject(pdu.Field(edit.Content, "m.new_content")))
 }

@@ -94,8 +94,8 @@ func errNotMember() error { return mx.Errorf(mx.Forbidden, "You are not in this 
 
 var errNoEvent = mx.Errorf(mx.NotFound, "You can see no event with this ID in the room.")
 
-// page is one reading of a room.
-type page struct {
+// Page is one reading of a room, as its reader may see it.
+type Page struct {
 	t      *Timeline
 	q      store.Querier
 	room   string
@@ -105,10 +105,10 @@ type page struct {
 }
 
 // read opens a snapshot for a reader of a room. Errors: Forbidden.
-func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *page) error) error {
+func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *Page) error) error {
 	to := t.o.DB.Pos()
 	return t.o.DB.Read(ctx, func(q store.Querier) error {
-		p, err := t.enter(q, r.Param("roomID"), Reader{UserID: r.UserID, DeviceID: r.DeviceID, To: to})
+		p, err := t.Enter(q, r.Param("roomID"), Reader{UserID: r.UserID, DeviceID: r.DeviceID, To: to})
 		if err != nil {
 			return err
 		}
@@ -116,9 +116,10 @@ func (t *Timeline) read(ctx context.Context, r *route.Request, f func(p *page) e
 	})
 }
 
-// enter begins the reading of a room as of the reader's position. Errors: Forbidden.
-func (t *Timeline) enter(q store.Querier, roomID string, r Reader) (*page, error) {
-	p := &page{t: t, q: q, room: roomID}
+// Enter begins the reading of a room as of position r.To, inside q's snapshot: View and
+// Now of r are set here. Errors: Forbidden.
+func (t *Timeline) Enter(q store.Querier, roomID string, r Reader) (*Page, error) {
+	p := &Page{t: t, q: q, room: roomID}
 	var err error
 	if p.view, err = t.View(q, roomID, r.UserID, r.To); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
@@ -140,23 +141,32 @@ func (t *Timeline) enter(q store.Querier, roomID string, r Reader) (*page, error
 	if p.ignore, err = t.ignored(q, r.UserID); err != nil {
 		return nil, err
 	}
-	r.Now, r.Membership = t.now(), p.view.Membership
+	r.Now, r.View = t.now(), p.view
 	p.reader = r
 	return p, nil
 }
 
-func (p *page) sees(e *rooms.Event) bool {
+// View is what the reader may see.
+func (p *Page) View() *View { return p.view }
+
+// Ignores reports whether the reader ignores a user.
+func (p *Page) Ignores(userID string) bool { return p.ignore[userID] }
+
+// Sees reports whether the reader sees an event, and wants to.
+func (p *Page) Sees(e *rooms.Event) bool {
 	return p.view.Sees(e) && (e.StateKey != nil || !p.ignore[e.Sender])
 }
 
-func (p *page) raw(e *rooms.Event) (json.RawMessage, error) {
+// Raw is an event in the client format.
+func (p *Page) Raw(e *rooms.Event) (json.RawMessage, error) {
 	return p.t.Append(nil, p.q, e, p.reader)
 }
 
-func (p *page) list(events []*rooms.Event) ([]json.RawMessage, error) {
+// List is Raw of each.
+func (p *Page) List(events []*rooms.Event) ([]json.RawMessage, error) {
 	out := make([]json.RawMessage, 0, len(events))
 	for _, e := range events {
-		raw, err := p.raw(e)
+		raw, err := p.Raw(e)
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +204,7 @@ func limitOf(r *route.Request, f *RoomEventFilter, def int) (int, error) {
 // scan gathers up to limit events that pass, walking from position at: back from
 // it (at included) down to stop, or forward (after it) up to stop. next is where to
 // go on, ok whether there may be more.
-func (p *page) scan(at, stop int64, back bool, limit int, pass func(e *rooms.Event) (bool, error)) (out []*rooms.Event, next int64, more bool, err error) {
+func (p *Page) scan(at, stop int64, back bool, limit int, pass func(e *rooms.Event) (bool, error)) (out []*rooms.Event, next int64, more bool, err error) {
 	next = at
 	for looked := 0; len(out) < limit; {
 		var (
@@ -238,10 +248,10 @@ func (p *page) scan(at, stop int64, back bool, limit int, pass func(e *rooms.Eve
 	return out, next, true, nil
 }
 
-// passes makes the test of a filter and of visibility.
-func (p *page) passes(f *RoomEventFilter) func(e *rooms.Event) (bool, error) {
+// Passes makes the test of a filter and of visibility.
+func (p *Page) Passes(f *RoomEventFilter) func(e *rooms.Event) (bool, error) {
 	return func(e *rooms.Event) (bool, error) {
-		if !p.sees(e) || !f.PassEvent(e.Event) {
+		if !p.Sees(e) || !f.PassEvent(e.Event) {
 			return false, nil
 		}
 		return p.t.related(p.q, f, e, p.reader.To)
@@ -305,7 +315,7 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 		return out, err
 	}
 	out.Chunk = []json.RawMessage{}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		def, stop := p.reader.To, int64(0)
 		if !back {
 			def, stop = 0, p.reader.To
@@ -322,7 +332,7 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 		if limit == 0 || f.None() {
 			return nil
 		}
-		events, next, more, err := p.scan(from, min(stop, p.reader.To), back, limit, p.passes(f))
+		events, next, more, err := p.scan(from, min(stop, p.reader.To), back, limit, p.Passes(f))
 		if err != nil {
 			return err
 		}
@@ -330,7 +340,7 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 		if more || len(events) > 0 {
 			out.End = At(next).String()
 		}
-		if out.Chunk, err = p.list(events); err != nil {
+		if out.Chunk, err = p.List(events); err != nil {
 			return err
 		}
 		if f.LazyLoadMembers {
@@ -342,7 +352,7 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 }
 
 // memberState gives the member events of those who sent the events.
-func (p *page) memberState(events []*rooms.Event) ([]json.RawMessage, error) {
+func (p *Page) memberState(events []*rooms.Event) ([]json.RawMessage, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
@@ -365,7 +375,7 @@ func (p *page) memberState(events []*rooms.Event) ([]json.RawMessage, error) {
 		}
 		state = append(state, e)
 	}
-	return p.list(state)
+	return p.List(state)
 }
 
 type contextResponse struct {
@@ -378,13 +388,26 @@ type contextResponse struct {
 }
 
 // find is an event of the room that the reader may see. Errors: NotFound.
-func (p *page) find(eventID string) (*rooms.Event, error) {
+func (p *Page) find(eventID string) (*rooms.Event, error) {
 	e, err := p.t.o.Rooms.EventByID(p.q, eventID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || e.Pos > p.reader.To || !p.view.Sees(e)) {
 		return nil, errNoEvent
 	}
 	return e, err
 }
+
+// Around gives the events before an event, newest first, and after it, oldest first,
+// as many as asked for of those that pass the filter, and the tokens to go on from.
+func (p *Page) Around(e *rooms.Event, nBefore, nAfter int, f *RoomEventFilter) (before, after []*rooms.Event, start, end Token, err error) {
+	from, to := e.Pos-1, e.Pos
+	if before, from, _, err = p.scan(from, 0, true, nBefore, p.Passes(f)); err == nil {
+		after, to, _, err = p.scan(to, p.reader.To, false, nAfter, p.Passes(f))
+	}
+	return before, after, At(from), At(to), err
+}
+
+// LastEdit is the newest valid replacement of an event that the reader sees, or nil.
+func (p *Page) LastEdit(e *rooms.Event) (*rooms.Event, error) { return p.t.lastEdit(p.q, e, p.reader) }
 
 // Spec: cs#get_matrixclientv3roomsroomidcontexteventid
 func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextResponse, err error) {
@@ -397,27 +420,23 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 		return out, err
 	}
 	out.Before, out.After, out.State = []json.RawMessage{}, []json.RawMessage{}, []json.RawMessage{}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		e, err := p.find(r.Param("eventID"))
 		if err != nil {
 			return err
 		}
-		if out.Event, err = p.raw(e); err != nil {
+		if out.Event, err = p.Raw(e); err != nil {
 			return err
 		}
-		before, start, _, err := p.scan(e.Pos-1, 0, true, limit/2, p.passes(f))
+		before, after, start, end, err := p.Around(e, limit/2, limit-limit/2, f)
 		if err != nil {
 			return err
 		}
-		after, end, _, err := p.scan(e.Pos, p.reader.To, false, limit-limit/2, p.passes(f))
-		if err != nil {
+		out.Start, out.End = start.String(), end.String()
+		if out.Before, err = p.List(before); err != nil {
 			return err
 		}
-		out.Start, out.End = At(start).String(), At(end).String()
-		if out.Before, err = p.list(before); err != nil {
-			return err
-		}
-		if out.After, err = p.list(after); err != nil {
+		if out.After, err = p.List(after); err != nil {
 			return err
 		}
 		last := e
@@ -436,7 +455,7 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 		if err != nil {
 			return err
 		}
-		out.State, err = p.list(state)
+		out.State, err = p.List(state)
 		return err
 	})
 	return out, err
@@ -445,7 +464,7 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 // Visible is an event of a room, where a user may see it now. Errors: *mx.Error
 // Forbidden or NotFound.
 func (t *Timeline) Visible(q store.Querier, roomID, eventID, userID string) (*rooms.Event, error) {
-	p, err := t.enter(q, roomID, Reader{UserID: userID, To: t.o.DB.Pos()})
+	p, err := t.Enter(q, roomID, Reader{UserID: userID, To: t.o.DB.Pos()})
 	if err != nil {
 		return nil, err
 	}
@@ -453,12 +472,12 @@ func (t *Timeline) Visible(q store.Querier, roomID, eventID, userID string) (*ro
 }
 
 func (t *Timeline) event(ctx context.Context, r *route.Request) (out mx.Raw, err error) {
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		e, err := p.find(r.Param("eventID"))
 		if err != nil {
 			return err
 		}
-		out, err = p.raw(e)
+		out, err = p.Raw(e)
 		return err
 	})
 	return out, hidden(err)
@@ -474,9 +493,9 @@ func hidden(err error) error {
 	return err
 }
 
-// stateNow is the state that the reader may see: the current one, or that at which
+// State is the state that the reader may see: the current one, or that at which
 // a former member left.
-func (p *page) stateNow(want func(rooms.StateKey) bool) ([]*rooms.Event, error) {
+func (p *Page) State(want func(rooms.StateKey) bool) ([]*rooms.Event, error) {
 	if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
 		return p.t.o.Rooms.StateAt(p.q, p.room, left, want)
 	}
@@ -494,12 +513,12 @@ func (p *page) stateNow(want func(rooms.StateKey) bool) ([]*rooms.Event, error) 
 }
 
 func (t *Timeline) state(ctx context.Context, r *route.Request) (out any, err error) {
-	err = t.read(ctx, r, func(p *page) error {
-		list, err := p.stateNow(nil)
+	err = t.read(ctx, r, func(p *Page) error {
+		list, err := p.State(nil)
 		if err != nil {
 			return err
 		}
-		out, err = p.list(list)
+		out, err = p.List(list)
 		return err
 	})
 	return out, err
@@ -513,7 +532,7 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 	default:
 		return nil, mx.Errorf(mx.InvalidParam, "format is content or event.")
 	}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		typ, key := r.Param("eventType"), r.Param("stateKey")
 		var e *rooms.Event
 		if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
@@ -527,7 +546,7 @@ func (t *Timeline) stateEvent(ctx context.Context, r *route.Request) (out mx.Raw
 			return mx.Errorf(mx.NotFound, "The room has no such state.")
 		}
 		if format == "event" {
-			out, err = p.raw(e)
+			out, err = p.Raw(e)
 			return err
 		}
 		hidden, err := t.hides(p.q, e, r.UserID)
@@ -549,7 +568,7 @@ func (t *Timeline) members(ctx context.Context, r *route.Request) (any, error) {
 			return nil, mx.Errorf(mx.InvalidParam, "%s is join, invite, knock, leave or ban.", name)
 		}
 	}
-	err := t.read(ctx, r, func(p *page) error {
+	err := t.read(ctx, r, func(p *Page) error {
 		want := func(k rooms.StateKey) bool { return k.Type == mx.RoomMember }
 		var (
 			list []*rooms.Event
@@ -567,7 +586,7 @@ func (t *Timeline) members(ctx context.Context, r *route.Request) (any, error) {
 			if list, err = t.o.Rooms.StateAt(p.q, p.room, at, want); err != nil {
 				return err
 			}
-		} else if list, err = p.stateNow(want); err != nil {
+		} else if list, err = p.State(want); err != nil {
 			return err
 		}
 		only, not := r.Query("membership"), r.Query("not_membership")
@@ -577,7 +596,7 @@ func (t *Timeline) members(ctx context.Context, r *route.Request) (any, error) {
 			if only != "" && not != "" && m != only && m == not || only != "" && not == "" && m != only || only == "" && not != "" && m == not {
 				continue
 			}
-			raw, err := p.raw(e)
+			raw, err := p.Raw(e)
 			if err != nil {
 				return err
 			}
@@ -595,7 +614,7 @@ type joinedMember struct {
 
 func (t *Timeline) joinedMembers(ctx context.Context, r *route.Request) (any, error) {
 	joined := map[string]joinedMember{}
-	err := t.read(ctx, r, func(p *page) error {
+	err := t.read(ctx, r, func(p *Page) error {
 		if p.view.Now() != mx.Join {
 			return errNotMember()
 		}
@@ -627,7 +646,7 @@ func (t *Timeline) byTimestamp(ctx context.Context, r *route.Request) (any, erro
 		return nil, mx.Errorf(mx.InvalidParam, "dir is b for back or f for forward.")
 	}
 	out := map[string]any{}
-	err = t.read(ctx, r, func(p *page) error {
+	err = t.read(ctx, r, func(p *Page) error {
 		e, err := t.o.Rooms.Nearest(p.q, p.room, ts, dir == "f")
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err

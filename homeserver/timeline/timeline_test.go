@@ -429,3 +429,58 @@ func TestIgnoredUsers(t *testing.T) {
 		t.Errorf("an invitation of somebody ignored: %s", v.Text())
 	}
 }
+
+// What is bundled with an event is what its reader may see of it.
+func TestBundlesShowOnlyWhatIsSeen(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(obj{"preset": "public_chat", "initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": "joined"}}}})
+	alice.SendState(room, mx.RoomTopic, "", obj{"topic": "before bob"})
+	alice.SendState(room, "m.test", "", obj{"n": 1})
+	bob.Join(room)
+	root := alice.Send(room, "root")
+	edit := func(text string) string {
+		return alice.SendEvent(room, mx.RoomMessage, obj{"body": "*", "msgtype": "m.text", "m.new_content": obj{"body": text, "msgtype": "m.text"}, "m.relates_to": relate("m.replace", root)})
+	}
+	seen := edit("seen")
+	reply := alice.SendEvent(room, mx.RoomMessage, obj{"body": "seen", "msgtype": "m.text", "m.relates_to": relate("m.thread", root)})
+	ref := alice.SendEvent(room, "m.test.ref", obj{"m.relates_to": relate("m.reference", root)})
+	topic := alice.SendState(room, mx.RoomTopic, "", obj{"topic": "while bob"})
+	bob.Leave(room)
+	edit("unseen")
+	alice.SendEvent(room, mx.RoomMessage, obj{"body": "unseen", "msgtype": "m.text", "m.relates_to": relate("m.thread", root)})
+	alice.SendEvent(room, "m.test.ref", obj{"m.relates_to": relate("m.reference", root)})
+	check := func(e hstest.Value) {
+		t.Helper()
+		rel := e.At("unsigned", "m.relations")
+		if rel.At("m.replace", "event_id").String() != seen || rel.At("m.thread", "count").Int() != 1 || rel.At("m.thread", "latest_event", "event_id").String() != reply ||
+			len(rel.At("m.reference", "chunk").List()) != 1 || rel.At("m.reference", "chunk", "0", "event_id").String() != ref || strings.Contains(e.Text(), "unseen") {
+			t.Errorf("%s", e.Text())
+		}
+	}
+	get := func() hstest.Value { return bob.Must("GET", hstest.Room(room)+"/event/"+root, nil) }
+	check(get())
+	bob.Join(room)
+	check(get())
+	// A full state of a sync holds old state, but not what that replaced.
+	bob.Sync()
+	for _, e := range bob.Sync("full_state=true").Joined(room).At("state", "events").List() {
+		if e.At("event_id").String() == topic && e.At("unsigned", "prev_content", "topic").String() != "before bob" {
+			t.Errorf("bob was joined when the topic changed: %s", e.Text())
+		}
+	}
+	if e := bob.Must("GET", hstest.Room(room)+"/event/"+topic, nil); e.At("unsigned", "prev_content", "topic").String() != "before bob" {
+		t.Errorf("bob was joined when the topic changed: %s", e.Text())
+	}
+	bob.Leave(room)
+	alice.SendState(room, "m.test", "", obj{"n": 2})
+	alice.SendState(room, "m.test", "", obj{"n": 3})
+	bob.Join(room)
+	if e := hstest.Find(bob.Must("GET", hstest.Room(room)+"/state", nil).List(), "m.test", ""); e.At("content", "n").Int() != 3 || e.At("unsigned").Exists("prev_content") {
+		t.Errorf("what bob never had: %s", e.Text())
+	}
+	bob.Sync()
+	if e := hstest.Find(bob.Sync("full_state=true").Joined(room).At("state", "events").List(), "m.test", ""); e.At("content", "n").Int() != 3 || e.At("unsigned").Exists("prev_content") {
+		t.Errorf("what bob never had, in a sync: %s", e.Text())
+	}
+}

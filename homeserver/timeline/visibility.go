@@ -14,6 +14,31 @@ type View struct {
 	UserID  string
 	members []rooms.Change
 	history []rooms.Change // history_visibility in place of membership
+
+	since int64 // with load: the user has been joined from here on
+	load  func() (*View, error)
+}
+
+// Joined is the view of a user who has been joined since the member event at
+// position since. What was before is read by load when somebody asks.
+func Joined(userID string, since int64, load func() (*View, error)) *View {
+	return &View{UserID: userID, since: since, load: load}
+}
+
+// fill reads what a view that Joined made does not know yet. Where that fails, the
+// user sees nothing of the time before.
+func (v *View) fill() {
+	if v.load == nil {
+		return
+	}
+	all, err := v.load()
+	v.load = nil
+	if err != nil {
+		v.members = []rooms.Change{{Pos: v.since, Membership: mx.Join}}
+		v.history = []rooms.Change{{Pos: 0, Membership: mx.VisibilityJoined}}
+		return
+	}
+	v.members, v.history = all.members, all.history
 }
 
 // View reads what a user may see of a room as of position to. userID may be empty.
@@ -64,10 +89,17 @@ func at(list []rooms.Change, pos int64, def string) string {
 
 // Membership is the user's membership after the event at pos, "leave" if there
 // was none yet. Spec: MSC4115
-func (v *View) Membership(pos int64) string { return at(v.members, pos, mx.Leave) }
+func (v *View) Membership(pos int64) string {
+	if v.since > 0 && pos >= v.since {
+		return mx.Join
+	}
+	v.fill()
+	return at(v.members, pos, mx.Leave)
+}
 
 // Now is the user's membership at the view's position, "" for none.
 func (v *View) Now() string {
+	v.fill()
 	if len(v.members) == 0 {
 		return ""
 	}
@@ -77,6 +109,7 @@ func (v *View) Now() string {
 // Left is the position of the event by which a former member left. ok is false
 // for members and for those who never were.
 func (v *View) Left() (pos int64, ok bool) {
+	v.fill()
 	joined := false
 	for _, c := range v.members {
 		switch c.Membership {
@@ -93,6 +126,7 @@ func (v *View) Left() (pos int64, ok bool) {
 
 // WorldReadable reports whether anybody may see what is in the room now.
 func (v *View) WorldReadable() bool {
+	v.fill()
 	return at(v.history, 1<<62, mx.VisibilityShared) == mx.VisibilityWorldReadable
 }
 
@@ -108,22 +142,55 @@ func (v *View) Enter() bool {
 
 // Sees reports whether the user may see an event. Spec: cs#server-behaviour-5
 func (v *View) Sees(e *rooms.Event) bool {
-	if e.Type == mx.RoomMember && e.StateKey != nil && *e.StateKey == v.UserID {
+	if v.SeesAt(e.Pos) {
 		return true
 	}
-	if v.sees(e.Pos, at(v.history, e.Pos-1, mx.VisibilityShared)) {
-		return true
+	// A change of visibility, or of the user's own membership, is seen if the value
+	// before or the one after shows it.
+	switch {
+	case e.IsStateOf(mx.RoomHistoryVisibility, ""):
+		return v.sees(e.Pos, visibility(e.Event), at(v.members, e.Pos-1, ""))
+	case e.IsStateOf(mx.RoomMember, v.UserID):
+		return v.sees(e.Pos, at(v.history, e.Pos-1, mx.VisibilityShared), e.Membership())
 	}
-	// A change of visibility is seen if either value shows it.
-	return e.IsStateOf(mx.RoomHistoryVisibility, "") && v.sees(e.Pos, visibility(e.Event))
+	return false
 }
 
-func (v *View) sees(pos int64, visibility string) bool {
-	if visibility == mx.VisibilityWorldReadable {
+// SeesAt is Sees for an event at a position that changes neither the visibility nor
+// the user's own membership.
+func (v *View) SeesAt(pos int64) bool {
+	if v.since > 0 && pos > v.since {
 		return true
 	}
-	then := at(v.members, pos-1, "")
-	if then == mx.Join {
+	v.fill()
+	return v.sees(pos, at(v.history, pos-1, mx.VisibilityShared), at(v.members, pos-1, ""))
+}
+
+// SeesSince reports whether the user may see everything after a position, as far as
+// that can be told without looking at each event.
+func (v *View) SeesSince(pos int64) bool {
+	if v.since > 0 && pos >= v.since {
+		return true
+	}
+	v.fill()
+	all := func(list []rooms.Change, def string, ok func(string) bool) bool {
+		if !ok(at(list, pos, def)) {
+			return false
+		}
+		for _, c := range list {
+			if c.Pos > pos && !ok(c.Membership) {
+				return false
+			}
+		}
+		return true
+	}
+	return v.Now() == mx.Join && (all(v.members, "", func(m string) bool { return m == mx.Join }) ||
+		all(v.history, mx.VisibilityShared, func(h string) bool { return h == mx.VisibilityShared || h == mx.VisibilityWorldReadable }))
+}
+
+// sees applies the rules to a visibility and a membership.
+func (v *View) sees(pos int64, visibility, membership string) bool {
+	if visibility == mx.VisibilityWorldReadable || membership == mx.Join {
 		return true
 	}
 	switch visibility {
@@ -134,7 +201,7 @@ func (v *View) sees(pos int64, visibility string) bool {
 			}
 		}
 	case mx.VisibilityInvited:
-		return then == mx.Invite
+		return membership == mx.Invite
 	}
 	return false
 }
