@@ -32,6 +32,7 @@ import (
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/search"
 	"holdfast/homeserver/sliding"
 	"holdfast/homeserver/syncv3"
 	"holdfast/homeserver/timeline"
@@ -75,6 +76,7 @@ type Options struct {
 type Homeserver struct {
 	Rooms      *rooms.Rooms
 	Timeline   *timeline.Timeline
+	Search     *search.Service
 	Feed       *feed.Feed
 	Userdata   *userdata.Service
 	Devices    *devices.Service
@@ -169,6 +171,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			}
 			return err == nil, err
 		}})
+	h.Search = search.New(search.Options{DB: o.DB, Rooms: h.Rooms, Timeline: h.Timeline, Log: o.Log})
+	h.Rooms.Hook(h.Search.Stored)
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
 		E2EE: h.E2EE, Ignored: h.Userdata.Ignored, InvitesBlocked: h.Userdata.InvitesBlocked,
 		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
@@ -232,7 +236,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes(), h.Search.Routes()} {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, ServerName: o.ServerName, Accounts: o.People, Devices: h.Devices})
@@ -253,6 +257,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	background.Go(func() { h.Devices.Run(run) })
 	background.Go(func() { h.Files.Run(run) })
 	h.end = append(h.end, func() { stop(); background.Wait() })
+	if err := h.Search.Start(run); err != nil {
+		return nil, err
+	}
+	h.end = append(h.end, h.Search.Close)
 	if err := h.Delayed.Start(run); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,9 @@ func (r *Rooms) nid(q store.Querier, roomID string) (int64, error) {
 	return nid, nil
 }
 
+// Number is the number that a room has in rows of the database. Errors: store.ErrNotFound.
+func (r *Rooms) Number(q store.Querier, roomID string) (int64, error) { return r.nid(q, roomID) }
+
 func insertRoom(tx *store.Tx, roomID string, v pdu.Version, public bool, now int64) (nid int64, err error) {
 	err = tx.QueryRow(`INSERT INTO rooms (room_id, version, public, created) VALUES ($1, $2, $3, $4) RETURNING nid`,
 		roomID, string(v), public, now).Scan(&nid)
@@ -680,6 +683,17 @@ func storeForgotten(tx *store.Tx, nid int64, userID string) error {
 // After lists the events of all rooms after a position, oldest first.
 func (r *Rooms) After(q store.Querier, pos int64, limit int) ([]*Event, error) {
 	return r.loadRange(q, `SELECT `+eventColumns+fromEvents+`WHERE e.pos > $1 ORDER BY e.pos LIMIT $2`, pos, limit)
+}
+
+// OfTypes lists events of types in all rooms in (after, upTo], the oldest first, or
+// the newest with newestFirst.
+func (r *Rooms) OfTypes(q store.Querier, after, upTo int64, limit int, newestFirst bool, types ...string) ([]*Event, error) {
+	order := ``
+	if newestFirst {
+		order = ` DESC`
+	}
+	return r.loadRange(q, `SELECT `+eventColumns+fromEvents+`WHERE e.pos > $1 AND e.pos <= $2 AND e.type IN `+store.In(4, len(types))+
+		` ORDER BY e.pos`+order+` LIMIT $3`, store.Args([]any{after, upTo, limit}, types)...)
 }
 
 // Heroes are the members, joined or invited, that a client names a room by: the

@@ -406,6 +406,17 @@ func (p *Page) Around(e *rooms.Event, nBefore, nAfter int, f *RoomEventFilter) (
 	return before, after, At(from), At(to), err
 }
 
+// MayHide reports whether some of what a user wrote may be hidden from the reader;
+// Hides tells it of an event.
+func (p *Page) MayHide(sender string) bool {
+	_, erased := p.t.erased.since(sender)
+	return erased
+}
+
+// Hides reports whether the reader gets an event in redacted form, because its
+// sender was erased.
+func (p *Page) Hides(e *rooms.Event) (bool, error) { return p.t.hides(p.q, e, p.reader.UserID) }
+
 // LastEdit is the newest valid replacement of an event that the reader sees, or nil.
 func (p *Page) LastEdit(e *rooms.Event) (*rooms.Event, error) { return p.t.lastEdit(p.q, e, p.reader) }
 

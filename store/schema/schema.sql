@@ -533,6 +533,28 @@ CREATE TABLE rooms (
 	created INTEGER NOT NULL            -- ms
 );
 
+-- owner: homeserver/search
+CREATE VIRTUAL TABLE search_index USING fts5 (text, content = 'search_texts', content_rowid = 'pos',
+	tokenize = "unicode61 remove_diacritics 2 categories 'L* M* N* Co So'");
+
+-- owner: homeserver/search
+CREATE TABLE search_progress (
+	id   INTEGER PRIMARY KEY CHECK (id = 1),
+	low  INTEGER NOT NULL,
+	high INTEGER NOT NULL
+);
+
+-- owner: homeserver/search
+CREATE TABLE search_texts (
+	pos    INTEGER PRIMARY KEY, -- of the event that says it
+	event  INTEGER NOT NULL,    -- position of the event that is found by it: itself, or the one that it edits
+	room   INTEGER NOT NULL,
+	key    TEXT NOT NULL,       -- of the content: body, name or topic
+	sender TEXT NOT NULL,
+	text   TEXT NOT NULL
+);
+CREATE INDEX search_texts_edit ON search_texts (event) WHERE event <> pos;
+
 -- owner: homeserver/rooms
 CREATE TABLE server_keys (
 	key_id  TEXT PRIMARY KEY, -- "ed25519:a1b2c3"
