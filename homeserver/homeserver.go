@@ -27,6 +27,7 @@ import (
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/notify"
+	"holdfast/homeserver/oldsync"
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/push"
 	"holdfast/homeserver/reports"
@@ -189,6 +190,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.end = append(h.end, slides.Close)
 	h.Devices.OnDelete(slides.DeviceDeleted)
 
+	before := oldsync.New(oldsync.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, AccountData: h.Userdata.AccountDataSince,
+		Presence: h.Ephemeral.Presence, Ignored: h.Userdata.Ignored})
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
 			// The transaction is ours, not the device's: it must not see its ID in unsigned.
@@ -236,7 +239,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes(), h.Search.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, ServerName: o.ServerName, Accounts: o.People, Devices: h.Devices})

@@ -177,10 +177,15 @@ type listed struct {
 	Visibility string `json:"visibility"`
 }
 
+// Listed reports whether a room is in the room directory. Errors: store.ErrNotFound.
+func (r *Rooms) Listed(q store.Querier, roomID string) (public bool, err error) {
+	err = q.QueryRow(`SELECT public FROM rooms WHERE room_id = $1`, roomID).Scan(&public)
+	return public, err
+}
+
 func (r *Rooms) getListed(ctx context.Context, q *route.Request) (out listed, err error) {
 	err = r.db.Read(ctx, func(s store.Querier) error {
-		var public bool
-		err := s.QueryRow(`SELECT public FROM rooms WHERE room_id = $1`, q.Param("roomID")).Scan(&public)
+		public, err := r.Listed(s, q.Param("roomID"))
 		out.Visibility = "private"
 		if public {
 			out.Visibility = "public"

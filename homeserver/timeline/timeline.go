@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -404,6 +405,19 @@ func (p *Page) Around(e *rooms.Event, nBefore, nAfter int, f *RoomEventFilter) (
 		after, to, _, err = p.scan(to, p.reader.To, false, nAfter, p.Passes(f))
 	}
 	return before, after, At(from), At(to), err
+}
+
+// Recent gives the newest events that the reader sees, oldest first, at most limit,
+// and the tokens before and after them. Of a room that the reader has left these end
+// with the leaving.
+func (p *Page) Recent(limit int) (events []*rooms.Event, start, end Token, err error) {
+	to := p.reader.To
+	if left, ok := p.view.Left(); ok && !p.view.WorldReadable() {
+		to = left
+	}
+	events, from, _, err := p.scan(to, 0, true, limit, p.Passes(&RoomEventFilter{}))
+	slices.Reverse(events)
+	return events, At(from), At(to), err
 }
 
 // MayHide reports whether some of what a user wrote may be hidden from the reader;

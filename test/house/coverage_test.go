@@ -51,9 +51,7 @@ func shape(method, path string) string {
 var notYet = strings.Fields(`
 	updateAppserviceRoomDirectoryVisibility
 	getNotifications postPusher getPushers
-	getOneEvent getEvents initialSync peekEvents roomInitialSync
 	getWellknownPolicy
-	search
 	queryLocationByProtocol queryLocationByAlias getProtocolMetadata getProtocols queryUserByProtocol queryUserByID
 	getTurnServer
 `)
