@@ -1,8 +1,10 @@
 package ephemeral
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"holdfast/homeserver/mx"
@@ -215,16 +217,18 @@ func (s *Service) Presence(from, to int64, visible func(userID string) bool) []m
 		Type    string          `json:"type"`
 		Sender  string          `json:"sender"`
 		Content presenceContent `json:"content"`
+		pos     int64
 	}
 	var list []change
 	s.mu.Lock()
 	now := s.o.Now()
 	for u, p := range s.presence {
 		if p.pos > from && p.pos <= to && (from > 0 || p.state != offline) {
-			list = append(list, change{mx.Presence, u, p.content(now)})
+			list = append(list, change{mx.Presence, u, p.content(now), p.pos})
 		}
 	}
 	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b change) int { return cmp.Compare(a.pos, b.pos) })
 	var out []mx.Raw
 	for _, c := range list {
 		if visible(c.Sender) {

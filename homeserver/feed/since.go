@@ -266,6 +266,9 @@ func (a *answer) presence() error {
 		}
 		return ok
 	})
+	if n := a.r.Filter.Presence.LimitOr(len(list), len(list)); n < len(list) { // the newest: what changed before is of less use
+		list = list[len(list)-n:]
+	}
 	a.out.Presence = list
 	return failed
 }

@@ -661,18 +661,19 @@ func (r *Rooms) Threads(q store.Querier, roomID, userID string, mine bool, befor
 	return roots, at, rows.Err()
 }
 
-// Nearest is the event of a room nearest to a time (ms), at or after it when
-// forward, else at or before it. Errors: store.ErrNotFound.
-func (r *Rooms) Nearest(q store.Querier, roomID string, ts int64, forward bool) (*Event, error) {
+// Nearest gives events of a room from a time (ms) on, the nearest first: those at or
+// after it when forward, and after position beyond; else at or before it, and before
+// position beyond. It goes by positions, as the room's history does.
+func (r *Rooms) Nearest(q store.Querier, roomID string, ts int64, forward bool, beyond int64, limit int) ([]*Event, error) {
 	nid, err := r.nid(q, roomID)
 	if err != nil {
 		return nil, err
 	}
-	query := `SELECT ` + eventColumns + fromEvents + `WHERE e.room = $1 AND e.ts <= $2 ORDER BY e.pos DESC LIMIT 1`
+	query := `SELECT ` + eventColumns + fromEvents + `WHERE e.room = $1 AND e.ts <= $2 AND e.pos < $3 ORDER BY e.pos DESC LIMIT $4`
 	if forward {
-		query = `SELECT ` + eventColumns + fromEvents + `WHERE e.room = $1 AND e.ts >= $2 ORDER BY e.pos LIMIT 1`
+		query = `SELECT ` + eventColumns + fromEvents + `WHERE e.room = $1 AND e.ts >= $2 AND e.pos > $3 ORDER BY e.pos LIMIT $4`
 	}
-	return scanEvent(q.QueryRow(query, nid, ts))
+	return r.loadRange(q, query, nid, ts, beyond, limit)
 }
 
 func storeForgotten(tx *store.Tx, nid int64, userID string) error {

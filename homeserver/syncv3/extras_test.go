@@ -296,3 +296,24 @@ func TestRoomsInCommonAfterRingIsLost(t *testing.T) {
 		}
 	}
 }
+
+// A filter's limit of presence keeps the newest.
+func TestPresenceLimit(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice := hs.Login(t, "alice")
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	since := alice.Sync("set_presence=offline").At("next_batch").String()
+	for _, u := range []string{"bob", "carol", "dave"} {
+		c := hs.Login(t, u)
+		c.Join(room)
+		c.Must("PUT", "/presence/"+c.UserID+"/status", obj{"presence": "online", "status_msg": u})
+	}
+	alice.Filter = `{"presence":{"limit":2}}`
+	got := []string{}
+	for _, e := range alice.SyncFrom(since, "set_presence=offline").At("presence", "events").List() {
+		got = append(got, e.At("content", "status_msg").String())
+	}
+	if !slices.Equal(got, []string{"carol", "dave"}) {
+		t.Errorf("presence of %v", got)
+	}
+}

@@ -164,13 +164,22 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 		}
 		for _, id := range roots {
 			e, err := t.o.Rooms.EventByID(p.q, id)
-			if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || !p.Sees(e)) {
+			if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || !p.view.Sees(e)) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			raw, err := p.Raw(e)
+			_, latest, err := t.thread(p.q, e, p.reader, p.ignore)
+			if err != nil {
+				return err
+			}
+			if latest == nil { // all of it is hidden from the reader
+				continue
+			}
+			reader := p.reader
+			reader.Bare = p.ignore[e.Sender]
+			raw, err := t.Append(nil, p.q, e, reader)
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,8 @@ type Reader struct {
 	// View is what the reader may see of the room. nil: everything, and no
 	// membership is told.
 	View *View
+	// Bare has the event itself written in redacted form.
+	Bare bool
 }
 
 // sees reports whether the reader may see an event.
@@ -90,6 +92,9 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 
 // shown is an event as the reader may have it.
 func (t *Timeline) shown(q store.Querier, e *rooms.Event, r Reader) (*pdu.Event, error) {
+	if r.Bare {
+		return bare(e), nil
+	}
 	hidden, err := t.hides(q, e, r.UserID)
 	if hidden {
 		return bare(e), err
@@ -120,11 +125,13 @@ func (t *Timeline) bundle(q store.Querier, e *rooms.Event, r Reader, threads boo
 		}
 		out = append(append(append(out, '"'), k...), `":`...)
 	}
+	noEdit := r.Bare
+	r.Bare = false
 	edit, err := t.lastEdit(q, e, r)
 	if err != nil {
 		return nil, err
 	}
-	if edit != nil {
+	if edit != nil && !noEdit {
 		key(mx.RelReplace)
 		if out, err = t.append(out, q, edit, r, false); err != nil {
 			return nil, err

@@ -207,6 +207,9 @@ func limitOf(r *route.Request, f *RoomEventFilter, def int) (int, error) {
 // go on, ok whether there may be more.
 func (p *Page) scan(at, stop int64, back bool, limit int, pass func(e *rooms.Event) (bool, error)) (out []*rooms.Event, next int64, more bool, err error) {
 	next = at
+	if limit == 0 {
+		return nil, next, true, nil
+	}
 	for looked := 0; len(out) < limit; {
 		var (
 			batch []*rooms.Event
@@ -301,7 +304,9 @@ func tokenOr(r *route.Request, name string, def int64) (int64, error) {
 func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messagesResponse, err error) {
 	back := true
 	switch r.Query("dir") {
-	case "b", "":
+	case "":
+		return out, mx.Errorf(mx.MissingParam, "Send dir: b for back or f for forward.")
+	case "b":
 	case "f":
 		back = false
 	default:
@@ -330,16 +335,24 @@ func (t *Timeline) messages(ctx context.Context, r *route.Request) (out messages
 		}
 		from = min(from, p.reader.To)
 		out.Start = At(from).String()
-		if limit == 0 || f.None() {
+		if s := r.Query("from"); s != "" {
+			out.Start = s
+		}
+		if f.None() {
 			return nil
 		}
 		events, next, more, err := p.scan(from, min(stop, p.reader.To), back, limit, p.Passes(f))
 		if err != nil {
 			return err
 		}
-		// At the end of what there is, too: more may come, and clients look for it.
-		if more || len(events) > 0 {
-			out.End = At(next).String()
+		if more { // anything that the reader may see?
+			var left []*rooms.Event
+			if left, _, more, err = p.scan(next, min(stop, p.reader.To), back, 1, p.Passes(&RoomEventFilter{})); err != nil {
+				return err
+			}
+			if more || len(left) > 0 {
+				out.End = At(next).String()
+			}
 		}
 		if out.Chunk, err = p.List(events); err != nil {
 			return err
@@ -480,7 +493,13 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 		if err != nil {
 			return err
 		}
-		out.State, err = p.List(state)
+		passed := state[:0:0]
+		for _, x := range state {
+			if f.PassEvent(x.Event) {
+				passed = append(passed, x)
+			}
+		}
+		out.State, err = p.List(passed)
 		return err
 	})
 	return out, err
@@ -672,15 +691,27 @@ func (t *Timeline) byTimestamp(ctx context.Context, r *route.Request) (any, erro
 	}
 	out := map[string]any{}
 	err = t.read(ctx, r, func(p *Page) error {
-		e, err := t.o.Rooms.Nearest(p.q, p.room, ts, dir == "f")
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
+		beyond := int64(0)
+		if dir == "b" {
+			beyond = p.reader.To + 1
 		}
-		if err != nil || e.Pos > p.reader.To || !p.view.Sees(e) {
-			return mx.Errorf(mx.NotFound, "You can see no event of the room on that side of the time.")
+		for looked := 0; looked < maxLooked; {
+			list, err := t.o.Rooms.Nearest(p.q, p.room, ts, dir == "f", beyond, lookAtOnce)
+			if err != nil {
+				return err
+			}
+			for _, e := range list {
+				if e.Pos <= p.reader.To && p.view.Sees(e) {
+					out["event_id"], out["origin_server_ts"] = e.ID, e.OriginServerTS
+					return nil
+				}
+				beyond = e.Pos
+			}
+			if looked += len(list); len(list) < lookAtOnce {
+				break
+			}
 		}
-		out["event_id"], out["origin_server_ts"] = e.ID, e.OriginServerTS
-		return nil
+		return mx.Errorf(mx.NotFound, "You can see no event of the room on that side of the time.")
 	})
 	return out, err
 }

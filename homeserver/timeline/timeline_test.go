@@ -484,3 +484,101 @@ func TestBundlesShowOnlyWhatIsSeen(t *testing.T) {
 		t.Errorf("what bob never had, in a sync: %s", e.Text())
 	}
 }
+
+// The last page says that it is the last, also where older events are hidden.
+func TestEndOfMessages(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(obj{"preset": "public_chat", "initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": "joined"}}}})
+	p := hstest.Room(room) + "/messages?"
+	alice.SendState(room, mx.RoomHistoryVisibility, "", obj{"history_visibility": "invited"})
+	for i := range 5 {
+		alice.Send(room, fmt.Sprint(i))
+	}
+	bob.Join(room)
+	for i := 5; i < 8; i++ {
+		alice.Send(room, fmt.Sprint(i))
+	}
+	alice.Fails(400, mx.MissingParam, "GET", p, nil)
+	alice.Fails(400, mx.InvalidParam, "GET", p+"dir=x", nil)
+	all := alice.Must("GET", p+"dir=f&limit=100", nil)
+	n := len(all.At("chunk").List())
+	for _, c := range []struct {
+		who   *hstest.Client
+		query string
+		n     int
+		more  bool
+	}{
+		{alice, "dir=b&limit=100", n, false}, {alice, fmt.Sprint("dir=b&limit=", n), n, false}, {alice, fmt.Sprint("dir=b&limit=", n-1), n - 1, true},
+		{alice, "dir=f&limit=100", n, false}, {alice, "dir=f&limit=3", 3, true}, {alice, "dir=f&limit=0", 0, true},
+		{bob, "dir=b&limit=3", 3, true}, {bob, "dir=b&limit=100", -1, false},
+		{alice, `dir=b&limit=2&filter={"types":["m.none"]}`, 0, false},
+	} {
+		v := c.who.Must("GET", p+c.query, nil)
+		if got := len(v.At("chunk").List()); got != c.n && c.n >= 0 || v.Exists("end") != c.more {
+			t.Errorf("%s: %s: %d events, end %s", c.who.UserID, c.query, got, v.At("end").Text())
+		}
+	}
+	// A page that ends just where what is hidden begins has no end.
+	seen := len(bob.Must("GET", p+"dir=b&limit=100", nil).At("chunk").List())
+	if v := bob.Must("GET", fmt.Sprint(p, "dir=b&limit=", seen), nil); v.Exists("end") {
+		t.Errorf("%d events, and an end: %s", seen, v.At("end").Text())
+	}
+	if tok := alice.Sync().At("next_batch").String(); alice.Must("GET", p+"dir=b&from="+tok, nil).At("start").String() != tok {
+		t.Error("start is not from")
+	}
+}
+
+// Jumping to a date finds the nearest event that the reader sees.
+func TestTimestampBeyondWhatIsHidden(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(obj{"preset": "public_chat", "initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": "joined"}}}})
+	for range 150 {
+		alice.Send(room, "hidden")
+	}
+	bob.Join(room)
+	first := bob.Must("GET", hstest.Room(room)+"/state/m.room.member/"+bob.UserID+"?format=event", nil).At("event_id").String()
+	bob.Leave(room)
+	alice.Send(room, "hidden again")
+	base := "/_matrix/client/v1/rooms/" + url.PathEscape(room) + "/timestamp_to_event?"
+	early := bob.Must("GET", base+"dir=f&ts=0", nil)
+	late := bob.Must("GET", base+"dir=b&ts=9000000000000", nil)
+	if early.At("event_id").V == nil || late.At("event_id").V == nil {
+		t.Fatalf("%s %s", early.Text(), late.Text())
+	}
+	for _, id := range []string{early.At("event_id").String(), late.At("event_id").String()} {
+		bob.Must("GET", hstest.Room(room)+"/event/"+id, nil)
+	}
+	at := bob.Must("GET", hstest.Room(room)+"/event/"+first, nil).At("origin_server_ts").Int()
+	if v := bob.Must("GET", fmt.Sprint(base, "dir=f&ts=", at), nil); v.At("event_id").V == nil {
+		t.Errorf("%s", v.Text())
+	}
+}
+
+// A thread begun by somebody ignored is listed, in redacted form; one that holds
+// nothing for the reader is not.
+func TestThreadsOfTheIgnored(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob, carol := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "carol")
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	carol.Join(room)
+	reply := func(c *hstest.Client, root, text string) string {
+		return c.SendEvent(room, mx.RoomMessage, obj{"body": text, "msgtype": "m.text", "m.relates_to": relate("m.thread", root)})
+	}
+	of := bob.Send(room, "begun by bob")
+	last := reply(carol, of, "carol's answer")
+	reply(bob, of, "bob's answer")
+	only := carol.Send(room, "begun by carol")
+	reply(bob, only, "bob alone")
+	alice.Must("PUT", "/user/"+alice.UserID+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{bob.UserID: obj{}}})
+	v := alice.Must("GET", "/_matrix/client/v1/rooms/"+url.PathEscape(room)+"/threads", nil)
+	list := v.At("chunk").List()
+	if len(list) != 1 || list[0].At("event_id").String() != of || len(list[0].At("content").Keys()) != 0 || strings.Contains(v.Text(), "bob's answer") {
+		t.Fatalf("%s", v.Text())
+	}
+	if th := list[0].At("unsigned", "m.relations", "m.thread"); th.At("count").Int() != 1 || th.At("latest_event", "event_id").String() != last || th.At("latest_event", "content", "body").String() != "carol's answer" {
+		t.Errorf("%s", th.Text())
+	}
+}
