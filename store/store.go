@@ -365,6 +365,7 @@ func dsn(path string) string {
 }
 
 func (db *DB) open(ctx context.Context) error {
+	stablePlans()
 	pool, err := sql.Open("sqlite", dsn(db.path))
 	if err != nil {
 		return err

@@ -91,3 +91,78 @@ func BenchmarkLargeAccount(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkConnections is how long a message takes from its PUT until it has reached
+// each of the connections that wait for it: 200 people in 40 rooms of 50, 50 messages a
+// second.
+func BenchmarkConnections(b *testing.B) {
+	people, n, each := envInt("PEOPLE", 200), envInt("ROOMS", 40), 50
+	hs := hstest.New(b, nil)
+	ctx := context.Background()
+	clients := make([]*hstest.Client, people)
+	for i := range clients {
+		clients[i] = hs.Login(b, fmt.Sprint("p", i))
+	}
+	rooms := make([]string, n)
+	for i := range rooms {
+		rooms[i] = clients[i].CreateRoom(obj{"preset": "public_chat"})
+		for m := range each {
+			if c := clients[(i*7+m)%people]; c != clients[i] {
+				if err := hs.Rooms.Join(ctx, rooms[i], c.UserID, "", nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	var (
+		mu   sync.Mutex
+		took []time.Duration
+		wg   sync.WaitGroup
+		over = make(chan struct{})
+	)
+	for _, c := range clients {
+		wg.Go(func() {
+			pos := slide(c, roomList(n)).JSON.At("pos").String()
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				a := slide(c, roomList(n), "pos="+pos, "timeout=500")
+				now := time.Now()
+				pos = a.JSON.At("pos").String()
+				for _, id := range a.JSON.At("rooms").Keys() {
+					for _, e := range a.JSON.At("rooms", id, "timeline").List() {
+						var sent int64
+						if fmt.Sscan(e.At("content", "body").String(), &sent); sent > 0 {
+							mu.Lock()
+							took = append(took, now.Sub(time.Unix(0, sent)))
+							mu.Unlock()
+						}
+					}
+				}
+			}
+		})
+	}
+	time.Sleep(2 * time.Second) // all wait
+	tick := time.NewTicker(20 * time.Millisecond)
+	for i := range max(b.N, 500) {
+		<-tick.C
+		wg.Go(func() {
+			c := clients[i%n]
+			c.Do("PUT", hstest.Room(rooms[i%n])+"/send/m.room.message/"+hstest.Txn(), obj{"msgtype": "m.text", "body": fmt.Sprint(time.Now().UnixNano())})
+		})
+	}
+	time.Sleep(time.Second)
+	close(over)
+	wg.Wait()
+	slices.Sort(took)
+	if len(took) == 0 {
+		b.Fatal("nothing arrived")
+	}
+	at := func(p int) float64 { return float64(took[len(took)*p/100].Microseconds()) / 1000 }
+	b.ReportMetric(at(50), "p50-ms")
+	b.ReportMetric(at(99), "p99-ms")
+	b.ReportMetric(float64(len(took)), "deliveries")
+}
