@@ -151,7 +151,10 @@ func (v *View) Sees(e *rooms.Event) bool {
 	case e.IsStateOf(mx.RoomHistoryVisibility, ""):
 		return v.sees(e.Pos, visibility(e.Event), at(v.members, e.Pos-1, ""))
 	case e.IsStateOf(mx.RoomMember, v.UserID):
-		return v.sees(e.Pos, at(v.history, e.Pos-1, mx.VisibilityShared), e.Membership())
+		// The end of one's own membership is always told, or a declined invitation
+		// would not go away.
+		m := e.Membership()
+		return m == mx.Leave || m == mx.Ban || v.sees(e.Pos, at(v.history, e.Pos-1, mx.VisibilityShared), m)
 	}
 	return false
 }
