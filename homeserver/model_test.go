@@ -173,6 +173,31 @@ func related(visible []*mEvent, gone map[string]bool, id, relType string) []*mEv
 	return out
 }
 
+// descend are the visible events that relate to one, or to what does, three deep;
+// oldest first. It goes on below what is hidden, too.
+func (r *mRoom) descend(id string, visible []*mEvent, gone map[string]bool) []string {
+	found, level := map[string]bool{id: true}, []string{id}
+	for range 3 {
+		var next []string
+		for _, p := range level {
+			for _, e := range related(r.events, gone, p, "") {
+				if !found[e.id] {
+					found[e.id] = true
+					next = append(next, e.id)
+				}
+			}
+		}
+		level = next
+	}
+	out := []string{}
+	for _, e := range visible {
+		if found[e.id] && e.id != id {
+			out = append(out, e.id)
+		}
+	}
+	return out
+}
+
 // edit is the newest valid edit of an event among the visible ones.
 func edit(visible []*mEvent, gone map[string]bool, e *mEvent) *mEvent {
 	if typ, _ := e.rel(); typ == "m.replace" || gone[e.id] || e.key != nil {
@@ -508,6 +533,7 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 			from = "&from=" + v.At("next_batch").String()
 		}
 		m.same("relations", c, r, got, reversed(ids(related(visible, gone, e.id, ""))))
+		m.same("relations of relations", c, r, idsOf(c.Must("GET", v1+"/relations/"+e.id+"?recurse=true&limit=100", nil).At("chunk").List()), reversed(r.descend(e.id, visible, gone)))
 		m.same("relations forward", c, r, idsOf(c.Must("GET", v1+"/relations/"+e.id+"/m.thread?dir=f&limit=100", nil).At("chunk").List()), ids(thread))
 	}
 
@@ -554,6 +580,16 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 			t.Errorf("state %s %s: %s in %s: %d %s, want %s", typ, key, u, r.id, a.Status, got, want)
 		}
 	}
+	// The old snapshot of the room: the newest ten of what they see, until they left.
+	seen := []*mEvent{}
+	for i, e := range r.events[:n] {
+		if r.sees(u, i) {
+			seen = append(seen, e)
+		}
+	}
+	old := c.Must("GET", p+"/initialSync", nil)
+	m.same("initialSync", c, r, idsOf(old.At("messages", "chunk").List()), ids(seen[max(0, len(seen)-10):]))
+	m.same("state of initialSync", c, r, sorted(idsOf(old.At("state").List())), m.stateIDs(r, n))
 	membersAt := func(query string, n int) {
 		var want []string
 		for _, e := range r.state(n) {
@@ -752,6 +788,38 @@ func (m *model) sync(c *hstest.Client) {
 	}
 }
 
+// events follows the stream of events from its beginning.
+func (m *model) events(c *hstest.Client) {
+	u, all, everybody := c.UserID, []*mEvent{}, &mRoom{id: "all rooms"}
+	for _, r := range m.rooms {
+		everybody.events = append(everybody.events, r.events...)
+		n := len(r.events)
+		for r.now(u) != "join" && n > 0 && !(r.events[n-1].typ == mx.RoomMember && *r.events[n-1].key == u) {
+			n--
+		}
+		if r.forgotten[u] {
+			continue
+		}
+		for i, e := range r.events[:n] {
+			if r.sees(u, i) || e.typ == mx.RoomMember && *e.key == u && e.str("membership") == "invite" {
+				all = append(all, e)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *mEvent) int { return int(a.pos - b.pos) })
+	got := []string{}
+	for from := "s0"; ; {
+		v := c.Must("GET", "/events?from="+from, nil)
+		list := idsOf(v.At("chunk").List())
+		if len(list) == 0 {
+			break
+		}
+		got = append(got, list...)
+		from = v.At("end").String()
+	}
+	m.same("events", c, everybody, got, ids(all))
+}
+
 func TestModel(t *testing.T) {
 	seed := *modelSeed
 	if seed == 0 {
@@ -784,6 +852,7 @@ func TestModel(t *testing.T) {
 		for _, c := range m.users {
 			m.search(c)
 			m.sync(c)
+			m.events(c)
 			for _, r := range m.rooms {
 				m.check(c, r)
 			}

@@ -29,9 +29,10 @@ func (x FullText) Remove(tx *Tx, row int64, text string) error {
 	return err
 }
 
-// Join is the part of a FROM clause that joins the index to the table's column key.
-func (x FullText) Join(key string) string {
-	return ` JOIN ` + x.Index + ` ON ` + key + ` = ` + x.Index + `.rowid`
+// From is the FROM clause that joins the index to the table's column key. The index
+// is gone through first, whatever the planner thinks of the sizes.
+func (x FullText) From(table, key string) string {
+	return ` FROM ` + x.Index + ` CROSS JOIN ` + table + ` ON ` + key + ` = ` + x.Index + `.rowid `
 }
 
 // Matches is the condition that the row matches the TextQuery in the argument, such as "$1".
@@ -102,11 +103,14 @@ func ParseQuery(typed string) TextQuery {
 	seen := map[string]bool{}
 	add := func(s string, quoted bool) {
 		s = strings.Join(strings.Fields(strings.ReplaceAll(Text(s), `"`, " ")), " ")
-		last, n := rune(0), 0
+		last, n, ended := rune(0), 0, false // of the last word
 		for _, r := range s {
 			if !inWord(r) {
-				n = 0
+				ended = true
 				continue
+			}
+			if ended {
+				n, ended = 0, false
 			}
 			last = r
 			n++

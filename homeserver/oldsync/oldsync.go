@@ -334,7 +334,7 @@ func (s *Service) since(q store.Querier, r *route.Request, roomID string, one bo
 	}
 	var all []seen
 	for _, m := range list {
-		if one && m.RoomID != roomID || m.Membership != mx.Join && m.Pos <= from {
+		if m.Forgotten || one && m.RoomID != roomID || m.Membership != mx.Join && m.Pos <= from {
 			continue
 		}
 		end := to

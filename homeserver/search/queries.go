@@ -128,9 +128,7 @@ func find(q store.Querier, match string, rooms []int64, keys []string, upTo int6
 		return nil, err
 	}
 	query := `SELECT s.pos, s.event, s.room, s.key, s.sender, ` + index.Rank() + `,
-			EXISTS (SELECT 1 FROM search_texts x WHERE x.event = s.event AND x.event <> x.pos)
-		FROM search_texts s` + index.Join("s.pos") + `
-		WHERE ` + index.Matches("$1") + ` AND s.room IN ` + store.InJSON("$2") + ` AND s.event <= $3 AND s.key IN ` + store.In(5, len(keys)) + `
+			EXISTS (SELECT 1 FROM search_texts x WHERE x.event = s.event AND x.event <> x.pos)` + index.From("search_texts s", "s.pos") + `WHERE ` + index.Matches("$1") + ` AND s.room IN ` + store.InJSON("$2") + ` AND s.event <= $3 AND s.key IN ` + store.In(5, len(keys)) + `
 		ORDER BY ` + order + ` LIMIT $4`
 	rows, err := q.Query(query, store.Args([]any{match, string(in), upTo, limit}, keys)...)
 	if err != nil {
