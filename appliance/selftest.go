@@ -81,12 +81,23 @@ func (a *Appliance) selfTestClient() (*selfTestClient, error) {
 				return nil, err
 			}
 			addr := l.ln.Addr().String()
+			dials := []string{addr}
 			if ap.Addr().IsUnspecified() {
 				addr = net.JoinHostPort("localhost", l.port())
+				dials = []string{net.JoinHostPort("127.0.0.1", l.port()), net.JoinHostPort("::1", l.port())}
 			}
 			// Whether the certificate suits the name is not what is tested: the
-			// connection goes to this very process.
-			t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+			// connection goes to this very process. Nor is the name looked up, which
+			// not every machine has an address for.
+			t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DialContext: func(ctx context.Context, network, _ string) (c net.Conn, err error) {
+				for _, d := range dials {
+					var dialer net.Dialer
+					if c, err = dialer.DialContext(ctx, network, d); err == nil {
+						break
+					}
+				}
+				return c, err
+			}}
 			return &selfTestClient{a: a, base: want + "://" + addr, http: &http.Client{Transport: t}}, nil
 		}
 	}

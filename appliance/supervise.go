@@ -41,8 +41,9 @@ func patienceOfSystemd() time.Duration {
 }
 
 // keepAlive tells the supervisor that all is well until ctx is done, each time that
-// the appliance has answered itself. Four questions fit into the supervisor's patience,
-// so one that is lost does no harm.
+// the appliance has answered itself. It is asked anew every quarter of the supervisor's
+// patience, and each answer may take all of it: a machine that is slow, or a question
+// that is lost, is no reason to start anew.
 func (a *Appliance) keepAlive(ctx context.Context) {
 	patience := patienceOfSystemd()
 	if patience == 0 {
@@ -50,13 +51,12 @@ func (a *Appliance) keepAlive(ctx context.Context) {
 	}
 	tick := time.NewTicker(patience / 4)
 	defer tick.Stop()
-	for {
-		asked, cancel := context.WithTimeout(ctx, patience/2)
+	ask := func() {
+		asked, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		err := a.Answers(asked)
-		cancel()
 		switch {
-		case ctx.Err() != nil:
-			return
+		case ctx.Err() != nil: // the stop has begun
 		case err != nil:
 			a.log.Warn("the appliance does not answer itself", "err", err)
 		default:
@@ -64,6 +64,9 @@ func (a *Appliance) keepAlive(ctx context.Context) {
 				a.log.Warn("the service manager cannot be told that the appliance is well", "err", err)
 			}
 		}
+	}
+	for {
+		go ask()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,9 +118,21 @@ func TestAnswers(t *testing.T) {
 		t.Cleanup(a.Close)
 		return a
 	}
-	a := open("listen.https=127.0.0.1:0")
-	if err := a.Answers(t.Context()); err != nil {
-		t.Error(err)
+	// On every address it is asked by localhost, whatever that name leads to.
+	for _, addr := range []string{"127.0.0.1:0", ":0", "0.0.0.0:0"} {
+		a := open("listen.https=" + addr)
+		if err := a.Answers(t.Context()); err != nil {
+			t.Error(addr, err)
+		}
+		c, err := a.selfTestClient()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.base = strings.Replace(c.base, "localhost", "name.invalid", 1)
+		if _, err := c.raw(t.Context(), "GET", "/_matrix/client/versions", "", nil); err != nil {
+			t.Errorf("%s: it looks a name up: %v", addr, err)
+		}
+		c.http.CloseIdleConnections()
 	}
 	// The certificate may never come.
 	waits := open("listen.https=127.0.0.1:0", "tls.mode=acme", "public_url=https://chat.example.org", "tls.acme_directory=https://127.0.0.1:1/dir")
