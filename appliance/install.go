@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ const (
 	installedData    = "/var/lib/holdfast"
 	installedAccount = "holdfast"
 )
+
+// packagedUnits is where the Debian package has its unit: one place under two names.
+var packagedUnits = []string{"/usr/lib/systemd/system/holdfast.service", "/lib/systemd/system/holdfast.service"}
 
 // installer makes this program a service of a Linux system with systemd.
 type installer struct {
@@ -117,9 +121,16 @@ func (in *installer) step(what string, do func() error) error {
 
 func (in *installer) path(p string) string { return filepath.Join(in.root, p) }
 
+func (in *installer) exists(p string) bool {
+	_, err := os.Stat(in.path(p))
+	return err == nil
+}
+
 func (in *installer) install(ctx context.Context) error {
-	_, err := os.Stat(in.path(installedUnit))
-	again := err == nil
+	if slices.ContainsFunc(packagedUnits, in.exists) {
+		return errors.New("a package of Holdfast is installed here; update that: sudo apt install ./holdfast_VERSION_ARCH.deb")
+	}
+	again := in.exists(installedUnit)
 	type step struct {
 		what string
 		do   func() error
@@ -134,7 +145,7 @@ func (in *installer) install(ctx context.Context) error {
 			return in.run(ctx, "systemd-sysusers", in.path(installedUsers))
 		}},
 	}
-	if _, err := os.Stat(in.path(installedConfig)); err != nil {
+	if !in.exists(installedConfig) {
 		steps = append(steps, step{"write " + installedConfig, func() error { return in.writeConfig() }})
 	}
 	steps = append(steps, step{"start the service, now and at every start of the machine", func() error {
@@ -215,11 +226,22 @@ func replaceFile(path string, content []byte, mode os.FileMode) error {
 }
 
 func (in *installer) uninstall(ctx context.Context) error {
+	if !in.exists(installedUnit) && !in.exists(installedBinary) {
+		if slices.ContainsFunc(packagedUnits, in.exists) {
+			return errors.New("a package of Holdfast is installed here; remove that: sudo apt remove holdfast")
+		}
+		return errors.New("it is not installed as a service here, so there is nothing to remove")
+	}
 	for _, s := range []struct {
 		what string
 		do   func() error
 	}{
-		{"stop the service", func() error { return in.run(ctx, "systemctl", "disable", "--now", "holdfast.service") }},
+		{"stop the service", func() error {
+			if !in.exists(installedUnit) {
+				return nil // an earlier removal was cut off
+			}
+			return in.run(ctx, "systemctl", "disable", "--now", "holdfast.service")
+		}},
 		{"remove " + installedUnit, func() error { return os.Remove(in.path(installedUnit)) }},
 		{"remove " + installedUsers, func() error { return os.Remove(in.path(installedUsers)) }},
 		{"remove " + installedBinary, func() error { return os.Remove(in.path(installedBinary)) }},

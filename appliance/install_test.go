@@ -84,6 +84,31 @@ func TestInstall(t *testing.T) {
 	if _, err := os.Stat(in.path(installedConfig)); err != nil {
 		t.Error("the configuration is gone")
 	}
+	if err := in.uninstall(t.Context()); err == nil || !strings.Contains(err.Error(), "not installed") {
+		t.Errorf("uninstalled twice: %v", err)
+	}
+	// A removal that was cut off is finished.
+	if err := replaceFile(in.path(installedBinary), []byte("program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.uninstall(t.Context()); err != nil || in.exists(installedBinary) {
+		t.Errorf("what was left is not removed: %v", err)
+	}
+}
+
+// TestInstallBesideAPackage leaves alone what the package manager takes care of.
+func TestInstallBesideAPackage(t *testing.T) {
+	for _, unit := range packagedUnits {
+		in, ran, _ := installIn(t)
+		if err := replaceFile(in.path(unit), []byte("[Unit]\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, do := range []func(context.Context) error{in.install, in.uninstall} {
+			if err := do(t.Context()); err == nil || !strings.Contains(err.Error(), "package") || len(*ran) > 0 {
+				t.Errorf("%v, and it ran %v", err, *ran)
+			}
+		}
+	}
 }
 
 // TestServiceUnit has systemd's own tools read the unit.

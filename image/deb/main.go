@@ -43,6 +43,8 @@ func unit() ([]byte, error) {
 }
 
 func pack(binary, arch, version string, at time.Time, dir string) (string, error) {
+	// What stands before a release sorts before it in Debian, too.
+	version = strings.Replace(version, "-", "~", 1)
 	work, err := os.MkdirTemp("", "holdfast-deb-")
 	if err != nil {
 		return "", err
@@ -55,6 +57,7 @@ func pack(binary, arch, version string, at time.Time, dir string) (string, error
 	made := map[string]string{
 		"holdfast.service": string(service),
 		"sysusers.conf":    "u holdfast - \"Holdfast\" /var/lib/holdfast -\n",
+		"preinst":          preinst,
 		"postinst":         postinst,
 		"prerm":            prerm,
 		"postrm":           postrm,
@@ -73,17 +76,17 @@ func pack(binary, arch, version string, at time.Time, dir string) (string, error
 		Description: "chat, calls and single sign-on in one program\n A Matrix homeserver, an OpenID provider, a relay for calls and a web client,\n on one SQLite file. It needs no other service and no Internet.",
 		License:     "EUPL-1.2",
 		Overridables: nfpm.Overridables{
-			Depends: []string{"systemd"},
+			Depends: []string{"init-system-helpers", "systemd"},
 			Contents: files.Contents{
 				file(binary, "/usr/bin/holdfast", files.TypeFile, 0o755),
-				file(filepath.Join(work, "holdfast.service"), "/lib/systemd/system/holdfast.service", files.TypeFile, 0o644),
+				file(filepath.Join(work, "holdfast.service"), "/usr/lib/systemd/system/holdfast.service", files.TypeFile, 0o644),
 				file(filepath.Join(work, "sysusers.conf"), "/usr/lib/sysusers.d/holdfast.conf", files.TypeFile, 0o644),
 				file("appliance.toml", "/etc/holdfast/appliance.toml", files.TypeConfigNoReplace, 0o640),
 				file("LICENSE", "/usr/share/doc/holdfast/copyright", files.TypeFile, 0o644),
 				file("NOTICES.txt", "/usr/share/doc/holdfast/NOTICES.txt", files.TypeFile, 0o644),
 				file("docs/admin.md", "/usr/share/doc/holdfast/admin.md", files.TypeFile, 0o644),
 			},
-			Scripts: nfpm.Scripts{PostInstall: filepath.Join(work, "postinst"), PreRemove: filepath.Join(work, "prerm"), PostRemove: filepath.Join(work, "postrm")},
+			Scripts: nfpm.Scripts{PreInstall: filepath.Join(work, "preinst"), PostInstall: filepath.Join(work, "postinst"), PreRemove: filepath.Join(work, "prerm"), PostRemove: filepath.Join(work, "postrm")},
 			Deb:     nfpm.Deb{Compression: "zstd"},
 		},
 	})
@@ -105,36 +108,69 @@ func pack(binary, arch, version string, at time.Time, dir string) (string, error
 	return path, f.Close()
 }
 
+// The scripts leave to Debian's own tools whether the service shall run: what the
+// administrator switched off, or forbids at all (policy-rc.d), stays off, and a package
+// that is laid into a root folder without a running systemd is enabled there.
+
+const preinst = `#!/bin/sh
+set -e
+if [ "$1" = install ] && [ -e /usr/local/bin/holdfast ] && [ -f /etc/systemd/system/holdfast.service ]; then
+	echo "Here is a Holdfast that 'holdfast install' installed. Remove it first, then install the package:" >&2
+	echo "    sudo /usr/local/bin/holdfast uninstall" >&2
+	echo "Its data and configuration stay, and the package goes on with them." >&2
+	exit 1
+fi
+`
+
 const postinst = `#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
-	if command -v systemd-sysusers >/dev/null; then
-		systemd-sysusers /usr/lib/sysusers.d/holdfast.conf
-	fi
-	chown root:holdfast /etc/holdfast/appliance.toml
-	if [ -d /run/systemd/system ]; then
-		systemctl daemon-reload
-		systemctl enable --quiet holdfast.service
-		systemctl restart holdfast.service
-		echo "Holdfast runs. 'holdfast claim' prints the address and the code to set it up."
+	systemd-sysusers /usr/lib/sysusers.d/holdfast.conf
+	# Secrets are written into it, so nobody else reads it. Later its owner is the administrator's choice.
+	if [ -z "$2" ] && [ -e /etc/holdfast/appliance.toml ]; then
+		chown root:holdfast /etc/holdfast/appliance.toml
 	fi
 fi
+case "$1" in configure | abort-upgrade | abort-remove | abort-deconfigure)
+	deb-systemd-helper unmask holdfast.service >/dev/null
+	if deb-systemd-helper --quiet was-enabled holdfast.service; then
+		deb-systemd-helper enable holdfast.service >/dev/null
+	else
+		deb-systemd-helper update-state holdfast.service >/dev/null
+	fi
+	if [ -d /run/systemd/system ]; then
+		systemctl daemon-reload
+		if ! deb-systemd-invoke restart holdfast.service; then
+			echo "Holdfast is installed but does not run. 'journalctl -u holdfast' has the reason." >&2
+		elif [ -z "$2" ] && systemctl --quiet is-active holdfast.service; then
+			echo "Holdfast runs. 'sudo holdfast claim' prints the address and the code to set it up."
+		fi
+	fi
+	;;
+esac
 `
 
 const prerm = `#!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-	systemctl disable --now --quiet holdfast.service
+	deb-systemd-invoke stop holdfast.service
 fi
 `
 
 const postrm = `#!/bin/sh
 set -e
-if [ -d /run/systemd/system ]; then
-	systemctl daemon-reload
+if [ "$1" = remove ] && command -v deb-systemd-helper >/dev/null; then
+	deb-systemd-helper mask holdfast.service >/dev/null
 fi
 if [ "$1" = purge ]; then
+	if command -v deb-systemd-helper >/dev/null; then
+		deb-systemd-helper purge holdfast.service >/dev/null
+		deb-systemd-helper unmask holdfast.service >/dev/null
+	fi
 	rm -rf /etc/holdfast
-	echo "The data in /var/lib/holdfast stays; remove it by hand when nobody needs it."
+	echo "The data in /var/lib/holdfast and the account holdfast stay; remove them by hand when nobody needs them."
+fi
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
 fi
 `

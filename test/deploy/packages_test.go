@@ -210,11 +210,15 @@ func TestDeb(t *testing.T) {
 	if again := built(t, tool, t.TempDir()); sum(t, again) != sum(t, path) {
 		t.Error("built twice, it differs")
 	}
+	// A build from before a release is older than it.
+	if out, err := exec.Command(dpkg, "--field", path, "Version").CombinedOutput(); err != nil || string(out) != "0.0.1~gabc1234\n" {
+		t.Errorf("the version is %q, %v", out, err)
+	}
 	root := t.TempDir()
 	if out, err := exec.Command(dpkg, "--raw-extract", path, root).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	unit, err := os.ReadFile(filepath.Join(root, "lib/systemd/system/holdfast.service"))
+	unit, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/system/holdfast.service"))
 	if err != nil || !strings.Contains(string(unit), "ExecStart=/usr/bin/holdfast serve") {
 		t.Errorf("the unit does not start the packaged program: %v\n%s", err, unit)
 	}
@@ -223,7 +227,7 @@ func TestDeb(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, script := range []string{"postinst", "prerm", "postrm"} {
+	for _, script := range []string{"preinst", "postinst", "prerm", "postrm"} {
 		if out, err := exec.Command("sh", "-n", filepath.Join(root, "DEBIAN", script)).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v %s", script, err, out)
 		}
