@@ -3,8 +3,10 @@ package rooms
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"strings"
 
+	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
 	"holdfast/store"
 )
@@ -332,9 +334,65 @@ func (r *Rooms) ShareRoom(q store.Querier, a, b string) (bool, error) {
 	return yes, err
 }
 
-// PublicUsers lists the users who are joined to a room that anybody may find.
+const selectOpenness = `SELECT s.room, s.event FROM rooms r JOIN room_state s ON s.room = r.nid AND s.type = $1 AND s.state_key = ''`
+
+// PublicUsers lists the users who are joined to a room that anybody may find, join
+// or read. Spec: cs#post_matrixclientv3user_directorysearch
 func (r *Rooms) PublicUsers(q store.Querier) ([]string, error) {
-	return strs(q.Query(`SELECT DISTINCT m.user_id FROM rooms r JOIN room_members m ON m.room = r.nid AND m.membership = 'join' WHERE r.public = 1`))
+	type at struct{ room, event int64 }
+	var state []at
+	for _, typ := range []string{mx.RoomJoinRules, mx.RoomHistoryVisibility} {
+		rows, err := q.Query(selectOpenness, typ)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var a at
+			if err := rows.Scan(&a.room, &a.event); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			state = append(state, a)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, err
+		}
+	}
+	open := map[int64]bool{}
+	for _, a := range state {
+		if open[a.room] {
+			continue
+		}
+		e, err := r.EventAt(q, a.event)
+		if err != nil {
+			return nil, err
+		}
+		open[a.room] = e.ContentString("join_rule") == "public" || e.ContentString("history_visibility") == mx.VisibilityWorldReadable
+	}
+	out, err := strs(q.Query(`SELECT DISTINCT m.user_id FROM rooms r JOIN room_members m ON m.room = r.nid AND m.membership = 'join' WHERE r.public = 1`))
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, u := range out {
+		seen[u] = true
+	}
+	for room, yes := range open {
+		if !yes {
+			continue
+		}
+		list, err := strs(q.Query(`SELECT user_id FROM room_members WHERE room = $1 AND membership = 'join'`, room))
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range list {
+			if !seen[u] {
+				seen[u] = true
+				out = append(out, u)
+			}
+		}
+	}
+	return out, nil
 }
 
 // Counts are how many are joined to a room and invited.

@@ -41,7 +41,7 @@ type searchResponse struct {
 }
 
 // search finds local people by name: those who share a room with the searcher or
-// are in a public room. Whoever is named by their whole ID or localpart is found
+// are in a room that is public or can be read by anybody. Whoever is named by their whole ID or localpart is found
 // too: their profile can be read anyway. Spec: cs#post_matrixclientv3user_directorysearch
 func (s *Service) search(ctx context.Context, r *route.Request, in searchRequest) (out searchResponse, err error) {
 	if in.Term == nil {
