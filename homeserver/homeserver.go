@@ -124,7 +124,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers, Everyone: o.FindEveryone,
 		ProfileChanged: func(ctx context.Context, userID string, p userdata.Profile) error {
-			return h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL)
+			return errors.Join(h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL), h.Ephemeral.ProfileChanged(ctx, userID, p.DisplayName, p.AvatarURL))
 		}})
 	h.Devices = devices.New(devices.Options{DB: o.DB, Confirm: func(ctx context.Context, r *route.Request) error { return h.Account.Confirm(ctx, r) }})
 	h.ToDevice = todevice.New(todevice.Options{DB: o.DB, Devices: h.Devices})
@@ -292,8 +292,15 @@ func (h *Homeserver) Close() {
 
 // UpsertDevice, DeleteDevice and SetDisplayName serve the identity provider.
 
-// UpsertDevice adds a device for a new session.
+// UpsertDevice adds a device for a new session. Errors: Forbidden for an ID that is
+// a cross-signing key's. Spec: cs#post_matrixclientv3login
 func (h *Homeserver) UpsertDevice(tx *store.Tx, userID, deviceID, displayName string) error {
+	if clash, err := h.E2EE.IsPublicKey(tx, userID, deviceID); err != nil || clash {
+		if err == nil {
+			err = mx.Errorf(mx.Forbidden, "The device ID is that of a cross-signing key. Choose another.")
+		}
+		return err
+	}
 	return h.Devices.Upsert(tx, userID, deviceID, displayName)
 }
 

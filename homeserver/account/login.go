@@ -144,6 +144,9 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 		if userID, err = s.userOf(ctx, in.Identifier, in.User); err != nil {
 			return nil, err
 		}
+		if r.Appservice == "" && r.UserID != "" {
+			return nil, mx.Errorf(mx.Forbidden, "The token is no application service's.")
+		}
 		if r.Appservice == "" {
 			return nil, mx.Errorf(mx.MissingToken, "Send the application service's token in the Authorization header.")
 		}

@@ -205,6 +205,12 @@ func loadPublicKey(q store.Querier, userID, usage string) (pub string, err error
 
 const isPublicKeySQL = `SELECT EXISTS (SELECT 1 FROM e2ee_cross_signing_keys WHERE user_id = $1 AND public_key = $2)`
 
+// IsPublicKey reports whether a device ID is a cross-signing key of the user's, which
+// could then not be told from a device.
+func (s *Service) IsPublicKey(q store.Querier, userID, deviceID string) (bool, error) {
+	return isPublicKey(q, userID, deviceID)
+}
+
 func isPublicKey(q store.Querier, userID, id string) (found bool, err error) {
 	err = q.QueryRow(isPublicKeySQL, userID, id).Scan(&found)
 	return found, err

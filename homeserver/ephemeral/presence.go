@@ -34,6 +34,8 @@ const (
 type presence struct {
 	state  string
 	status string    // status_msg
+	name   string    // of the profile, once that changed
+	avatar string    // likewise
 	active time.Time // last activity
 	synced time.Time // when a sync last began
 	pos    int64     // of the last change that others see
@@ -107,6 +109,20 @@ func (s *Service) setPresence(ctx context.Context, userID, state string, status 
 	return s.announcePresence(ctx, userID)
 }
 
+// ProfileChanged tells those who see a user's presence of a new name or avatar.
+// Spec: cs#events-on-change-of-profile-information
+func (s *Service) ProfileChanged(ctx context.Context, userID, displayName, avatarURL string) error {
+	s.mu.Lock()
+	p := s.presence[userID]
+	if p == nil {
+		p = &presence{state: offline}
+		s.presence[userID] = p
+	}
+	p.name, p.avatar = displayName, avatarURL
+	s.mu.Unlock()
+	return s.announcePresence(ctx, userID)
+}
+
 func (s *Service) announcePresence(ctx context.Context, users ...string) error {
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, u := range users {
@@ -164,11 +180,13 @@ type presenceContent struct {
 	LastActiveAgo   *int64 `json:"last_active_ago,omitempty"` // ms
 	StatusMsg       string `json:"status_msg,omitempty"`
 	CurrentlyActive *bool  `json:"currently_active,omitempty"`
+	DisplayName     string `json:"displayname,omitempty"`
+	AvatarURL       string `json:"avatar_url,omitempty"`
 }
 
 // content needs s.mu.
 func (p *presence) content(now time.Time) presenceContent {
-	c := presenceContent{Presence: p.state, StatusMsg: p.status}
+	c := presenceContent{Presence: p.state, StatusMsg: p.status, DisplayName: p.name, AvatarURL: p.avatar}
 	if !p.active.IsZero() {
 		ago := max(now.Sub(p.active).Milliseconds(), 0)
 		c.LastActiveAgo = &ago

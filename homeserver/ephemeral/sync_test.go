@@ -145,6 +145,18 @@ func TestPresenceThroughSync(t *testing.T) {
 	if got := of(v, bob.UserID); got != "unavailable" {
 		t.Fatalf("%q: %s", got, v.Text())
 	}
+	// A new name or avatar comes with it.
+	bob.Must("PUT", "/profile/"+bob.UserID+"/displayname", object{"displayname": "Robert"})
+	bob.Must("PUT", "/profile/"+bob.UserID+"/avatar_url", object{"avatar_url": "mxc://example.org/bob"})
+	list := alice.Sync().At("presence", "events").List()
+	if len(list) == 0 {
+		t.Error("no presence after a change of the profile")
+	}
+	for _, e := range list {
+		if c := e.At("content"); e.At("sender").String() != bob.UserID || c.At("displayname").String() != "Robert" || c.At("avatar_url").String() != "mxc://example.org/bob" || c.At("presence").String() != "unavailable" {
+			t.Error(e.Text())
+		}
+	}
 	if got := of(eve.Sync(), bob.UserID); got != "" {
 		t.Fatal("eve shares no room with bob and sees", got)
 	}

@@ -215,3 +215,11 @@ func SplitServerName(s string) (host, port string, ok bool) {
 	}
 	return host, port, true
 }
+
+// ValidContentURI reports whether s is an mxc:// address of media. Spec: cs#matrix-content-mxc-uris
+func ValidContentURI(s string) bool {
+	rest, ok := strings.CutPrefix(s, "mxc://")
+	server, id, found := strings.Cut(rest, "/")
+	return ok && found && ValidServerName(server) == nil && id != "" && len(id) <= 255 &&
+		!strings.ContainsFunc(id, func(r rune) bool { return r > 0x7f || !alnum(byte(r)) && r != '_' && r != '-' })
+}

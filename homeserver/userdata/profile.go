@@ -243,6 +243,9 @@ func (p *profile) set(name string, value mx.Raw) error {
 		if strings.ContainsRune(text, 0) {
 			return mx.Errorf(mx.InvalidParam, "The field %q must not contain NUL.", name)
 		}
+		if name == fieldAvatar && text != "" && !mx.ValidContentURI(text) {
+			return mx.Errorf(mx.InvalidParam, "The field %q must be an mxc:// address, or empty.", name)
+		}
 		*to = text
 	default:
 		if len(value) == 0 {

@@ -359,4 +359,5 @@ func TestAppservice(t *testing.T) {
 	v = sender.ok("POST", "/login", obj{"type": "m.login.application_service", "identifier": obj{"type": "m.id.user", "user": name}})
 	same(t, "logged in", (&user{t: t, token: v.At("access_token").String()}).ok("GET", "/account/whoami", nil).At("user_id"), ghost.id)
 	nobody(t).fails(401, "M_MISSING_TOKEN", "POST", "/login", obj{"type": "m.login.application_service", "identifier": obj{"type": "m.id.user", "user": name}})
+	alice.fails(403, "M_FORBIDDEN", "POST", "/login", obj{"type": "m.login.application_service", "identifier": obj{"type": "m.id.user", "user": name}})
 }

@@ -202,6 +202,8 @@ func TestCrossSigning(t *testing.T) {
 		"user_signing_key": signed(cross("user_signing", upub), alice.id, "ed25519:"+b64(mpub), master)}
 	alice.ok("POST", "/keys/device_signing/upload", body) // the first needs no confirmation
 	alice.ok("POST", "/keys/device_signing/upload", body) // nor does the same again
+	// A device cannot have its name.
+	nobody(t).fails(403, "M_FORBIDDEN", "POST", "/login", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": alice.id}, "password": password, "device_id": b64(mpub)})
 	v := alice.ok("POST", "/keys/query", obj{"device_keys": obj{alice.id: list{}}})
 	for _, k := range []string{"master_keys", "self_signing_keys", "user_signing_keys"} {
 		if !v.At(k).Exists(alice.id) {
