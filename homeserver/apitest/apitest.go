@@ -56,7 +56,7 @@ func New(t testing.TB, routes ...[]route.Route) *API {
 	return &API{t, route.NewServer(tokens{}, slog.New(slog.NewTextHandler(t.Output(), nil)), false, all)}
 }
 
-// tokens understands "user|device" and "user|device|appservice".
+// tokens understands "user|device", "user|device|appservice" and "user|device||suspended".
 type tokens struct{}
 
 func (tokens) Authenticate(_ context.Context, token string) (route.Principal, error) {
@@ -68,6 +68,7 @@ func (tokens) Authenticate(_ context.Context, token string) (route.Principal, er
 	if len(part) > 2 {
 		p.Appservice = part[2]
 	}
+	p.Suspended = len(part) > 3
 	return p, nil
 }
 
@@ -89,6 +90,13 @@ func (a *API) As(localpart, device string) *Client {
 func (a *API) AsAppservice(localpart, device, appservice string) *Client {
 	c := a.As(localpart, device)
 	c.token += "|" + appservice
+	return c
+}
+
+// AsSuspended is a client of a suspended user's device.
+func (a *API) AsSuspended(localpart, device string) *Client {
+	c := a.As(localpart, device)
+	c.token += "||suspended"
 	return c
 }
 

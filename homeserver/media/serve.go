@@ -3,8 +3,11 @@ package media
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -122,11 +125,18 @@ func (s *Service) download(ctx context.Context, r *route.Request) (any, error) {
 	return s.content(m.Hash, m.Type, name)
 }
 
-func (s *Service) content(hash, contentType, name string) (any, error) {
+// open opens a blob. Errors: mx.NotFound.
+func (s *Service) open(hash string) (*os.File, error) {
 	f, err := s.o.Blobs.Open(hash)
 	if errors.Is(err, blob.ErrNotFound) {
 		return nil, &mx.Error{Code: mx.NotFound, Msg: "The content of this media is no longer here.", Err: err}
 	}
+	return f, err
+}
+
+// content serves a blob. Spec: cs#content-repository, cs#serving-inline-content
+func (s *Service) content(hash, contentType, name string) (any, error) {
+	f, err := s.open(hash)
 	if err != nil {
 		return nil, err
 	}
@@ -138,11 +148,45 @@ func (s *Service) content(hash, contentType, name string) (any, error) {
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; media-src 'self'; object-src 'self';")
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "private, max-age=31536000, immutable")
+		h.Set("Cache-Control", "private, max-age=86400, immutable")
 		h.Set("ETag", `"`+hash+`"`)
-		http.ServeContent(w, r, "", time.Time{}, f)
+		h.Set("Access-Control-Expose-Headers", "ETag, Retry-After, Accept-Ranges, Content-Disposition, Content-Length, Content-Range")
+		http.ServeContent(&ranged{ResponseWriter: w, r: r, log: s.o.Log}, r, "", time.Time{}, f)
 	}), nil
 }
+
+// ranged answers a range that is not in the file as any other error is answered.
+type ranged struct {
+	http.ResponseWriter
+	r       *http.Request
+	log     *slog.Logger
+	refused bool
+}
+
+func (w *ranged) WriteHeader(status int) {
+	if status != http.StatusRequestedRangeNotSatisfiable {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.refused = true
+	for _, h := range []string{"Content-Disposition", "Cache-Control", "ETag", "Content-Length"} {
+		w.Header().Del(h)
+	}
+	route.WriteError(w.ResponseWriter, w.r, w.log, &mx.Error{Code: mx.InvalidParam, Msg: "The file does not have the range that was asked for.", Status: status})
+}
+
+func (w *ranged) Write(b []byte) (int, error) {
+	if w.refused {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// ReadFrom lets the kernel copy the file.
+func (w *ranged) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
+
+// Unwrap serves http.ResponseController.
+func (w *ranged) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // timeout reads timeout_ms. Spec: cs#get_matrixclientv1mediadownloadservernamemediaid
 func timeout(s string) (time.Duration, error) {
