@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"holdfast/homeserver"
 	"holdfast/homeserver/calls"
 	"holdfast/identity"
+	"holdfast/sfu"
 	"holdfast/store"
 	"holdfast/web"
 )
@@ -80,6 +82,8 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		People:           people{c.identity},
 		Mail:             mailer{a},
 		Media:            a.media(),
+		TURN:             a.turn,
+		PolicyKey:        a.cfg.Rooms.PolicyServerKey,
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,
 		RoomVersion:      a.cfg.Rooms.DefaultVersion,
@@ -108,6 +112,18 @@ func (a *Appliance) media() calls.MediaTokens {
 		return nil
 	}
 	return a.sfu
+}
+
+// turn gives credentials of the relay's TURN server; none without one.
+func (a *Appliance) turn(userID, host string) (c calls.Credentials, ok bool, err error) {
+	if a.sfu == nil {
+		return c, false, nil
+	}
+	got, err := a.sfu.TURN(userID, host)
+	if errors.Is(err, sfu.ErrNotRunning) {
+		return c, false, nil
+	}
+	return calls.Credentials(got), err == nil, err
 }
 
 func (a *Appliance) publicURLFor(name string) string {

@@ -56,6 +56,7 @@ type Options struct {
 	People    admin.Accounts
 	Mail      account.Mailer    // nil: no e-mail is sent
 	Media     calls.MediaTokens // nil: no call relay
+	TURN      calls.TURN        // nil: no TURN server
 
 	RegistrationOpen bool
 	SharedSecret     string
@@ -71,6 +72,9 @@ type Options struct {
 	FindEveryone func() bool
 	// RoomVersion is the version of new rooms that ask for none. "": pdu.Default.
 	RoomVersion string
+	// PolicyKey is the ed25519 key, in unpadded base64, of the policy server whose
+	// name is this server's. "": none.
+	PolicyKey string
 }
 
 // Homeserver is a running homeserver.
@@ -201,7 +205,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, PublicURL: o.PublicURL,
+	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
 		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed,
 		DeviceExists: func(q store.Querier, userID, deviceID string) (bool, error) {
 			_, err := h.Devices.Get(q, userID, deviceID)
@@ -229,7 +233,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
-		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
+		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
 			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))

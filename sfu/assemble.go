@@ -140,7 +140,7 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	if e.signal, err = service.NewDefaultSignalServer(node, bus, conf.SignalRelay, e.router, e.rooms); err != nil {
 		return nil, err
 	}
-	if e.turn, err = startTURN(conf, turnAuth.HandleAuth); err != nil {
+	if e.turn, err = startTURN(conf, s.authenticate(turnAuth.HandleAuth)); err != nil {
 		return nil, err
 	}
 	service.NewRTCService(conf, alloc, e.router, tel).SetupRoutes(e.mux)

@@ -4,8 +4,8 @@
 // Invariants: the package opens no HTTP listener (signalling comes in through
 // Handler); media uses one UDP port, one TCP port as fall-back, and one TURN port;
 // clients are never told of a STUN or TURN server other than this one; TURN relays
-// to this relay's media port and nowhere else; rooms exist only after EnsureRoom;
-// keys are random for each start and stay in memory.
+// to this relay's media port, or between two users of TURN, and nowhere else; rooms
+// exist only after EnsureRoom; keys are random for each start and stay in memory.
 package sfu
 
 import (

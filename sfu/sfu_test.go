@@ -846,3 +846,172 @@ func TestTentative(t *testing.T) {
 		}
 	}
 }
+
+// Two users who call each other without the relay reach each other through TURN,
+// and nobody else.
+func TestTURNBetweenUsers(t *testing.T) {
+	s, _ := begin(t, Options{NodeIP: "127.0.0.1"})
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Ports().TURN))
+	client := func(user, password string) (*turn.Client, net.PacketConn, error) {
+		pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pc.Close() })
+		tc, err := turn.NewClient(&turn.ClientConfig{STUNServerAddr: addr, TURNServerAddr: addr, Conn: pc, Username: user, Password: password,
+			LoggerFactory: logging.NewDefaultLoggerFactory()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tc.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tc.Close)
+		relay, err := tc.Allocate()
+		return tc, relay, err
+	}
+	a, err := s.TURN("@alice:example.org", "chat.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(s.Ports().TURN)
+	if want := []string{"turn:chat.example.org:" + port + "?transport=udp", "turn:127.0.0.1:" + port + "?transport=udp"}; !slices.Equal(a.URIs, want) {
+		t.Errorf("%v, want %v", a.URIs, want)
+	}
+	if six, err := s.TURN("@alice:example.org", "[2001:db8::1]"); err != nil || six.URIs[0] != "turn:[2001:db8::1]:"+port+"?transport=udp" {
+		t.Errorf("%v %v", six.URIs, err)
+	}
+	b, err := s.TURN("@bob:example.org", "127.0.0.1")
+	if err != nil || len(b.URIs) != 1 {
+		t.Fatalf("%v %v", b.URIs, err)
+	}
+	if _, _, err := client(a.Username, b.Password); err == nil {
+		t.Error("another's password is good enough")
+	}
+	for _, name := range []string{"1:@alice:example.org", "x:@alice:example.org", ":", "9999999999:"} {
+		if _, _, err := client(name, turnPassword(s.secret, name)); err == nil {
+			t.Errorf("%q made an allocation", name)
+		}
+	}
+
+	alice, from, err := client(a.Username, a.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	bob, to, err := client(b.Username, b.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.CreatePermission(to.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if err := bob.CreatePermission(from.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.CreatePermission(&net.UDPAddr{IP: net.IPv4(8, 8, 8, 8), Port: 53}); err == nil {
+		t.Error("permission to reach another address")
+	}
+	got := make(chan string, 100)
+	go func() {
+		buf := make([]byte, 2000)
+		for {
+			n, who, err := to.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			got <- string(buf[:n]) + " from " + who.String()
+		}
+	}()
+	want := "hello from " + from.LocalAddr().String()
+	eventually(t, "bob hears alice", 20*time.Second, func() bool {
+		if _, err := from.WriteTo([]byte("hello"), to.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case s := <-got:
+			if s != want {
+				t.Fatalf("%q, want %q", s, want)
+			}
+			return true
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	})
+
+	// Neither the media port nor any other service of the machine gets a packet.
+	other, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for range 40 {
+		if _, err := from.WriteTo([]byte("hello"), other.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What alice sends after these arrives after them, so nothing is waited for.
+	eventually(t, "bob hears alice again", 20*time.Second, func() bool {
+		from.WriteTo([]byte("hello"), to.LocalAddr())
+		select {
+		case <-got:
+			return true
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	})
+	other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, who, err := other.ReadFrom(make([]byte, 100)); err == nil {
+		t.Errorf("%d bytes reached another service from %v", n, who)
+	}
+	to.Close()
+	eventually(t, "the relayed address ends with the allocation", 20*time.Second, func() bool {
+		_, again, err := client(b.Username, b.Password)
+		if err != nil {
+			return false
+		}
+		again.Close()
+		return true
+	})
+}
+
+func TestExchange(t *testing.T) {
+	var x exchange
+	four, six := net.IPv4(127, 0, 0, 1), net.IPv6loopback
+	a, err := x.open(four)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := x.open(four)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A port alone is no address; too much is dropped, as a network would.
+	a.WriteTo([]byte("no"), &net.UDPAddr{IP: six, Port: b.addr.Port})
+	a.WriteTo(make([]byte, maxPacket+1), b.addr)
+	for i := range 2 * maxQueue {
+		a.WriteTo([]byte{byte(i)}, b.addr)
+	}
+	buf := make([]byte, 10)
+	for i := range maxQueue {
+		if n, from, err := b.ReadFrom(buf); n != 1 || buf[0] != byte(i) || from.String() != a.addr.String() || err != nil {
+			t.Fatalf("packet %d: %v from %v, %v", i, buf[:n], from, err)
+		}
+	}
+	b.Close()
+	if _, _, err := b.ReadFrom(buf); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("reading from a closed line: %v", err)
+	}
+	a.WriteTo([]byte("gone"), b.addr)
+	if len(x.lines) != 1 {
+		t.Errorf("%d lines are open, want 1", len(x.lines))
+	}
+	for range lastPort - firstPort {
+		if _, err := x.open(four); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := x.open(four); !errors.Is(err, errNoPort) {
+		t.Errorf("one port too many: %v", err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/livekit/livekit-server/pkg/config"
@@ -17,9 +18,11 @@ import (
 // startTURN serves TURN over UDP. Clients use it as their STUN server too.
 // Credentials are those that LiveKit gives to each participant: they last five
 // minutes for new allocations. What comes in is relayed to this relay's own media
-// port only, so that nobody can reach the network behind it.
+// port only, so that nobody can reach the network behind it. Those that SFU.TURN
+// gives are for calls without the relay, whose packets go to each other only.
 func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error) {
 	own := ownAddresses(conf)
+	calls := &exchange{}
 	open := &allocations{of: map[string]int{}}
 	sc := turn.ServerConfig{
 		QuotaHandler: func(participant, _ string, _ net.Addr) bool { return open.room(participant) },
@@ -48,7 +51,7 @@ func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error
 		}
 		sc.PacketConnConfigs = append(sc.PacketConnConfigs, turn.PacketConnConfig{
 			PacketConn:            pc,
-			RelayAddressGenerator: &relaySockets{ip: net.ParseIP(ip), bind: bind, port: conf.RTC.UDPPort.Start},
+			RelayAddressGenerator: &relaySockets{ip: net.ParseIP(ip), bind: bind, port: conf.RTC.UDPPort.Start, calls: calls},
 			PermissionHandler:     func(_ net.Addr, peer net.IP) bool { return own[peer.String()] },
 		})
 	}
@@ -90,6 +93,8 @@ type relaySockets struct {
 	ip   net.IP
 	bind string
 	port int // the only port that may be sent to
+	// calls are the relayed addresses of those who call each other.
+	calls *exchange
 }
 
 var errOnlyUDP = errors.New("sfu: TURN relays UDP only")
@@ -97,6 +102,13 @@ var errOnlyUDP = errors.New("sfu: TURN relays UDP only")
 func (g *relaySockets) Validate() error { return nil }
 
 func (g *relaySockets) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	if strings.HasPrefix(c.UserID, userOf) {
+		l, err := g.calls.open(g.ip)
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, l.addr, nil
+	}
 	pc, err := net.ListenPacket(c.Network, net.JoinHostPort(g.bind, "0"))
 	if err != nil {
 		return nil, nil, err

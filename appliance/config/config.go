@@ -9,6 +9,8 @@
 package config
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net"
@@ -49,7 +51,8 @@ type Config struct {
 	} `toml:"registration"`
 
 	Rooms struct {
-		DefaultVersion string `toml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"The version of new rooms whose client asks for none. In version 12 those who create a room\ncan never lose their power over it, and older clients do not know its room IDs."`
+		DefaultVersion  string `toml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"The version of new rooms whose client asks for none. In version 12 those who create a room\ncan never lose their power over it, and older clients do not know its room IDs."`
+		PolicyServerKey string `toml:"policy_server_key" doc:"The ed25519 public key, in unpadded base64, of a Matrix policy server that goes by this\nserver's name. It is told at /.well-known/matrix/policy_server. Empty: there is none."`
 	} `toml:"rooms"`
 
 	Limits struct {
@@ -315,6 +318,12 @@ func (c *Config) check() (errs []error) {
 			add("public_url", "%q must be only scheme, host and port, such as https://chat.example.org:8443", c.PublicURL)
 		default:
 			c.PublicURL = u.Scheme + "://" + strings.ToLower(u.Host)
+		}
+	}
+
+	if k := c.Rooms.PolicyServerKey; k != "" {
+		if b, err := base64.RawStdEncoding.Strict().DecodeString(k); err != nil || len(b) != ed25519.PublicKeySize {
+			add("rooms.policy_server_key", "this is no ed25519 public key in unpadded base64, which has 43 letters, digits, + and /")
 		}
 	}
 

@@ -132,6 +132,7 @@ func TestRefused(t *testing.T) {
 		{"acme with an address", "server_name = \"10.0.0.1\"\n[tls]\nmode = \"acme\"\n", nil, []string{"no public authority"}},
 		{"bad name", "server_name = \"a b\"\n", nil, []string{".toml:1: server_name", "may not be in it"}},
 		{"bad URL", "public_url = \"chat.example.org\"\n", nil, []string{".toml:1: public_url", "https://chat.example.org"}},
+		{"no key", "[rooms]\npolicy_server_key = \"6yhHGKhCiXTSEN2ksjV7kX\"\n", nil, []string{".toml:2: rooms.policy_server_key", "43 letters"}},
 		{"URL with a path", "public_url = \"https://a.b/chat\"\n", nil, []string{"only scheme, host and port"}},
 		{"--set unknown", "", []string{"lsten.http=:1"}, []string{"--set: lsten.http", "did you mean listen.http?"}},
 		{"--set type", "", []string{"limits.enabled=maybe"}, []string{"--set: limits.enabled"}},

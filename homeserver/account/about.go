@@ -96,6 +96,14 @@ func (s *Service) wellKnownSupport(context.Context, *route.Request) (any, error)
 	return nil, &mx.Error{Code: mx.NotFound, Msg: "No support contact is set.", Status: http.StatusNotFound}
 }
 
+// wellKnownPolicy answers GET /.well-known/matrix/policy_server. Spec: cs#getwell-knownmatrixpolicy_server
+func (s *Service) wellKnownPolicy(context.Context, *route.Request) (any, error) {
+	if s.o.PolicyKey == "" {
+		return nil, mx.Errorf(mx.NotFound, "This server has no policy server.")
+	}
+	return map[string]any{"public_keys": map[string]string{"ed25519": s.o.PolicyKey}}, nil
+}
+
 // capabilities answers GET /capabilities. Spec: cs#get_matrixclientv3capabilities
 func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error) {
 	type enabled struct {

@@ -87,6 +87,8 @@ type Options struct {
 	WellKnown func(*http.Request) map[string]any
 	// RoomVersion is the version of rooms that ask for none. nil: pdu.Default.
 	RoomVersion func() pdu.Version
+	// PolicyKey is the ed25519 key of the policy server. "": there is none.
+	PolicyKey string
 	// Capabilities adds to /capabilities. May be nil.
 	Capabilities func() map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
@@ -125,6 +127,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "getVersions", Pattern: "GET /_matrix/client/versions", Handle: route.Get(s.versions)},
 		{Op: "getWellknown", Pattern: "GET /.well-known/matrix/client", Handle: route.Get(s.wellKnownClient)},
 		{Op: "getWellknownServer", Pattern: "GET /.well-known/matrix/server", Handle: route.Get(s.wellKnownServer)},
+		{Op: "getWellknownPolicy", Pattern: "GET /.well-known/matrix/policy_server", Handle: route.Get(s.wellKnownPolicy)},
 		{Op: "getWellknownSupport", Pattern: "GET /.well-known/matrix/support", Handle: route.Get(s.wellKnownSupport)},
 		{Op: "getCapabilities", Pattern: "GET " + v3 + "capabilities", Aliases: []string{r0 + "capabilities"}, Auth: route.User, Limit: route.Reads, Handle: route.Get(s.capabilities)},
 		{Op: "getAuthMetadata", Pattern: "GET /_matrix/client/v1/auth_metadata",

@@ -57,6 +57,7 @@ type Options struct {
 	DB         *store.DB
 	Log        *slog.Logger
 	Media      MediaTokens // nil: the server has no call relay
+	TURN       TURN        // nil: the server has no TURN server
 	// PublicURL is how clients reach the server, "https://host", without a slash at the end.
 	PublicURL func(*http.Request) string
 	// IsJoined tells whether a user is joined to a room: rooms.IsJoined.
@@ -156,6 +157,10 @@ func (s *Service) Routes() []route.Route {
 			Pattern: "GET /_matrix/client/v1/rtc/transports",
 			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"},
 			Handle:  route.Get(s.transports)},
+		{Op: "getTurnServer", Auth: route.User, Limit: route.Reads,
+			Pattern: "GET /_matrix/client/v3/voip/turnServer",
+			Aliases: []string{"/_matrix/client/r0/voip/turnServer"},
+			Handle:  route.Get(s.turnServer)},
 	}
 	if s.o.Media == nil {
 		return routes

@@ -320,10 +320,9 @@ func TestServerFacts(t *testing.T) {
 	if v := u.ok("GET", "/account/3pid", nil); v.At("threepids").V == nil {
 		t.Errorf("3pid: %s", v.Text())
 	}
-	// Nobody can be asked for a TURN server here, or there is one.
-	if a := u.do("GET", "/voip/turnServer", nil); a.status != 200 && a.status != 404 {
-		t.Errorf("turnServer: %d", a.status)
-	}
+	u.ok("GET", "/voip/turnServer", nil) // {} where there is none
+	n.fails(401, "M_MISSING_TOKEN", "GET", "/voip/turnServer", nil)
+	n.fails(404, "M_NOT_FOUND", "GET", "/.well-known/matrix/policy_server", nil)
 	v = u.ok("POST", "/user/"+u.id+"/openid/request_token", obj{})
 	same(t, "token_type", v.At("token_type"), "Bearer")
 	same(t, "matrix_server_name", v.At("matrix_server_name"), serverName)

@@ -51,9 +51,7 @@ func shape(method, path string) string {
 var notYet = strings.Fields(`
 	updateAppserviceRoomDirectoryVisibility
 	getNotifications postPusher getPushers
-	getWellknownPolicy
 	queryLocationByProtocol queryLocationByAlias getProtocolMetadata getProtocols queryUserByProtocol queryUserByID
-	getTurnServer
 `)
 
 // Every operation of the specification's client-server API is listed with its
