@@ -243,16 +243,17 @@ func sorted(list []string) []string {
 
 // model is the rooms, the users, and what drives them.
 type model struct {
-	t     *testing.T
-	hs    *hstest.HS
-	rnd   *rand.Rand
-	users []*hstest.Client
-	rooms []*mRoom
-	byID  map[string]*mRoom
-	pos   int64 // events up to here are in the model
-	n     int
-	at    []int64                        // positions of tokens, to ask for members at
-	live  map[string]map[string][]string // user, room: what incremental syncs told
+	t      *testing.T
+	hs     *hstest.HS
+	rnd    *rand.Rand
+	users  []*hstest.Client
+	rooms  []*mRoom
+	byID   map[string]*mRoom
+	pos    int64 // events up to here are in the model
+	n      int
+	at     []int64                        // positions of tokens, to ask for members at
+	live   map[string]map[string][]string // user, room: what incremental syncs told
+	ignore map[string]string              // user: whom they ignore
 }
 
 // learn takes over what was stored since.
@@ -314,6 +315,10 @@ func (m *model) act() {
 	}
 	any := r.events[m.rnd.Intn(len(r.events))]
 	send := func(typ string, content obj) { c.Do("PUT", fmt.Sprintf("%s/send/%s/m%d", p, typ, m.n), content) }
+	if what >= 8 && what < 16 && m.rnd.Intn(8) == 0 { // of another room, to which it must make no difference
+		other := m.rooms[m.rnd.Intn(len(m.rooms))]
+		any = other.events[m.rnd.Intn(len(other.events))]
+	}
 	text := fmt.Sprintf("common v%dv", m.n)
 	switch k := what; {
 	case k < 8:
@@ -390,6 +395,19 @@ func (m *model) follow(c *hstest.Client) {
 	}
 }
 
+// wants reports whether a user is told of an event that they see: not of what somebody
+// ignored says, but of state.
+func (m *model) wants(user string, e *mEvent) bool { return e.key != nil || m.ignore[user] != e.sender }
+
+func (m *model) wanted(user string, list []*mEvent) (out []*mEvent) {
+	for _, e := range list {
+		if m.wants(user, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // same fails the test where two lists differ, and says what is too much or missing.
 func (m *model) same(what string, c *hstest.Client, r *mRoom, got, want []string) {
 	m.t.Helper()
@@ -437,6 +455,7 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 	t, p, u := m.t, hstest.Room(r.id), c.UserID
 	v1 := "/_matrix/client/v1/rooms/" + url.PathEscape(r.id)
 	visible, gone := r.visible(u), r.redacted()
+	listed := m.wanted(u, visible)
 	member := r.now(u)
 	rule := r.state(len(r.events))[mx.RoomJoinRules+"\x00"].str("join_rule")
 	world := r.visibility(len(r.events)) == "world_readable"
@@ -474,8 +493,8 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 		return
 	}
 
-	m.same("messages back", c, r, m.pages(c, p, "b"), reversed(ids(visible)))
-	m.same("messages forward", c, r, m.pages(c, p, "f"), ids(visible))
+	m.same("messages back", c, r, m.pages(c, p, "b"), reversed(ids(listed)))
+	m.same("messages forward", c, r, m.pages(c, p, "f"), ids(listed))
 
 	// Single events with what is bundled.
 	at := map[string]int{}
@@ -507,21 +526,21 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 		if got := rel.At("m.replace", "event_id").String(); got != want {
 			t.Errorf("event #%d: %s in %s: replaced by %q, want %q", i, u, r.id, got, want)
 		}
-		thread := related(visible, gone, e.id, "m.thread")
+		thread := related(listed, gone, e.id, "m.thread")
 		if got := max(rel.At("m.thread", "count").Int(), 0); got != len(thread) {
 			t.Errorf("event #%d: %s in %s: a thread of %d, want %d", i, u, r.id, got, len(thread))
 		} else if got > 0 && rel.At("m.thread", "latest_event", "event_id").String() != thread[got-1].id {
 			t.Errorf("event #%d: %s in %s: the thread's latest event %s", i, u, r.id, rel.At("m.thread").Text())
 		} else if got > 0 {
 			part := e.sender == u
-			for _, x := range thread {
+			for _, x := range related(visible, gone, e.id, "m.thread") {
 				part = part || x.sender == u
 			}
 			if rel.At("m.thread", "current_user_participated").Bool() != part {
 				t.Errorf("event #%d: %s in %s: participated %v", i, u, r.id, !part)
 			}
 		}
-		m.same("references", c, r, idsOf(rel.At("m.reference", "chunk").List()), ids(related(visible, gone, e.id, "m.reference")))
+		m.same("references", c, r, idsOf(rel.At("m.reference", "chunk").List()), ids(related(listed, gone, e.id, "m.reference")))
 		// The lists of what relates, in pages.
 		var got []string
 		for from := ""; ; {
@@ -532,8 +551,8 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 			}
 			from = "&from=" + v.At("next_batch").String()
 		}
-		m.same("relations", c, r, got, reversed(ids(related(visible, gone, e.id, ""))))
-		m.same("relations of relations", c, r, idsOf(c.Must("GET", v1+"/relations/"+e.id+"?recurse=true&limit=100", nil).At("chunk").List()), reversed(r.descend(e.id, visible, gone)))
+		m.same("relations", c, r, got, reversed(ids(related(listed, gone, e.id, ""))))
+		m.same("relations of relations", c, r, idsOf(c.Must("GET", v1+"/relations/"+e.id+"?recurse=true&limit=100", nil).At("chunk").List()), reversed(r.descend(e.id, listed, gone)))
 		m.same("relations forward", c, r, idsOf(c.Must("GET", v1+"/relations/"+e.id+"/m.thread?dir=f&limit=100", nil).At("chunk").List()), ids(thread))
 	}
 
@@ -542,10 +561,12 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 		i, limit := m.rnd.Intn(len(visible)), m.rnd.Intn(8)
 		e := visible[i]
 		v := c.Must("GET", fmt.Sprintf("%s/context/%s?limit=%d", p, e.id, limit), nil)
-		m.same("context before", c, r, idsOf(v.At("events_before").List()), reversed(ids(visible[max(0, i-limit/2):i])))
-		end := min(len(visible), i+1+limit-limit/2)
-		m.same("context after", c, r, idsOf(v.At("events_after").List()), ids(visible[i+1:end]))
-		m.same("state of a context", c, r, sorted(idsOf(v.At("state").List())), m.stateIDs(r, slices.Index(r.events, visible[end-1])+1))
+		before, after := m.wanted(u, visible[:i]), m.wanted(u, visible[i+1:])
+		before, after = before[max(0, len(before)-limit/2):], after[:min(len(after), limit-limit/2)]
+		m.same("context before", c, r, idsOf(v.At("events_before").List()), reversed(ids(before)))
+		m.same("context after", c, r, idsOf(v.At("events_after").List()), ids(after))
+		last := append([]*mEvent{e}, after...)[len(after)]
+		m.same("state of a context", c, r, sorted(idsOf(v.At("state").List())), m.stateIDs(r, slices.Index(r.events, last)+1))
 
 		// Jumping to a date, both ways.
 		ts := e.ts + int64(m.rnd.Intn(3)) - 1
@@ -583,7 +604,7 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 	// The old snapshot of the room: the newest ten of what they see, until they left.
 	seen := []*mEvent{}
 	for i, e := range r.events[:n] {
-		if r.sees(u, i) {
+		if r.sees(u, i) && m.wants(u, e) {
 			seen = append(seen, e)
 		}
 	}
@@ -613,13 +634,25 @@ func (m *model) check(c *hstest.Client, r *mRoom) {
 	}
 
 	// Threads.
-	var roots []string
+	latest := map[string]int64{}
+	roots := []string{}
 	for _, e := range visible {
-		if len(related(visible, gone, e.id, "m.thread")) > 0 {
+		if list := related(listed, gone, e.id, "m.thread"); len(list) > 0 {
 			roots = append(roots, e.id)
+			latest[e.id] = list[len(list)-1].pos
 		}
 	}
-	m.same("threads", c, r, sorted(idsOf(c.Must("GET", v1+"/threads?limit=100", nil).At("chunk").List())), sorted(roots))
+	slices.SortFunc(roots, func(a, b string) int { return int(latest[b] - latest[a]) })
+	var got []string
+	for from, limit := "", 1+m.rnd.Intn(4); ; {
+		v := c.Must("GET", fmt.Sprintf("%s/threads?limit=%d%s", v1, limit, from), nil)
+		got = append(got, idsOf(v.At("chunk").List())...)
+		if !v.Exists("next_batch") {
+			break
+		}
+		from = "&from=" + v.At("next_batch").String()
+	}
+	m.same("threads", c, r, got, roots)
 }
 
 func cmpOr(a, b string) string {
@@ -670,7 +703,7 @@ func (m *model) search(c *hstest.Client) {
 		visible, gone := r.visible(u), r.redacted()
 		for _, e := range visible {
 			typ, _ := e.rel()
-			if gone[e.id] || typ == "m.replace" {
+			if gone[e.id] || typ == "m.replace" || !m.wants(u, e) {
 				continue
 			}
 			switch {
@@ -731,8 +764,9 @@ func (m *model) sync(c *hstest.Client) {
 				n--
 			}
 		case "invite":
-			if !v.At("rooms", "invite").Exists(r.id) {
-				m.t.Errorf("sync: %s is invited to %s", u, r.id)
+			by := r.state(n)[mx.RoomMember+"\x00"+u].sender
+			if v.At("rooms", "invite").Exists(r.id) == (by == m.ignore[u]) {
+				m.t.Errorf("sync: %s is invited to %s by %s, ignoring %s", u, r.id, by, m.ignore[u])
 			}
 			continue
 		case "knock":
@@ -752,12 +786,20 @@ func (m *model) sync(c *hstest.Client) {
 			continue
 		}
 		// The newest events, down to the first that is hidden.
-		k := n
-		for k > 0 && n-k < limit && r.sees(u, k-1) {
-			k--
+		k, list, limited := n, []string{}, false
+		for i := n - 1; i >= 0 && !limited; i-- {
+			switch {
+			case !r.sees(u, i):
+				limited = true
+			case !m.wants(u, r.events[i]):
+			case len(list) == limit:
+				limited = true
+			default:
+				k, list = i, append(list, r.events[i].id)
+			}
 		}
-		m.same("sync", c, r, idsOf(room.At("timeline", "events").List()), ids(r.events[k:n]))
-		if got := room.At("timeline", "limited").Bool(); got != (k > 0) && kind == "join" {
+		m.same("sync", c, r, idsOf(room.At("timeline", "events").List()), reversed(list))
+		if got := room.At("timeline", "limited").Bool(); got != limited && kind == "join" {
 			m.t.Errorf("sync: %s in %s: limited %v, %d events before", u, r.id, got, k)
 		}
 		if kind == "join" || r.left(u) >= 0 {
@@ -781,7 +823,7 @@ func (m *model) sync(c *hstest.Client) {
 			got[id]++
 		}
 		for _, e := range r.events[since:] {
-			if got[e.id] != 1 {
+			if got[e.id] != 1 && m.wants(u, e) {
 				m.t.Errorf("sync by and by: %s in %s: %s came %d times", u, r.id, e.id, got[e.id])
 			}
 		}
@@ -801,7 +843,8 @@ func (m *model) events(c *hstest.Client) {
 			continue
 		}
 		for i, e := range r.events[:n] {
-			if r.sees(u, i) || e.typ == mx.RoomMember && *e.key == u && e.str("membership") == "invite" {
+			mine := e.typ == mx.RoomMember && *e.key == u && e.str("membership") == "invite" && e.sender != m.ignore[u]
+			if mine || r.sees(u, i) && m.wants(u, e) {
 				all = append(all, e)
 			}
 		}
@@ -832,7 +875,7 @@ func TestModel(t *testing.T) {
 			n = 8
 		}
 	}
-	m := &model{t: t, hs: hstest.New(t, nil), rnd: rand.New(rand.NewSource(seed)), byID: map[string]*mRoom{}, live: map[string]map[string][]string{}}
+	m := &model{t: t, hs: hstest.New(t, nil), rnd: rand.New(rand.NewSource(seed)), byID: map[string]*mRoom{}, live: map[string]map[string][]string{}, ignore: map[string]string{}}
 	for _, name := range []string{"alice", "bob", "carol", "dave"} {
 		c := m.hs.Login(t, name)
 		c.Filter = `{"room":{"timeline":{"limit":200}}}`
@@ -862,6 +905,9 @@ func TestModel(t *testing.T) {
 		}
 		if half == 0 {
 			m.hs.Restart()
+			c, other := m.users[3], m.users[m.rnd.Intn(3)]
+			m.ignore[c.UserID] = other.UserID
+			c.Must("PUT", "/user/"+c.UserID+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{other.UserID: obj{}}})
 		}
 	}
 	m.enough()

@@ -678,11 +678,12 @@ type Thread struct {
 }
 
 // ThreadOf sums up the thread under an event as of a position. Count is 0 where
-// there is none.
+// there is none. What other rooms relate to the event is no part of it.
 func (r *Rooms) ThreadOf(q store.Querier, rootID, userID string, upTo int64) (Thread, error) {
 	var t Thread
 	var latest sql.NullInt64
-	err := q.QueryRow(`SELECT count(*), max(pos), coalesce(max(sender = $2), 0) FROM events WHERE relates_to = $1 AND rel_type = 'm.thread' AND pos <= $3`,
+	err := q.QueryRow(`SELECT count(*), max(pos), coalesce(max(sender = $2), 0) FROM events
+		WHERE relates_to = $1 AND rel_type = 'm.thread' AND pos <= $3 AND room = (SELECT room FROM events WHERE event_id = $1)`,
 		rootID, userID, upTo).Scan(&t.Count, &latest, &t.Participated)
 	t.Latest = latest.Int64
 	return t, err

@@ -154,7 +154,7 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 			}
 			before = tok.Pos + 1
 		}
-		roots, at, err := t.o.Rooms.Threads(p.q, p.room, r.UserID, include == "participated", before, limit+1)
+		roots, at, err := p.threadRoots(include == "participated", before, limit+1)
 		if err != nil {
 			return err
 		}
@@ -170,13 +170,6 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 			if err != nil {
 				return err
 			}
-			_, latest, err := t.thread(p.q, e, p.reader, p.ignore)
-			if err != nil {
-				return err
-			}
-			if latest == nil { // all of it is hidden from the reader
-				continue
-			}
 			reader := p.reader
 			reader.Bare = p.ignore[e.Sender]
 			raw, err := t.Append(nil, p.q, e, reader)
@@ -188,4 +181,47 @@ func (t *Timeline) threads(ctx context.Context, r *route.Request) (out relations
 		return nil
 	})
 	return out, err
+}
+
+// maxThreads is how many threads of a room are looked at, the last active ones, where
+// the reader sees not all of them as they are.
+const maxThreads = 1000
+
+// threadRoots lists the roots of threads by the last event that the reader sees in
+// each, those before a position, with that event's position.
+func (p *Page) threadRoots(mine bool, before int64, limit int) (roots []string, at []int64, err error) {
+	list := p.t.o.Rooms.Threads
+	if len(p.ignore) == 0 && p.view.SeesSince(0) {
+		return list(p.q, p.room, p.reader.UserID, mine, before, limit)
+	}
+	all, _, err := list(p.q, p.room, p.reader.UserID, mine, p.reader.To+1, maxThreads)
+	if err != nil {
+		return nil, nil, err
+	}
+	type thread struct {
+		root   string
+		latest int64
+	}
+	var seen []thread
+	for _, id := range all {
+		e, err := p.t.o.Rooms.EventByID(p.q, id)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (e.RoomID != p.room || !p.view.Sees(e)) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		_, latest, err := p.t.thread(p.q, e, p.reader, p.ignore)
+		if err != nil {
+			return nil, nil, err
+		}
+		if latest != nil && latest.Pos < before {
+			seen = append(seen, thread{id, latest.Pos})
+		}
+	}
+	sort.Slice(seen, func(i, j int) bool { return seen[i].latest > seen[j].latest })
+	for _, th := range seen[:min(limit, len(seen))] {
+		roots, at = append(roots, th.root), append(at, th.latest)
+	}
+	return roots, at, nil
 }

@@ -276,7 +276,7 @@ func (t *Timeline) related(q store.Querier, f *RoomEventFilter, e *rooms.Event, 
 	}
 	for _, x := range list {
 		rel, _ := x.Relation()
-		if (f.RelatedByRelTypes == nil || has(f.RelatedByRelTypes, rel)) && (f.RelatedBySenders == nil || has(f.RelatedBySenders, x.Sender)) {
+		if x.RoomID == e.RoomID && (f.RelatedByRelTypes == nil || has(f.RelatedByRelTypes, rel)) && (f.RelatedBySenders == nil || has(f.RelatedBySenders, x.Sender)) {
 			return true, nil
 		}
 	}
