@@ -580,6 +580,20 @@ func TestStagePages(t *testing.T) {
 	}
 }
 
+// Clients that know no way to sign in show our page, which may talk to us alone.
+func TestLoginFallback(t *testing.T) {
+	s := appliancetest.Start(t)
+	r := newPeer(t, s).send("GET", "/_matrix/static/client/login/?device_id=X", "", nil)
+	_, script, _ := strings.Cut(r.body, "<script>")
+	script, _, _ = strings.Cut(script, "</script>")
+	sum := sha256.Sum256([]byte(script))
+	policy := r.Header.Get("Content-Security-Policy")
+	if r.StatusCode != 200 || !strings.Contains(script, "window.matrixLogin.onLogin(answer)") || !strings.Contains(policy, "script-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'") ||
+		!strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "connect-src 'self';") || !strings.Contains(policy, "frame-ancestors 'none'") {
+		t.Fatal(r.StatusCode, policy, r.body)
+	}
+}
+
 // Closing an account with erase keeps what was written from those who come later,
 // and lets go of invites.
 func TestDeactivateErases(t *testing.T) {

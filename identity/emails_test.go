@@ -25,6 +25,25 @@ func TestCanonicalEmail(t *testing.T) {
 	}
 }
 
+// What is taken as an address goes into a mail's envelope and head as it is.
+func FuzzCanonicalEmail(f *testing.F) {
+	for _, s := range []string{"anna@example.org", "\"a b\"@example.org", "a@b\r\nRCPT TO:<x@y>", "a@[127.0.0.1]", "ä@ö", "a@b>", "", "@"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := identity.CanonicalEmail(s)
+		if err != nil {
+			return
+		}
+		if again, err := identity.CanonicalEmail(got); err != nil || again != got {
+			t.Errorf("%q becomes %q, then %q %v", s, got, again, err)
+		}
+		if len(got) > 254 || strings.Count(got, "@") != 1 || strings.ContainsAny(got, " \t\r\n\x00<>,;:\\\"") || !strings.EqualFold(got, s) {
+			t.Errorf("%q is taken as %q", s, got)
+		}
+	})
+}
+
 // A mail is good for hours, a proof for one; both end with the account they are about.
 func TestEmailProofsExpire(t *testing.T) {
 	r := newRig(t, nil)

@@ -165,6 +165,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "requestTokenToRegisterMSISDN", Pattern: "POST " + v3 + "register/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
 		{Op: "requestTokenToResetPasswordMSISDN", Pattern: "POST " + v3 + "account/password/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},
 
+		{Op: "loginFallback", Pattern: "GET /_matrix/static/client/login/{$}", Handle: route.Get(s.loginPage)},
 		{Op: "uiaFallback", Pattern: "GET " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Limit: route.Logins, Handle: route.Get(s.fallback)},
 		{Op: "uiaFallbackSubmit", Pattern: "POST " + v3 + "auth/{stage}/fallback/web", Aliases: []string{r0 + "auth/{stage}/fallback/web"}, Limit: route.Logins, Handle: route.Get(s.fallbackSubmit)},
 

@@ -348,7 +348,7 @@ func (s *Service) fallbackSession(r *route.Request) (x *uiaSession, answer http.
 
 // confirmed is the page after a stage.
 func (s *Service) confirmed() http.HandlerFunc {
-	return page{Title: s.text("identity.uia.done.title"), Text: s.text("identity.uia.done.text"), Done: true}.show(http.StatusOK)
+	return page{Title: s.text("identity.uia.done.title"), Text: s.text("identity.uia.done.text"), Script: authDone}.show(http.StatusOK)
 }
 
 // fallbackPage asks the person to complete a stage.
@@ -361,9 +361,9 @@ func (s *Service) fallbackPage(x *uiaSession, stage string) page {
 		Text: strings.NewReplacer("{user}", x.userID, "{action}", s.text("identity.uia.action."+x.op), "{server}", s.o.ServerName).Replace(s.text(text))}
 	switch stage {
 	case stagePassword:
-		p.Field = &field{"password", s.text("identity.login.password"), "password", "current-password"}
+		p.Fields = []field{{"password", s.text("identity.login.password"), "password", "current-password"}}
 	case stageToken:
-		p.Field = &field{"token", s.text("identity.uia.token"), "text", "off"}
+		p.Fields = []field{{"token", s.text("identity.uia.token"), "text", "off"}}
 	}
 	return p
 }
