@@ -1015,3 +1015,18 @@ func TestExchange(t *testing.T) {
 		t.Errorf("one port too many: %v", err)
 	}
 }
+
+// TestListenSettled waits for an address that is not the machine's, and gives up.
+func TestListenSettled(t *testing.T) {
+	if _, err := listenSettled("udp4", "192.0.2.1:0"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("an address of nobody's: %v", err)
+	}
+	pc, err := listenSettled("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	if _, err := listenSettled("udp4", pc.LocalAddr().String()); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a port that is taken: %v", err)
+	}
+}

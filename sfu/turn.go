@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/livekit/livekit-server/pkg/config"
 	"github.com/livekit/livekit-server/pkg/service"
@@ -42,7 +44,12 @@ func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error
 		if !isLocal(ip) { // behind NAT
 			bind = map[string]string{"udp4": "0.0.0.0", "udp6": "::"}[network]
 		}
-		pc, err := net.ListenPacket(network, net.JoinHostPort(bind, strconv.Itoa(conf.TURN.UDPPort)))
+		pc, err := listenSettled(network, net.JoinHostPort(bind, strconv.Itoa(conf.TURN.UDPPort)))
+		if errors.Is(err, syscall.EADDRNOTAVAIL) && len(conf.RTC.NodeIP.ToStringSlice()) > 1 {
+			// It went again, or is somebody else's: the machine's other addresses do.
+			logger.GetLogger().Warnw("an address has no TURN port", err, "address", ip)
+			continue
+		}
 		if err != nil {
 			for _, p := range sc.PacketConnConfigs {
 				p.PacketConn.Close()
@@ -55,7 +62,21 @@ func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error
 			PermissionHandler:     func(_ net.Addr, peer net.IP) bool { return own[peer.String()] },
 		})
 	}
+	if len(sc.PacketConnConfigs) == 0 {
+		return nil, fmt.Errorf("open the TURN port (UDP %d): none of the machine's addresses can be used", conf.TURN.UDPPort)
+	}
 	return turn.NewServer(sc)
+}
+
+// listenSettled opens a UDP port, for as long as settleTime where the kernel still
+// examines the address: one may come after settle has looked.
+func listenSettled(network, addr string) (pc net.PacketConn, err error) {
+	for end := time.Now().Add(settleTime); ; time.Sleep(100 * time.Millisecond) {
+		pc, err = net.ListenPacket(network, addr)
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) || time.Now().After(end) {
+			return pc, err
+		}
+	}
 }
 
 // Each allocation is a socket of ours. A client has some for each of its addresses,
