@@ -580,6 +580,57 @@ func TestStagePages(t *testing.T) {
 	}
 }
 
+// The page of the e-mail stage sends the mail itself and waits for the person.
+func TestEmailStagePage(t *testing.T) {
+	s, m := withMail(t, "registration.open=true")
+	p := newPeer(t, s)
+	ask := p.call("POST", "/register", obj{"username": "anna", "password": "long enough"})
+	session := ask.str("session")
+	page := "/_matrix/client/v3/auth/m.login.email.identity/fallback/web?session=" + session
+	if r := p.send("GET", page, "", nil); r.StatusCode != 200 || !strings.Contains(r.body, `type="email"`) {
+		t.Fatal(r.StatusCode, r.body)
+	}
+	if r := p.form(page, url.Values{"email": {"nonsense"}}); r.StatusCode != 400 || !strings.Contains(r.body, `role="alert"`) {
+		t.Error(r.StatusCode, r.body)
+	}
+	if r := p.form(page, url.Values{"email": {"anna@example.org "}}); r.StatusCode != 200 || !strings.Contains(r.body, `name="mailed"`) {
+		t.Fatal(r.StatusCode, r.body)
+	}
+	goOn := url.Values{"mailed": {"1"}}
+	if r := p.form(page, goOn); r.StatusCode != 401 || !strings.Contains(r.body, "not confirmed yet") {
+		t.Error(r.StatusCode, r.body)
+	}
+	at, _ := url.Parse(mailLink.FindString(m.Next(t).Text))
+	if r := p.form(at.Path, url.Values{"sid": {at.Query().Get("sid")}, "token": {at.Query().Get("token")}, "page": {"1"}}); r.StatusCode != 200 {
+		t.Fatal(r.StatusCode, r.body)
+	}
+	if r := p.form(page, goOn); r.StatusCode != 200 || !strings.Contains(r.body, "onAuthDone") {
+		t.Fatal(r.StatusCode, r.body)
+	}
+	in := p.call("POST", "/register", obj{"auth": obj{"type": "m.login.dummy", "session": session}}).want(t, 200, "")
+	anna := p.with(in.str("access_token"))
+	if r := anna.call("GET", "/account/3pid", nil); !strings.Contains(r.body, "anna@example.org") {
+		t.Error(r.body)
+	}
+
+	// Somebody else's address confirms nothing, one's own does.
+	bea := p.with(p.call("POST", "/register", obj{"username": "bea", "password": "long enough", "auth": obj{"type": "m.login.dummy"}}).want(t, 200, "").str("access_token"))
+	for u, status := range map[*peer]int{bea: 403, anna: 200} {
+		ask := u.call("POST", "/account/password", obj{"new_password": "brand new one"})
+		page := "/_matrix/client/v3/auth/m.login.email.identity/fallback/web?session=" + ask.str("session")
+		p.form(page, url.Values{"email": {"anna@example.org"}})
+		at, _ := url.Parse(mailLink.FindString(m.Next(t).Text))
+		p.form(at.Path, url.Values{"sid": {at.Query().Get("sid")}, "token": {at.Query().Get("token")}, "page": {"1"}})
+		if r := p.form(page, goOn); r.StatusCode != status {
+			t.Errorf("the page: %d, want %d: %s", r.StatusCode, status, r.body)
+		}
+		if r := u.call("POST", "/account/password", obj{"new_password": "brand new one", "auth": obj{"session": ask.str("session")}}); (r.StatusCode == 200) != (status == 200) {
+			t.Errorf("the password: %d %s", r.StatusCode, r.body)
+		}
+	}
+	p.call("POST", "/login", password("anna", "brand new one")).want(t, 200, "")
+}
+
 // Clients that know no way to sign in show our page, which may talk to us alone.
 func TestLoginFallback(t *testing.T) {
 	s := appliancetest.Start(t)

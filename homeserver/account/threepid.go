@@ -179,21 +179,25 @@ func (s *Service) requestToken(purpose string) func(context.Context, *route.Requ
 				return out, mx.Errorf(mx.ThreepidInUse, "This e-mail address belongs to an account already.")
 			}
 		}
-		ctx = context.WithoutCancel(ctx) // a mail that went out is one that went out
-		t, err := s.o.Accounts.BeginEmail(ctx, EmailRequest{Purpose: purpose, Address: address, Secret: in.Secret, Attempt: *in.Attempt, NextLink: in.NextLink})
-		if err != nil {
-			return out, err
-		}
-		submit := s.o.PublicURL(r.Request) + submitPath
-		if t.Send {
-			subject, text := s.mail(purpose, address, t, submit)
-			if err := s.o.Mail.Send(ctx, address, subject, text); err != nil {
-				s.o.Log.Warn("an e-mail could not be sent; holdfast mail test finds out more", "err", err)
-				return out, errors.Join(t.NotSent(ctx), &mx.Error{Code: mx.EmailSendError, Msg: "The e-mail could not be sent. Check the address, and try again later."})
-			}
-		}
-		return tokenResponse{t.SID, submit}, nil
+		sid, err := s.sendProof(ctx, r, EmailRequest{Purpose: purpose, Address: address, Secret: in.Secret, Attempt: *in.Attempt, NextLink: in.NextLink})
+		return tokenResponse{sid, s.o.PublicURL(r.Request) + submitPath}, err
 	}
+}
+
+// sendProof begins to prove an address, and mails what the person needs for it.
+// Errors: LimitExceeded, EmailSendError.
+func (s *Service) sendProof(ctx context.Context, r *route.Request, req EmailRequest) (sid string, err error) {
+	ctx = context.WithoutCancel(ctx) // a mail that went out is one that went out
+	t, err := s.o.Accounts.BeginEmail(ctx, req)
+	if err != nil || !t.Send {
+		return t.SID, err
+	}
+	subject, text := s.mail(req.Purpose, req.Address, t, s.o.PublicURL(r.Request)+submitPath)
+	if err := s.o.Mail.Send(ctx, req.Address, subject, text); err != nil {
+		s.o.Log.Warn("an e-mail could not be sent; holdfast mail test finds out more", "err", err)
+		return "", errors.Join(t.NotSent(ctx), &mx.Error{Code: mx.EmailSendError, Msg: "The e-mail could not be sent. Check the address, and try again later."})
+	}
+	return t.SID, nil
 }
 
 // mail is what is sent for a ticket.

@@ -44,6 +44,7 @@ type uiaSession struct {
 	done   []string          // completed stages, in their order
 	token  string            // registration token that was shown
 	email  threepidCreds     // proof of an e-mail address that was shown
+	mailed threepidCreds     // proof that the stage's page began
 	until  time.Time
 }
 
@@ -257,7 +258,7 @@ func (s *Service) Confirm(ctx context.Context, r *route.Request) error {
 		if a.Type == stageEmail {
 			p, err := s.provedEmail(ctx, ProofPassword, a)
 			if err == nil && p.Owner != r.UserID {
-				err = mx.Errorf(mx.Forbidden, "Confirm with an e-mail address of your own.")
+				err = errNotOwn
 			}
 			return err
 		}
@@ -306,7 +307,7 @@ func (s *Service) ConfirmReset(ctx context.Context, r *route.Request) error {
 }
 
 // fallbackStages are the stages that a page can complete.
-var fallbackStages = []string{stageSSO, stagePassword, stageToken, stageDummy}
+var fallbackStages = []string{stageSSO, stagePassword, stageToken, stageDummy, stageEmail}
 
 // fallbackSession is the session that the page is about, and whether the right
 // person is signed in, freshly, in this browser where the stage asks for that.
@@ -362,6 +363,17 @@ func (s *Service) fallbackPage(x *uiaSession, stage string) page {
 	switch stage {
 	case stagePassword:
 		p.Fields = []field{{"password", s.text("identity.login.password"), "password", "current-password"}}
+	case stageEmail:
+		s.uia.mu.Lock()
+		mailed := x.mailed.SID != ""
+		s.uia.mu.Unlock()
+		if mailed {
+			p.Text, p.Submit = s.text("identity.uia.mailed"), s.text("identity.uia.goOn")
+			p.Hidden = map[string]string{"mailed": "1"}
+			break
+		}
+		p.Submit = s.text("identity.uia.sendMail")
+		p.Fields = []field{{"email", s.text("identity.uia.email"), "email", "email"}}
 	case stageToken:
 		p.Fields = []field{{"token", s.text("identity.uia.token"), "text", "off"}}
 	}
@@ -398,6 +410,20 @@ func (s *Service) fallbackSubmit(ctx context.Context, r *route.Request) (any, er
 		_, refused = s.o.Accounts.VerifyPassword(ctx, x.userID, a.Password, address(r.Request))
 	case stageToken:
 		refused = s.checkInvite(ctx, a.Token)
+	case stageEmail:
+		if form.Get("mailed") == "" {
+			if refused = s.fallbackMail(ctx, r, x, form.Get("email")); refused == nil {
+				return s.fallbackPage(x, stage).show(http.StatusOK), nil
+			}
+			break
+		}
+		s.uia.mu.Lock()
+		a.Email = &threepidCreds{x.mailed.SID, x.mailed.Secret}
+		s.uia.mu.Unlock()
+		var p EmailProof
+		if p, refused = s.provedEmail(ctx, proofOf(x.op), a); refused == nil && x.userID != "" && p.Owner != x.userID {
+			refused = errNotOwn
+		}
 	}
 	var e *mx.Error
 	if errors.As(refused, &e) {
@@ -410,4 +436,33 @@ func (s *Service) fallbackSubmit(ctx context.Context, r *route.Request) (any, er
 	}
 	s.uia.complete(x, stage, a)
 	return s.confirmed(), nil
+}
+
+var errNotOwn = mx.Errorf(mx.Forbidden, "Confirm with an e-mail address of your own.")
+
+// proofOf is what an address is proved for in the stage of an operation.
+func proofOf(op string) string {
+	if op == opRegister {
+		return ProofRegister
+	}
+	return ProofPassword
+}
+
+// fallbackMail sends the mail that the page of the e-mail stage asks for.
+func (s *Service) fallbackMail(ctx context.Context, r *route.Request, x *uiaSession, email string) error {
+	if !s.mailReady() {
+		return errNoMail
+	}
+	address, err := s.o.Accounts.CanonicalEmail(strings.TrimSpace(email))
+	if err != nil {
+		return err
+	}
+	c := threepidCreds{Secret: rand.Text()}
+	if c.SID, err = s.sendProof(ctx, r, EmailRequest{Purpose: proofOf(x.op), Address: address, Secret: c.Secret, Attempt: 1}); err != nil {
+		return err
+	}
+	s.uia.mu.Lock()
+	x.mailed = c
+	s.uia.mu.Unlock()
+	return nil
 }
