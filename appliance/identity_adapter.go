@@ -117,6 +117,10 @@ func (a accounts) EndAll(ctx context.Context, userID, keepDeviceID string) error
 	return matrixError(a.id.EndAll(ctx, userID, keepDeviceID))
 }
 
+func (a accounts) EndToken(ctx context.Context, token string) error {
+	return matrixError(a.id.EndToken(ctx, token))
+}
+
 func (a accounts) SetPassword(ctx context.Context, userID, password, keepDeviceID string, logoutOthers bool) error {
 	return matrixError(a.id.ChangePassword(ctx, userID, password, keepDeviceID, !logoutOthers))
 }

@@ -246,7 +246,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
-	administration := admin.New(admin.Options{DB: o.DB, ServerName: o.ServerName, Accounts: o.People, Devices: h.Devices})
+	administration := admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
+		Devices: h.Devices, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
 	routes = append(routes, others.ClientRoutes()...)
@@ -258,6 +259,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		h.server.UseAppservices(h.Appservice)
 	}
 	h.server.OnSeen(h.Devices.Seen)
+	h.server.RateOf(administration.RateOf)
 
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
@@ -268,6 +270,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Search.Close)
+	if err := administration.Start(run); err != nil {
+		return nil, err
+	}
 	if err := h.Delayed.Start(run); err != nil {
 		return nil, err
 	}

@@ -601,3 +601,49 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	})
 }
+
+// TestRegistrationToken: a word registers as many accounts as it may, whoever uses it
+// at once.
+func TestRegistrationToken(t *testing.T) {
+	r := newRig(t, nil)
+	two := int64(2)
+	word := identity.NewTokenWord(16)
+	if err := r.svc.CreateRegistrationToken(t.Context(), identity.RegistrationToken{Token: word, Uses: &two}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.svc.CreateRegistrationToken(t.Context(), identity.RegistrationToken{Token: word}); !errors.Is(err, identity.ErrTokenExists) {
+		t.Fatalf("the same word twice: %v", err)
+	}
+	valid := func() bool {
+		ok, err := r.svc.InviteValid(t.Context(), word)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if !valid() {
+		t.Fatal("a new token is not valid")
+	}
+	made := make(chan error)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		go func() {
+			u, err := r.svc.CreateUser(t.Context(), identity.NewUser{Localpart: name, Password: "long enough", Invite: word, Source: "register"})
+			if err == nil && u.Admin {
+				err = errors.New("it made an administrator")
+			}
+			made <- err
+		}()
+	}
+	good := 0
+	for range 4 {
+		if err := <-made; err == nil {
+			good++
+		} else if !errors.Is(err, identity.ErrInvite) {
+			t.Error(err)
+		}
+	}
+	got, err := r.svc.RegistrationToken(t.Context(), word)
+	if good != 2 || err != nil || got.Completed != 2 || valid() {
+		t.Fatalf("%d accounts were made, %+v, %v", good, got, err)
+	}
+}

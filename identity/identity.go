@@ -58,6 +58,8 @@ var (
 	ErrEmailExpired  = account.ErrEmailExpired
 	ErrEmailProof    = account.ErrEmailProof
 	ErrEmails        = account.ErrEmails
+	ErrNoToken       = account.ErrNoToken
+	ErrTokenExists   = account.ErrTokenExists
 )
 
 // Types of the packages below, under the names that callers use.
@@ -562,6 +564,57 @@ func (s *Service) InviteValid(ctx context.Context, token string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// RegistrationToken is a word that registers accounts.
+type RegistrationToken = account.RegistrationToken
+
+// NewTokenWord makes a word for one, of that many characters.
+func NewTokenWord(length int) string { return account.NewTokenWord(length) }
+
+// RegistrationTokens lists the words that register accounts.
+func (s *Service) RegistrationTokens(ctx context.Context) ([]RegistrationToken, error) {
+	return s.accounts.RegistrationTokens(ctx)
+}
+
+// RegistrationToken loads one. Errors: ErrNoToken.
+func (s *Service) RegistrationToken(ctx context.Context, token string) (RegistrationToken, error) {
+	return s.accounts.RegistrationToken(ctx, token)
+}
+
+// CreateRegistrationToken adds one. Errors: ErrTokenExists.
+func (s *Service) CreateRegistrationToken(ctx context.Context, t RegistrationToken) error {
+	return s.accounts.CreateRegistrationToken(ctx, t)
+}
+
+// ChangeRegistrationToken changes one. Errors: ErrNoToken, change's.
+func (s *Service) ChangeRegistrationToken(ctx context.Context, token string, change func(*RegistrationToken) error) (RegistrationToken, error) {
+	return s.accounts.ChangeRegistrationToken(ctx, token, change)
+}
+
+// DeleteRegistrationToken removes one. Errors: ErrNoToken.
+func (s *Service) DeleteRegistrationToken(ctx context.Context, token string) error {
+	return s.accounts.DeleteRegistrationToken(ctx, token)
+}
+
+// SignInAs gives a token that acts as a user without a device of theirs, until a time,
+// zero for no end. EndToken ends it. Errors: ErrNoUser, ErrLocked, ErrDeactivated.
+func (s *Service) SignInAs(ctx context.Context, userID string, until time.Time) (token string, err error) {
+	err = s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		if err := u.Err(); err != nil {
+			return err
+		}
+		t, err := s.sessions.StartUntilTx(tx, u, &opstore.Session{AuthTime: s.o.Now()}, until)
+		token = t
+		return err
+	})
+	return token, err
+}
+
+// EndToken ends the session that an access token belongs to, with its device. An
+// unknown token is no error.
+func (s *Service) EndToken(ctx context.Context, token string) error {
+	return s.sessions.Revoke(ctx, token, nil)
 }
 
 // BrowserSession is who is signed in at the pages in the request's browser.

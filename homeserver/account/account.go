@@ -33,6 +33,8 @@ type Accounts interface {
 	Refresh(ctx context.Context, token string) (Session, error)
 	EndDevice(ctx context.Context, userID, deviceID string) error
 	EndAll(ctx context.Context, userID, keepDeviceID string) error
+	// EndToken ends the session of an access token that has no device.
+	EndToken(ctx context.Context, token string) error
 	SetPassword(ctx context.Context, userID, password, keepDeviceID string, logoutOthers bool) error
 	// CheckPassword reports whether a password may be chosen. Errors: WeakPassword.
 	CheckPassword(password string) error

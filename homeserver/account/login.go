@@ -208,6 +208,9 @@ func (s *Service) logout(ctx context.Context, r *route.Request) (route.Empty, er
 	if r.Appservice != "" && r.DeviceID == "" {
 		return route.Empty{}, nil
 	}
+	if r.DeviceID == "" {
+		return route.Empty{}, s.o.Accounts.EndToken(ctx, route.Token(r.Request))
+	}
 	return route.Empty{}, s.o.Accounts.EndDevice(ctx, r.UserID, r.DeviceID)
 }
 

@@ -9,23 +9,46 @@ package admin
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"time"
 
 	"holdfast/homeserver/devices"
+	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/timeline"
+	"holdfast/homeserver/userdata"
 	"holdfast/store"
 )
 
 // Accounts is what the identity provider does for this package. User IDs are full.
-// Errors for the client are *mx.Error; others are transient.
+// Errors for the client are *mx.Error; others are transient. NotFound is what a
+// user gets who is not there, and a closed account where it must be open.
 type Accounts interface {
-	// User errors: NotFound.
 	User(ctx context.Context, userID string) (User, error)
-	// SetLocked and SetSuspended errors: NotFound, also of a closed account.
+	Users(ctx context.Context) ([]User, error)
+	Create(ctx context.Context, n NewUser) (User, error) // errors: UserInUse, InvalidUsername, Exclusive
+	Available(ctx context.Context, localpart string) error
 	SetLocked(ctx context.Context, userID string, locked bool) error
 	SetSuspended(ctx context.Context, userID string, suspended bool) error
+	SetAdmin(ctx context.Context, userID string, admin bool) error
+	SetPassword(ctx context.Context, userID, password string, logout bool) error // errors: WeakPassword
+	Deactivate(ctx context.Context, userID string) error
+	// Emails are the addresses that a user has proved.
+	Emails(ctx context.Context, userID string) ([]Address, error)
+	EmailOwner(ctx context.Context, address string) (User, error)
+	// SignInAs gives an access token of a user, without a device; until zero: for good.
+	SignInAs(ctx context.Context, userID string, until time.Time) (token string, err error)
+
+	// Words that register accounts. Errors: NotFound, InvalidParam of one that exists.
+	Tokens(ctx context.Context) ([]Token, error)
+	Token(ctx context.Context, token string) (Token, error)
+	TokenWord(length int) string
+	CreateToken(ctx context.Context, t Token) error
+	ChangeToken(ctx context.Context, token string, change func(*Token)) (Token, error)
+	DeleteToken(ctx context.Context, token string) error
 }
 
 // User is an account.
@@ -37,31 +60,132 @@ type User struct {
 	Created, LastSeen              time.Time // LastSeen zero: never signed in
 }
 
+// Address is an e-mail address of a user.
+type Address struct {
+	Address          string
+	Added, Validated time.Time
+}
+
+// NewUser describes an account to make.
+type NewUser struct {
+	Localpart, DisplayName string
+	Password               string // "": no password login
+	Admin                  bool
+}
+
 // Options of New.
 type Options struct {
 	DB         *store.DB
+	Log        *slog.Logger // nil: discarded
 	ServerName string
+	Version    string // of the program
 	Accounts   Accounts
 	Devices    *devices.Service
+	Userdata   *userdata.Service
+	Rooms      *rooms.Rooms
+	Files      *media.Service
+	Timeline   *timeline.Timeline
+	Now        func() time.Time // nil: time.Now
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
-type Service struct{ o Options }
+type Service struct {
+	o     Options
+	rates rates
+}
 
 // New makes the service.
-func New(o Options) *Service { return &Service{o} }
+func New(o Options) *Service {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Service{o: o, rates: rates{m: map[string]Rate{}}}
+}
+
+const (
+	v1 = "/_synapse/admin/v1/"
+	v2 = "/_synapse/admin/v2/"
+	v3 = "/_synapse/admin/v3/"
+)
 
 // Routes are the package's operations.
 func (s *Service) Routes() []route.Route {
-	const client, synapse = "/_matrix/client/", "/_synapse/admin/v1/"
-	return []route.Route{
-		{Op: "getAdminLockUser", Pattern: "GET " + client + "v1/admin/lock/{userID}", Auth: route.Admin, Limit: route.Reads, Handle: route.Get(s.getLocked)},
-		{Op: "setAdminLockUser", Pattern: "PUT " + client + "v1/admin/lock/{userID}", Auth: route.Admin, Limit: route.Reads, Handle: route.JSON(s.putLocked)},
-		{Op: "getAdminSuspendUser", Pattern: "GET " + client + "v1/admin/suspend/{userID}", Auth: route.Admin, Limit: route.Reads, Handle: route.Get(s.getSuspended)},
-		{Op: "setAdminSuspendUser", Pattern: "PUT " + client + "v1/admin/suspend/{userID}", Auth: route.Admin, Limit: route.Reads, Handle: route.JSON(s.putSuspended)},
-		{Op: "getWhoIs", Pattern: "GET " + client + "v3/admin/whois/{userID}", Auth: route.User, Limit: route.Reads, Handle: route.Get(s.whois),
-			Aliases: []string{client + "r0/admin/whois/{userID}", synapse + "whois/{userID}"}},
+	const client = "/_matrix/client/"
+	var list []route.Route
+	add := func(op, pattern string, h route.Handler, aliases ...string) {
+		list = append(list, route.Route{Op: op, Pattern: pattern, Aliases: aliases, Auth: route.Admin, Limit: route.Reads, Handle: h})
 	}
+	add("getAdminLockUser", "GET "+client+"v1/admin/lock/{userID}", route.Get(s.getLocked))
+	add("setAdminLockUser", "PUT "+client+"v1/admin/lock/{userID}", route.JSON(s.putLocked))
+	add("getAdminSuspendUser", "GET "+client+"v1/admin/suspend/{userID}", route.Get(s.getSuspended))
+	add("setAdminSuspendUser", "PUT "+client+"v1/admin/suspend/{userID}", route.JSON(s.putSuspended))
+	list = append(list, route.Route{Op: "getWhoIs", Pattern: "GET " + client + "v3/admin/whois/{userID}", Auth: route.User, Limit: route.Reads, Handle: route.Get(s.whois),
+		Aliases: []string{client + "r0/admin/whois/{userID}", v1 + "whois/{userID}"}})
+
+	// What follows is Synapse's admin API, as far as tools use it.
+	add("synapseUsers", "GET "+v2+"users", route.Get(s.listV2))
+	add("synapseUsersV3", "GET "+v3+"users", route.Get(s.listV3))
+	add("synapseUser", "GET "+v2+"users/{userID}", route.Get(s.getUser))
+	add("synapsePutUser", "PUT "+v2+"users/{userID}", route.JSON(s.putUser))
+	add("synapseUsernameAvailable", "GET "+v1+"username_available", route.Get(s.usernameAvailable))
+	add("synapseDeactivate", "POST "+v1+"deactivate/{userID}", route.JSON(s.deactivate))
+	add("synapseResetPassword", "POST "+v1+"reset_password/{userID}", route.JSON(s.resetPassword))
+	add("synapseSuspend", "PUT "+v1+"suspend/{userID}", route.JSON(s.suspend))
+	add("synapseIsAdmin", "GET "+v1+"users/{userID}/admin", route.Get(s.getAdmin))
+	add("synapseSetAdmin", "PUT "+v1+"users/{userID}/admin", route.JSON(s.putAdmin))
+	add("synapseLoginAs", "POST "+v1+"users/{userID}/login", route.JSON(s.loginAs))
+	add("synapseJoinedRooms", "GET "+v1+"users/{userID}/joined_rooms", route.Get(s.joinedRooms))
+	add("synapseMemberships", "GET "+v1+"users/{userID}/memberships", route.Get(s.memberships))
+	add("synapseAccountData", "GET "+v1+"users/{userID}/accountdata", route.Get(s.accountData))
+	add("synapseSentInvites", "GET "+v1+"users/{userID}/sent_invite_count", route.Get(s.sentInvites))
+	add("synapseRoomsJoined", "GET "+v1+"users/{userID}/cumulative_joined_room_count", route.Get(s.roomsJoined))
+	for op, method := range map[string]string{"synapseShadowBan": "POST ", "synapseLiftShadowBan": "DELETE "} {
+		list = append(list, route.Route{Op: op, Pattern: method + v1 + "users/{userID}/shadow_ban", Auth: route.Admin, Limit: route.Reads, Refuse: shadowBan})
+	}
+	add("synapseRate", "GET "+v1+"users/{userID}/override_ratelimit", route.Get(s.getRate))
+	add("synapseSetRate", "POST "+v1+"users/{userID}/override_ratelimit", route.JSON(s.postRate))
+	add("synapseDeleteRate", "DELETE "+v1+"users/{userID}/override_ratelimit", route.Get(s.deleteRate))
+	add("synapseByProvider", "GET "+v1+"auth_providers/{provider}/users/{externalID}", s.noSuchUser)
+	add("synapseByAddress", "GET "+v1+"threepid/{medium}/users/{address}", route.Get(s.byAddress))
+
+	add("synapseDevices", "GET "+v2+"users/{userID}/devices", route.Get(s.listDevices))
+	add("synapseCreateDevice", "POST "+v2+"users/{userID}/devices", route.JSON(s.createDevice))
+	add("synapseDevice", "GET "+v2+"users/{userID}/devices/{deviceID}", route.Get(s.getDevice))
+	add("synapsePutDevice", "PUT "+v2+"users/{userID}/devices/{deviceID}", route.JSON(s.putDevice))
+	add("synapseDeleteDevice", "DELETE "+v2+"users/{userID}/devices/{deviceID}", route.Get(s.deleteDevice))
+	add("synapseDeleteDevices", "POST "+v2+"users/{userID}/delete_devices", route.JSON(s.deleteDevices))
+
+	add("synapseTokens", "GET "+v1+"registration_tokens", route.Get(s.listTokens))
+	add("synapseNewToken", "POST "+v1+"registration_tokens/new", route.JSON(s.newToken))
+	add("synapseToken", "GET "+v1+"registration_tokens/{token}", route.Get(s.getToken))
+	add("synapsePutToken", "PUT "+v1+"registration_tokens/{token}", route.JSON(s.putToken))
+	add("synapseDeleteToken", "DELETE "+v1+"registration_tokens/{token}", route.Get(s.deleteToken))
+
+	add("synapseUserMedia", "GET "+v1+"users/{userID}/media", route.Get(s.userMedia))
+	add("synapseDeleteUserMedia", "DELETE "+v1+"users/{userID}/media", route.Get(s.deleteUserMedia))
+	add("synapseMedia", "GET "+v1+"media/{serverName}/{mediaID}", route.Get(s.mediaInfo))
+	add("synapseDeleteMedia", "DELETE "+v1+"media/{serverName}/{mediaID}", route.Get(s.deleteMedia))
+	add("synapseDeleteOldMedia", "POST "+v1+"media/delete", route.Get(s.deleteOldMedia), v1+"media/"+s.o.ServerName+"/delete")
+	add("synapsePurgeRemoteMedia", "POST "+v1+"purge_media_cache", route.Get(s.purgeRemote))
+	add("synapseQuarantine", "POST "+v1+"media/quarantine/{serverName}/{mediaID}", s.quarantine(true))
+	add("synapseUnquarantine", "POST "+v1+"media/unquarantine/{serverName}/{mediaID}", s.quarantine(false))
+	add("synapseProtect", "POST "+v1+"media/protect/{mediaID}", s.protect(true))
+	add("synapseUnprotect", "POST "+v1+"media/unprotect/{mediaID}", s.protect(false))
+	add("synapseQuarantineUser", "POST "+v1+"user/{userID}/media/quarantine", route.Get(s.quarantineUser))
+	add("synapseQuarantineRoom", "POST "+v1+"room/{roomID}/media/quarantine", route.Get(s.quarantineRoom), v1+"quarantine_media/{roomID}")
+	add("synapseRoomMedia", "GET "+v1+"room/{roomID}/media", route.Get(s.roomMedia))
+	add("synapseMediaUsage", "GET "+v1+"statistics/users/media", route.Get(s.mediaUsage))
+
+	add("synapseVersion", "GET "+v1+"server_version", route.Get(s.version))
+	add("synapseFeatures", "GET "+v1+"experimental_features/{userID}", route.Get(s.features))
+	add("synapsePutFeatures", "PUT "+v1+"experimental_features/{userID}", route.JSON(s.putFeatures))
+	add("synapseUpdates", "GET "+v1+"background_updates/status", route.Get(s.updates))
+	add("synapseUpdatesEnabled", "GET "+v1+"background_updates/enabled", route.Get(s.updatesEnabled))
+	add("synapseEnableUpdates", "POST "+v1+"background_updates/enabled", route.JSON(s.setUpdatesEnabled))
+	return list
 }
 
 var (

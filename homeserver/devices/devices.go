@@ -201,6 +201,28 @@ func (s *Service) freshen(d *Device) {
 	s.mu.Unlock()
 }
 
+// LastSeen gives when each user's devices were last seen (ms), for administrators.
+func (s *Service) LastSeen(q store.Querier) (map[string]int64, error) {
+	out, err := listLastSeen(q)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, v := range s.seen {
+		out[k.user] = max(out[k.user], v.at.UnixMilli())
+	}
+	return out, nil
+}
+
+// Rename gives a device of a user another name. Errors: store.ErrNotFound, InvalidParam.
+func (s *Service) Rename(tx *store.Tx, userID, deviceID, displayName string) error {
+	if err := checkName(displayName); err != nil {
+		return err
+	}
+	return s.rename(tx, userID, deviceID, displayName)
+}
+
 // Seen notes that a device made a request. It costs no disk access.
 func (s *Service) Seen(userID, deviceID, ip, agent string) {
 	if deviceID == "" {

@@ -87,3 +87,21 @@ func listIDs(q store.Querier, userID string) ([]string, error) {
 	}
 	return out, nil
 }
+
+func listLastSeen(q store.Querier) (map[string]int64, error) {
+	rows, err := q.Query(`SELECT user_id, max(seen_ts) FROM devices GROUP BY user_id`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]int64{}
+	for rows.Next() {
+		var id string
+		var ts int64
+		if err := rows.Scan(&id, &ts); err != nil {
+			return nil, err
+		}
+		out[id] = ts
+	}
+	return out, rows.Err()
+}

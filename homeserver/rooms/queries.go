@@ -849,3 +849,18 @@ func eachJSON(f func(json.RawMessage)) func(*sql.Rows, error) error {
 		return rows.Err()
 	}
 }
+
+// memberEvents are the member events of all rooms, by an index.
+const memberEvents = ` FROM rooms r JOIN events e ON e.room = r.nid AND e.type = 'm.room.member' AND e.state_key IS NOT NULL
+	WHERE e.ts >= $2 AND json_extract(CAST(e.json AS TEXT), '$.content.membership') = `
+
+// InvitesSent counts the invitations that a user has sent since a time (ms).
+func (r *Rooms) InvitesSent(q store.Querier, userID string, since int64) (n int, err error) {
+	return n, q.QueryRow(`SELECT count(*)`+memberEvents+`'invite' AND e.sender = $1`, userID, since).Scan(&n)
+}
+
+// JoinsMade counts the rooms that a user has joined since a time (ms), also those
+// that the user is not in any more.
+func (r *Rooms) JoinsMade(q store.Querier, userID string, since int64) (n int, err error) {
+	return n, q.QueryRow(`SELECT count(DISTINCT e.room)`+memberEvents+`'join' AND e.state_key = $1`, userID, since).Scan(&n)
+}

@@ -10,7 +10,7 @@ import (
 )
 
 // rates are tokens a second and how many may be saved up, by bucket.
-var rates = map[Limit]struct{ perSecond, burst float64 }{
+var rates = map[Limit]rate{
 	Reads:      {50, 500},
 	Messages:   {10, 50},
 	Membership: {2, 30},
@@ -19,10 +19,15 @@ var rates = map[Limit]struct{ perSecond, burst float64 }{
 	Reports:    {0.1, 20},
 }
 
+// rate is tokens a second, and how many may be saved up.
+type rate struct{ perSecond, burst float64 }
+
 type limiter struct {
 	mu      sync.Mutex
 	buckets map[limitKey]*bucket
 	swept   time.Time
+	// own gives a user's own limit of messages; perSecond 0: nothing limits the user.
+	own func(userID string) (perSecond, burst float64, own bool) // nil: nobody has one
 }
 
 type limitKey struct {
@@ -52,6 +57,14 @@ func (l *limiter) allow(r *Request) error {
 		return nil
 	}
 	limit := r.Route.Limit
+	if l.own != nil && r.UserID != "" {
+		switch perSecond, burst, own := l.own(r.UserID); {
+		case own && perSecond == 0:
+			return nil
+		case own && limit == Messages: // for all devices together
+			return l.takeAt(limit, rate{perSecond, max(burst, 1)}, who{r.UserID, 1})
+		}
+	}
 	switch {
 	case r.UserID == "":
 		return l.take(limit, who{addressOf(r.RemoteAddr), 1})
@@ -91,7 +104,12 @@ type who struct {
 
 // take takes one token from each bucket, or from none.
 func (l *limiter) take(limit Limit, owners ...who) error {
-	now, rate := time.Now(), rates[limit]
+	return l.takeAt(limit, rates[limit], owners...)
+}
+
+// takeAt is take at another rate than the usual one.
+func (l *limiter) takeAt(limit Limit, rate rate, owners ...who) error {
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.swept) > maxIdle {

@@ -215,3 +215,42 @@ func TestAppservicesAreNotLimitedAndActAsTheirUsers(t *testing.T) {
 		t.Errorf("a person acted as somebody else: %d %v", status, m)
 	}
 }
+
+// TestOwnLimit is of users whose limit an administrator changed.
+func TestOwnLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, new(strings.Builder), true)
+		s.RateOf(func(userID string) (perSecond, burst float64, own bool) {
+			return map[string]float64{"@slow:x": 1}[userID], 3, userID == "@slow:x" || userID == "@free:x"
+		})
+		put := func(user string) int {
+			status, _, _ := do(s, "PUT", "/_matrix/client/v3/echo/x", user, "{}")
+			return status
+		}
+		for i := range 3 {
+			if put("slow") != 200 {
+				t.Fatalf("request %d of 3 was refused", i)
+			}
+		}
+		if put("slow") != 429 {
+			t.Fatal("the user's own limit was passed")
+		}
+		time.Sleep(time.Second)
+		if put("slow") != 200 || put("slow") != 429 {
+			t.Fatal("one a second is the limit")
+		}
+		for range int(rates[Messages].burst) * 2 {
+			if put("free") != 200 {
+				t.Fatal("a user without limit was limited")
+			}
+		}
+		for range int(rates[Messages].burst) {
+			if put("usual") != 200 {
+				t.Fatal("another user is limited")
+			}
+		}
+		if put("usual") != 429 {
+			t.Fatal("nobody else is limited any more")
+		}
+	})
+}

@@ -34,6 +34,14 @@ type Server struct {
 // called before the first request.
 func (s *Server) OnSeen(f func(userID, deviceID, address, agent string)) { s.seen = f }
 
+// RateOf has f asked for limits of single users; it must be quick. To be called
+// before the first request.
+func (s *Server) RateOf(f func(userID string) (perSecond, burst float64, own bool)) {
+	if s.limit != nil {
+		s.limit.own = f
+	}
+}
+
 // Appservices authenticates application services, which may act as any user of
 // their namespaces.
 type Appservices interface {

@@ -97,3 +97,9 @@ func bare(e *rooms.Event) *pdu.Event {
 	return &pdu.Event{Version: e.Version, ID: e.ID, RoomID: e.RoomID, Type: e.Type, Sender: e.Sender, StateKey: e.StateKey,
 		Content: pdu.RedactContent(e.Version, e.Type, e.Content), OriginServerTS: e.OriginServerTS, Redacts: e.Redacts}
 }
+
+// Erased reports whether a user asked to be forgotten.
+func (t *Timeline) Erased(userID string) bool {
+	_, yes := t.erased.since(userID)
+	return yes
+}

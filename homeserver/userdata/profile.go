@@ -117,6 +117,20 @@ func (s *Service) SetDisplayName(ctx context.Context, userID, displayName string
 	return s.setField(ctx, userID, fieldName, v)
 }
 
+// SetAvatar changes a user's avatar, "" for none, from within the server.
+func (s *Service) SetAvatar(ctx context.Context, userID, uri string) error {
+	v, err := json.Marshal(uri)
+	if err != nil {
+		return err
+	}
+	return s.setField(ctx, userID, fieldAvatar, v)
+}
+
+// Profiles calls f with each profile of an open account.
+func (s *Service) Profiles(q store.Querier, f func(userID string, p Profile)) error {
+	return eachProfile(q, func(userID, name, avatar string) { f(userID, Profile{name, avatar}) })
+}
+
 var errNoProfile = mx.Errorf(mx.NotFound, "There is no profile of this user, or it has no such field.")
 
 func (s *Service) read(ctx context.Context, userID string) (p profile, err error) {

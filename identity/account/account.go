@@ -196,7 +196,11 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	}
 	err := a.DB.Write(ctx, func(tx *store.Tx) error {
 		if n.Invite != "" {
-			if err := useInvite(tx, Hash(n.Invite), a.Now()); err != nil {
+			err := useInvite(tx, Hash(n.Invite), a.Now())
+			if errors.Is(err, ErrInvite) {
+				err = useRegistrationToken(tx, n.Invite, a.Now())
+			}
+			if err != nil {
 				return err
 			}
 		}

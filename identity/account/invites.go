@@ -80,16 +80,22 @@ func scanInvite(scan func(...any) error) (inv Invite, err error) {
 	return inv, nil
 }
 
-// InviteByToken finds an invite that can be used now. Errors: ErrInvite.
+// InviteByToken finds an invite that can be used now, or a registration token, which
+// is an invite without a name. Errors: ErrInvite.
 func (a *Accounts) InviteByToken(ctx context.Context, token string) (inv Invite, err error) {
 	if len(token) > 256 {
 		return Invite{}, ErrInvite
 	}
 	err = a.DB.Read(ctx, func(q store.Querier) error {
 		inv, err = scanInvite(q.QueryRow(inviteColumns+`WHERE hash = $1 AND revoked = 0 AND uses_left > 0 AND expires > $2`, Hash(token), a.Now().UnixMilli()).Scan)
-		if errors.Is(err, store.ErrNotFound) {
-			err = ErrInvite
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
+		t, err := scanToken(q.QueryRow(tokenColumns+`WHERE token = $1`, token).Scan)
+		if errors.Is(err, ErrNoToken) || err == nil && !t.Valid(a.Now()) {
+			return ErrInvite
+		}
+		inv = Invite{Token: token}
 		return err
 	})
 	return inv, err

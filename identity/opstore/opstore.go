@@ -174,6 +174,22 @@ func (s *Store) StartTx(tx *store.Tx, u account.User, sess *Session, deviceName 
 	return t, upsertAccess(tx, account.Hash(t.Access), sess.ID, refreshHash, sess.Scopes, expires)
 }
 
+// StartUntilTx makes a session without a device and without a refresh token, whose
+// access token works until a time, zero for no end.
+func (s *Store) StartUntilTx(tx *store.Tx, u account.User, sess *Session, until time.Time) (token string, err error) {
+	now := s.Now()
+	sess.ID, sess.UserID, sess.Created, sess.LastActive = account.NewULID(now), u.ID, now, now
+	if err := insertSession(tx, sess); err != nil {
+		return "", err
+	}
+	var expires int64
+	if !until.IsZero() {
+		expires = until.UnixMilli()
+	}
+	token = random(legacyAccess)
+	return token, upsertAccess(tx, account.Hash(token), sess.ID, nil, sess.Scopes, expires)
+}
+
 // refreshState is what presenting a refresh token means.
 type refreshState struct {
 	sess     Session

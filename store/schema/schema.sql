@@ -1,5 +1,13 @@
 -- What the migrations make: the whole data model. Generated; `go test ./store/schema -update` writes it anew.
 
+-- owner: homeserver/admin
+CREATE TABLE admin_users (
+	user_id    TEXT PRIMARY KEY,
+	user_type  TEXT NOT NULL DEFAULT '', -- bot, support or ''
+	per_second INTEGER,                  -- messages; NULL: the usual limits, 0: none
+	burst      INTEGER
+) WITHOUT ROWID;
+
 -- owner: appliance/settings
 CREATE TABLE appliance_settings (
 	key   TEXT PRIMARY KEY, -- "organisation", "server_name", "tls.mode", "claim.hash" ...
@@ -350,6 +358,15 @@ CREATE TABLE id_refresh_tokens (
 ) WITHOUT ROWID;
 CREATE INDEX id_refresh_tokens_consumed ON id_refresh_tokens (consumed) WHERE consumed <> 0;
 CREATE INDEX id_refresh_tokens_session ON id_refresh_tokens (session_id);
+
+-- owner: identity/account
+CREATE TABLE id_registration_tokens (
+	token     TEXT PRIMARY KEY,
+	uses      INTEGER,          -- NULL: no bound
+	completed INTEGER NOT NULL DEFAULT 0,
+	expires   INTEGER,          -- ms; NULL: never
+	created   INTEGER NOT NULL  -- ms
+) WITHOUT ROWID;
 
 -- owner: identity/account
 CREATE TABLE id_resets (
