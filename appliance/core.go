@@ -91,6 +91,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Text:             web.Text,
 		AppserviceDir:    a.cfg.Appservice.Dir,
 		Client:           outbound(a.cfg.Network.AllowPrivate),
+		PlainPush:        a.cfg.Network.AllowPrivate,
 		Version:          Version,
 		OnDeviceDeleted:  c.identity.EndDeviceTx,
 		// The wizard made it the server of one organisation, whose people look for

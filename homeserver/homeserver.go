@@ -30,6 +30,7 @@ import (
 	"holdfast/homeserver/oldsync"
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/push"
+	"holdfast/homeserver/push/pusher"
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
@@ -65,6 +66,8 @@ type Options struct {
 	AppserviceDir    string                        // "": no application services
 	Files            func() media.Settings         // what an administrator set for media; nil: the defaults
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
+	PlainPush        bool                          // whether push gateways may go without TLS
+	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
 	Version          string                        // of the program, for other servers
 	OnDeviceDeleted  func(tx *store.Tx, userID, deviceID string) error
 	// FindEveryone reports whether people find all local accounts by name. nil: only
@@ -93,6 +96,7 @@ type Homeserver struct {
 	Delayed    *delayed.Service
 	Appservice *appservice.Service
 	Files      *media.Service
+	Pushers    *pusher.Service
 
 	db         *store.DB
 	server     *route.Server
@@ -164,6 +168,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(h.roomReplaced)
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
+	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait})
+	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
 	if err := h.Timeline.Load(ctx); err != nil {
 		return nil, err
@@ -243,7 +249,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
@@ -277,6 +283,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Delayed.Close)
+	if err := h.Pushers.Start(run); err != nil {
+		return nil, err
+	}
+	h.end = append(h.end, h.Pushers.Close)
 	h.Appservice.Start(run)
 	h.end = append(h.end, h.Appservice.Close)
 	return h, nil
@@ -332,7 +342,7 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),
-			h.Delayed.Drop(tx, userID), h.Calls.DropTokens(tx, userID))
+			h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
 	}))
 }
 

@@ -30,6 +30,7 @@ var features = map[string]string{
 	"org.matrix.msc3771":                             "postReceipt",
 	"org.matrix.msc3773":                             "sync",
 	"org.matrix.msc3814":                             "putDehydratedDevice",
+	"org.matrix.msc3881":                             "postPusher",
 	"org.matrix.msc3916.stable":                      "getContentAuthed",
 	"org.matrix.msc3981":                             "getRelatingEvents",
 	"org.matrix.msc4140":                             "getDelayedEvents",

@@ -28,6 +28,7 @@ type item struct {
 	pos       int64
 	thread    int32
 	highlight bool
+	call      bool // an invitation to a call
 }
 
 // sum counts items that are no longer held one by one: those of (after, upTo].
@@ -84,8 +85,8 @@ func (e *entry) name(number int32) string {
 }
 
 // add notes a notifying event. When there are many, the older half is summed up.
-func (e *entry) add(pos int64, thread string, highlight bool) {
-	e.items = append(e.items, item{pos, e.number(thread), highlight})
+func (e *entry) add(pos int64, thread string, highlight, call bool) {
+	e.items = append(e.items, item{pos, e.number(thread), highlight, call})
 	if len(e.items) <= maxItems {
 		return
 	}

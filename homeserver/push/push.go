@@ -170,15 +170,24 @@ func (c *Counter) Room(q store.Querier, roomID, userID string, to int64) (main C
 	e := c.entry(key{userID, roomID})
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := c.bring(q, e, to); err != nil {
+		return Counts{}, nil, err
+	}
+	main, threads = e.counts(to)
+	return main, threads, nil
+}
+
+// bring brings an entry up to a position. e.mu is held.
+func (c *Counter) bring(q store.Querier, e *entry, to int64) error {
 	if !e.loaded {
 		if err := c.load(q, e); err != nil {
-			return Counts{}, nil, err
+			return err
 		}
 	}
-	if !c.fresh(e.readAt, to, userID, roomID) || e.readAt == 0 {
-		read, err := c.o.ReadUpTo(q, roomID, userID)
+	if !c.fresh(e.readAt, to, e.key.user, e.key.room) || e.readAt == 0 {
+		read, err := c.o.ReadUpTo(q, e.key.room, e.key.user)
 		if err != nil {
-			return Counts{}, nil, err
+			return err
 		}
 		if !e.prune(read) {
 			// A receipt fell amidst what is only held as a sum: begin anew from it.
@@ -189,11 +198,59 @@ func (c *Counter) Room(q store.Querier, roomID, userID string, to int64) (main C
 	}
 	if e.pos < to {
 		if err := c.advance(q, e, to); err != nil {
-			return Counts{}, nil, err
+			return err
 		}
 	}
-	main, threads = e.counts(to)
-	return main, threads, nil
+	return nil
+}
+
+// Unread tells of one room what Room counts: how many events of it notify and are
+// unread, how many of these are invitations to calls, and the positions of the
+// newest, oldest first.
+func (c *Counter) Unread(q store.Querier, roomID, userID string, to int64) (n, calls int, at []int64, err error) {
+	e := c.entry(key{userID, roomID})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := c.bring(q, e, to); err != nil {
+		return 0, 0, nil, err
+	}
+	main, threads := e.counts(to)
+	n = main.Notifications
+	for _, t := range threads {
+		n += t.Notifications
+	}
+	for _, it := range e.items {
+		if it.pos > to {
+			break
+		}
+		if it.call {
+			calls++
+		}
+		at = append(at, it.pos)
+	}
+	return n, calls, at, nil
+}
+
+// Outcome is what a user's rules say about an event now. Events of those whom the
+// user ignores, and redacted ones, notify nobody.
+func (c *Counter) Outcome(q store.Querier, userID string, ev *rooms.Event) (out pushrules.Outcome, err error) {
+	p, err := c.person(q, userID)
+	if err != nil || ev.RedactedBy != "" || p.ignored[ev.Sender] {
+		return out, err
+	}
+	view, err := c.roomView(q, key{userID, ev.RoomID}, ev.Pos, ev.Pos)
+	if err != nil {
+		return out, err
+	}
+	return p.rules.Evaluate(c.view(ev), &view), nil
+}
+
+// roomView is what rules ask about a room. changed is as members has it.
+func (c *Counter) roomView(q store.Querier, k key, changed, to int64) (v pushrules.RoomView, err error) {
+	v.DisplayName = func() string { return c.displayName(q, k) }
+	v.MayNotify = func(sender, name string) bool { return c.mayNotify(q, k.room, sender, name) }
+	v.Members, err = c.members(q, k.room, changed, to)
+	return v, err
 }
 
 // entry finds or makes the entry of a user and room, and keeps memory bounded.
@@ -328,11 +385,8 @@ func (c *Counter) advance(q store.Querier, e *entry, to int64) error {
 			lastMember = ev.Pos
 		}
 	}
-	view := pushrules.RoomView{
-		DisplayName: func() string { return c.displayName(q, e.key) },
-		MayNotify:   func(sender, key string) bool { return c.mayNotify(q, e.key.room, sender, key) },
-	}
-	if view.Members, err = c.members(q, e.key.room, max(1, lastMember), to); err != nil {
+	view, err := c.roomView(q, e.key, max(1, lastMember), to)
+	if err != nil {
 		return err
 	}
 	for _, ev := range events {
@@ -394,7 +448,7 @@ func (c *Counter) apply(q store.Querier, e *entry, p person, view *pushrules.Roo
 		return err
 	}
 	if ev.Pos > e.readOf(thread) {
-		e.add(ev.Pos, thread, out.Highlight)
+		e.add(ev.Pos, thread, out.Highlight, ev.Type == "m.call.invite")
 	}
 	return nil
 }

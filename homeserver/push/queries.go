@@ -16,7 +16,7 @@ type checkpoint struct {
 // stored is the JSON of a checkpoint.
 type stored struct {
 	Threads []string       `json:"t,omitempty"`
-	Items   [][3]int64     `json:"i,omitempty"` // position, thread, highlight
+	Items   [][3]int64     `json:"i,omitempty"` // position, thread, 1 highlight + 2 call
 	Folded  map[string]sum `json:"f,omitempty"`
 }
 
@@ -26,6 +26,9 @@ func (e *entry) checkpoint() checkpoint {
 		s.Items[i] = [3]int64{it.pos, int64(it.thread), 0}
 		if it.highlight {
 			s.Items[i][2] = 1
+		}
+		if it.call {
+			s.Items[i][2] += 2
 		}
 	}
 	data, err := json.Marshal(s)
@@ -55,7 +58,7 @@ func (c *Counter) load(q store.Querier, e *entry) error {
 		if it[1] < 0 || int(it[1]) > len(s.Threads) {
 			return nil
 		}
-		e.items = append(e.items, item{it[0], int32(it[1]), it[2] == 1})
+		e.items = append(e.items, item{it[0], int32(it[1]), it[2]&1 != 0, it[2]&2 != 0})
 	}
 	e.pos, e.threads, e.folded = pos, s.Threads, s.Folded
 	return nil
