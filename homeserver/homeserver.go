@@ -249,7 +249,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), push.NewList(counter, h.Rooms, h.Timeline).Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,

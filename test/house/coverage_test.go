@@ -50,7 +50,6 @@ func shape(method, path string) string {
 // operation comes; what is neither served, nor refused, nor here fails the test.
 var notYet = strings.Fields(`
 	updateAppserviceRoomDirectoryVisibility
-	getNotifications
 	queryLocationByProtocol queryLocationByAlias getProtocolMetadata getProtocols queryUserByProtocol queryUserByID
 `)
 
