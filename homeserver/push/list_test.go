@@ -105,3 +105,23 @@ func TestNotifications(t *testing.T) {
 		t.Errorf("%d are listed, %d of them unread, want 453 and 452", n, unread)
 	}
 }
+
+// The creators of a room of version 12 stand in no power levels, and may notify the
+// whole room; others need the power.
+func TestRoomMention(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	for _, version := range []string{"11", "12"} {
+		room := alice.CreateRoom(m{"preset": "public_chat", "room_version": version})
+		bob.Join(room)
+		all := m{"msgtype": "m.text", "body": version, "m.mentions": m{"room": true}}
+		alice.SendEvent(room, mx.RoomMessage, all)
+		bob.SendEvent(room, mx.RoomMessage, all)
+	}
+	if got, _ := listed(bob, "?only=highlight"); !slices.Equal(got, []string{"(12)", "(11)"}) {
+		t.Errorf("bob: %v", got)
+	}
+	if got, _ := listed(alice, "?only=highlight"); got != nil {
+		t.Errorf("alice: %v", got)
+	}
+}
