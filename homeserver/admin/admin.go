@@ -16,6 +16,7 @@ import (
 	"holdfast/homeserver/devices"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
 	"holdfast/homeserver/timeline"
@@ -178,6 +179,19 @@ func (s *Service) Routes() []route.Route {
 	add("synapseQuarantineRoom", "POST "+v1+"room/{roomID}/media/quarantine", route.Get(s.quarantineRoom), v1+"quarantine_media/{roomID}")
 	add("synapseRoomMedia", "GET "+v1+"room/{roomID}/media", route.Get(s.roomMedia))
 	add("synapseMediaUsage", "GET "+v1+"statistics/users/media", route.Get(s.mediaUsage))
+
+	add("synapseRooms", "GET "+v1+"rooms", route.Get(s.listRooms))
+	add("synapseRoom", "GET "+v1+"rooms/{roomID}", route.Get(s.getRoom))
+	add("synapseRoomMembers", "GET "+v1+"rooms/{roomID}/members", route.Get(s.roomMembers))
+	add("synapseRoomState", "GET "+v1+"rooms/{roomID}/state", route.Get(s.roomState))
+	add("synapseRoomBlock", "GET "+v1+"rooms/{roomID}/block", route.Get(s.getBlock))
+	add("synapseBlockRoom", "PUT "+v1+"rooms/{roomID}/block", route.JSON(s.putBlock))
+	add("synapseEventReports", "GET "+v1+"event_reports", route.Get(s.eventReports))
+	add("synapseEventReport", "GET "+v1+"event_reports/{reportID}", route.Get(s.getEventReport))
+	add("synapseDeleteEventReport", "DELETE "+v1+"event_reports/{reportID}", s.deleteReport(reports.Event))
+	add("synapseUserReports", "GET "+v1+"user_reports", route.Get(s.userReports))
+	add("synapseUserReport", "GET "+v1+"user_reports/{reportID}", route.Get(s.getUserReport))
+	add("synapseDeleteUserReport", "DELETE "+v1+"user_reports/{reportID}", s.deleteReport(reports.User))
 
 	add("synapseVersion", "GET "+v1+"server_version", route.Get(s.version))
 	add("synapseFeatures", "GET "+v1+"experimental_features/{userID}", route.Get(s.features))

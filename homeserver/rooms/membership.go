@@ -111,6 +111,11 @@ func (b *batch) authoriseJoin(userID string, content json.RawMessage) (json.RawM
 	if pdu.FieldString(content, "membership") != mx.Join {
 		return content, nil
 	}
+	if b.membership(userID) != mx.Join {
+		if err := b.r.notBlocked(b.h.id); err != nil {
+			return nil, err
+		}
+	}
 	if now := b.membership(userID); now == mx.Join || now == mx.Invite || now == mx.Ban {
 		return content, nil
 	}

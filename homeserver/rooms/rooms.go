@@ -66,6 +66,8 @@ type Rooms struct {
 	tails tailCache
 	txns  txnCache
 	nids  nidCache
+
+	blocks blocks
 }
 
 // New loads the signing key, or makes one, and returns the rooms.
@@ -82,6 +84,11 @@ func New(ctx context.Context, o Options) (*Rooms, error) {
 	r.tails.init()
 	r.txns.init()
 	err := o.DB.Write(ctx, func(tx *store.Tx) error {
+		blocked, err := loadBlocks(tx)
+		if err != nil {
+			return err
+		}
+		r.blocks.m = blocked
 		id, seed, err := loadKey(tx)
 		if errors.Is(err, store.ErrNotFound) {
 			id, seed = "ed25519:h_"+strings.ToLower(rand.Text()[:6]), make([]byte, ed25519.SeedSize)

@@ -524,6 +524,13 @@ CREATE TABLE room_aliases (
 CREATE INDEX room_aliases_room ON room_aliases (room);
 
 -- owner: homeserver/rooms
+CREATE TABLE room_blocks (
+	room_id TEXT PRIMARY KEY,
+	user_id TEXT NOT NULL,   -- who blocked it
+	ts      INTEGER NOT NULL -- ms
+) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
 CREATE TABLE room_members (
 	user_id    TEXT NOT NULL,
 	room       INTEGER NOT NULL,

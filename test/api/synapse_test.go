@@ -482,3 +482,120 @@ func TestSynapseMedia(t *testing.T) {
 	root.ok("POST", adminV1+"/media/"+serverName+"/delete?before_ts=1000000000000", obj{})
 	same(t, "copies", root.ok("POST", adminV1+"/purge_media_cache?before_ts=1000000000000", obj{}), obj{"deleted": 0})
 }
+
+func TestSynapseRooms(t *testing.T) {
+	t.Parallel()
+	root, alice, bob := newAdmin(t), newUser(t, "alice"), newUser(t, "bob")
+	word := strings.ReplaceAll(unique("hall"), "-", "")
+	big := alice.create(obj{"preset": "public_chat", "visibility": "public", "name": "B " + word, "topic": "About", "room_alias_name": "x-" + word})
+	bob.join(big)
+	small := alice.create(obj{"name": "a " + word, "initial_state": list{obj{"type": "m.room.encryption", "content": obj{"algorithm": "m.megolm.v1.aes-sha2"}}}})
+	space := alice.create(obj{"name": "c " + word, "creation_content": obj{"type": "m.space", "m.federate": false}})
+	alice.leave(space)
+	ids := func(query string) (out list) {
+		out = list{}
+		for _, r := range root.ok("GET", adminV1+"/rooms?search_term="+word+query, nil).At("rooms").List() {
+			out = append(out, r.At("room_id").String())
+		}
+		return out
+	}
+	same(t, "by name", ids(""), list{small, big, space})
+	same(t, "backwards", ids("&dir=b&order_by=name"), list{space, big, small})
+	same(t, "by size", ids("&order_by=joined_members"), list{big, small, space})
+	same(t, "by size, smallest first", ids("&order_by=size&dir=b"), list{space, small, big})
+	same(t, "public", ids("&public_rooms=true"), list{big})
+	same(t, "empty", ids("&empty_rooms=true"), list{space})
+	same(t, "not empty", ids("&empty_rooms=false"), list{small, big})
+	v := root.ok("GET", adminV1+"/rooms?limit=2&from=1&search_term="+word, nil)
+	for k, want := range (obj{"offset": 1, "total_rooms": 3, "prev_batch": 0}) {
+		same(t, k, v.At(k), want)
+	}
+	if v.Exists("next_batch") {
+		t.Errorf("a page after the last: %s", v.Text())
+	}
+	same(t, "next", root.ok("GET", adminV1+"/rooms?limit=2&search_term="+word, nil).At("next_batch"), 2)
+	for _, bad := range []string{"order_by=x", "dir=x", "limit=-1", "from=x", "public_rooms=x", "empty_rooms=1", "search_term="} {
+		root.fails(400, "M_INVALID_PARAM", "GET", adminV1+"/rooms?"+bad, nil)
+	}
+	path := adminV1 + "/rooms/"
+	for id, want := range map[string]obj{
+		big: {"name": "B " + word, "topic": "About", "canonical_alias": "#x-" + word + ":" + serverName, "joined_members": 2, "joined_local_members": 2, "joined_local_devices": 2,
+			"creator": alice.id, "encryption": nil, "federatable": true, "public": true, "join_rules": "public", "room_type": nil, "forgotten": false, "tombstoned": false, "replacement_room": nil},
+		small: {"encryption": "m.megolm.v1.aes-sha2", "public": false, "join_rules": "invite", "history_visibility": "shared", "guest_access": "can_join"},
+		space: {"room_type": "m.space", "federatable": false, "joined_members": 0},
+	} {
+		v := root.ok("GET", path+esc(id), nil)
+		for k, w := range want {
+			same(t, k, v.At(k), w)
+		}
+	}
+	same(t, "members", root.ok("GET", path+esc(big)+"/members", nil), obj{"members": list{alice.id, bob.id}, "total": 2})
+	state := root.ok("GET", path+esc(small)+"/state", nil).At("state")
+	if find(state, "m.room.encryption", "").V == nil || find(state, "m.room.member", alice.id).V == nil {
+		t.Errorf("state: %s", state.Text())
+	}
+	same(t, "of a type", types(root.ok("GET", path+esc(small)+"/state?type=m.room.name", nil).At("state")), list{"m.room.name"})
+	for _, rest := range []string{"", "/members", "/state"} {
+		root.fails(404, "M_NOT_FOUND", "GET", path+esc("!nothing:"+serverName)+rest, nil)
+	}
+	alice.fails(403, "M_FORBIDDEN", "GET", adminV1+"/rooms", nil)
+
+	// Blocked: nobody joins, by no way; who is in stays.
+	carol := newUser(t, "carol")
+	block := path + esc(big) + "/block"
+	same(t, "not blocked", root.ok("GET", block, nil), obj{"block": false})
+	same(t, "block", root.ok("PUT", block, obj{"block": true}), obj{"block": true})
+	same(t, "blocked", root.ok("GET", block, nil), obj{"block": true, "user_id": root.id})
+	carol.fails(403, "M_FORBIDDEN", "POST", room(big)+"/join", obj{})
+	alice.invite(big, carol)
+	carol.fails(403, "M_FORBIDDEN", "POST", room(big)+"/join", obj{})
+	carol.fails(403, "M_FORBIDDEN", "PUT", room(big)+"/state/m.room.member/"+esc(carol.id), obj{"membership": "join"})
+	bob.say(big, "still here")
+	bob.ok("PUT", "/profile/"+esc(bob.id)+"/displayname", obj{"displayname": "Another"})
+	same(t, "unblock", root.ok("PUT", block, obj{"block": false}), obj{"block": false})
+	carol.join(big)
+	unknown := path + esc("!never-seen:elsewhere.example") + "/block"
+	root.ok("PUT", unknown, obj{"block": true})
+	same(t, "a room that is not known", root.ok("GET", unknown, nil), obj{"block": true, "user_id": root.id})
+	root.fails(400, "M_MISSING_PARAM", "PUT", block, obj{})
+	root.fails(400, "M_BAD_JSON", "PUT", block, obj{"block": "x"})
+	alice.fails(403, "M_FORBIDDEN", "PUT", block, obj{"block": true})
+}
+
+func TestSynapseReports(t *testing.T) {
+	t.Parallel()
+	root, alice, bob := newAdmin(t), newUser(t, "alice"), newUser(t, "bob")
+	roomID := alice.public(bob)
+	alice.state(roomID, "m.room.name", "", obj{"name": "Hall"})
+	bad := alice.say(roomID, "bad words")
+	bob.ok("POST", room(roomID)+"/report/"+esc(bad), obj{"reason": "rude", "score": -50})
+	bob.ok("POST", "/users/"+esc(alice.id)+"/report", obj{"reason": "rude person"})
+	v := root.ok("GET", adminV1+"/event_reports?from=0&limit=10&dir=b&room_id="+url.QueryEscape(roomID)+"&user_id="+url.QueryEscape(bob.id)+"&event_sender_user_id="+url.QueryEscape(alice.id), nil)
+	same(t, "total", v.At("total"), 1)
+	r := v.At("event_reports").List()[0]
+	for k, want := range (obj{"event_id": bad, "room_id": roomID, "name": "Hall", "canonical_alias": nil, "user_id": bob.id, "sender": alice.id, "reason": "rude", "score": -50}) {
+		same(t, k, r.At(k), want)
+	}
+	one := adminV1 + "/event_reports/" + r.At("id").Text()
+	same(t, "the event", root.ok("GET", one, nil).At("event_json", "content", "body"), "bad words")
+	v = root.ok("GET", adminV1+"/user_reports?target_user_id="+url.QueryEscape(alice.id), nil)
+	same(t, "total", v.At("total"), 1)
+	u := v.At("user_reports").List()[0]
+	for k, want := range (obj{"target_user_id": alice.id, "user_id": bob.id, "reason": "rude person"}) {
+		same(t, k, u.At(k), want)
+	}
+	other := adminV1 + "/user_reports/" + u.At("id").Text()
+	same(t, "one", root.ok("GET", other, nil), u.V)
+	// A report of one kind is none of the other.
+	root.fails(404, "M_NOT_FOUND", "GET", adminV1+"/event_reports/"+u.At("id").Text(), nil)
+	root.fails(404, "M_NOT_FOUND", "DELETE", adminV1+"/user_reports/"+r.At("id").Text(), nil)
+	for _, path := range []string{one, other} {
+		bob.fails(403, "M_FORBIDDEN", "GET", path, nil)
+		bob.fails(403, "M_FORBIDDEN", "DELETE", path, nil)
+		root.ok("DELETE", path, nil)
+		root.fails(404, "M_NOT_FOUND", "GET", path, nil)
+	}
+	root.fails(400, "M_INVALID_PARAM", "GET", adminV1+"/event_reports/x", nil)
+	root.fails(400, "M_INVALID_PARAM", "GET", adminV1+"/event_reports?dir=x", nil)
+	root.fails(400, "M_INVALID_PARAM", "GET", adminV1+"/user_reports?limit=-1", nil)
+}
