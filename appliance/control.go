@@ -228,6 +228,7 @@ func (a *Appliance) controlHandler() http.Handler {
 		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
 	})
 	a.mailControl(handle)
+	a.filesControl(handle)
 	return mux
 }
 

@@ -81,6 +81,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Accounts:         accounts{c.identity},
 		People:           people{c.identity},
 		Mail:             mailer{a},
+		Files:            a.files,
 		Media:            a.media(),
 		TURN:             a.turn,
 		PolicyKey:        a.cfg.Rooms.PolicyServerKey,

@@ -54,6 +54,7 @@ type cli struct {
 	dryRun            bool
 	template          bool
 	hardware          bool
+	files             fileRules
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -128,6 +129,16 @@ func commands() []command {
 		{name: "mail show", data: true, short: "print the mail server, without its password", run: runMailShow},
 		{name: "mail test", args: "ADDRESS", nargs: [2]int{1, 1}, short: "send a test message", run: runMailTest,
 			long: "Sends a message to an address, and says at which step it failed and what to do."},
+		{name: "files set", data: true, short: "limit what people may upload, and how long it is kept", run: runFilesSet,
+			long: "Changes the rules for uploaded files; they hold at once. What is not named stays as it is.\nSizes are such as 500M or 20G.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.files.MaxUpload, "max-upload", "", "the largest file (`size`; standard: 100M)")
+				f.StringVar(&c.files.Quota, "quota", "", "what each person may have stored: a `size`, or none")
+				f.StringVar(&c.files.Total, "total", "", "what all may have stored together: a `size`, or none")
+				f.StringVar(&c.files.Keep, "keep", "", "delete what nobody has asked for in this `time`, such as 365d, or forever")
+				f.StringVar(&c.files.Open, "open", "", "give files to old clients that do not sign in: never, always, or those from before a `day`, as 2027-01-31")
+			}},
+		{name: "files show", data: true, short: "print the rules for uploaded files", run: runFilesShow},
 		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",

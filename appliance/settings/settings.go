@@ -31,6 +31,13 @@ const (
 	MailFrom     = "mail.from"
 	MailCA       = "mail.ca" // PEM; "": the system's
 
+	// Rules for uploaded files, as holdfast files set takes them; "": the standard.
+	MaxUpload = "files.max_upload"
+	FileQuota = "files.quota"
+	FileTotal = "files.total"
+	FileKeep  = "files.keep"
+	FileOpen  = "files.open"
+
 	ConsolePassword = "console.password" // argon2id hash; the screen's menu asks for it
 	ShareUpdates    = "updates.share"    // "yes": other appliances may fetch the running version
 )
