@@ -253,7 +253,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
-		Devices: h.Devices, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline})
+		Devices: h.Devices, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
 	routes = append(routes, others.ClientRoutes()...)

@@ -180,6 +180,20 @@ func (s *Service) accountData(ctx context.Context, r *route.Request) (any, error
 	return map[string]any{"account_data": map[string]any{"global": global, "rooms": rooms}}, err
 }
 
+func (s *Service) pushers(ctx context.Context, r *route.Request) (any, error) {
+	u, err := s.local(ctx, r.Param("userID"))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]any{}
+	err = s.o.DB.Read(ctx, func(q store.Querier) error {
+		list, err := s.o.Pushers.List(q, u.UserID)
+		out["pushers"], out["total"] = list, len(list)
+		return err
+	})
+	return out, err
+}
+
 // since is the from_ts of the counts below.
 func since(r *route.Request) (int64, error) {
 	if !r.QueryValues().Has("from_ts") {

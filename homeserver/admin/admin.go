@@ -16,6 +16,7 @@ import (
 	"holdfast/homeserver/devices"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/push/pusher"
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
@@ -86,6 +87,7 @@ type Options struct {
 	Rooms      *rooms.Rooms
 	Files      *media.Service
 	Timeline   *timeline.Timeline
+	Pushers    *pusher.Service
 	Now        func() time.Time // nil: time.Now
 }
 
@@ -141,6 +143,7 @@ func (s *Service) Routes() []route.Route {
 	add("synapseJoinedRooms", "GET "+v1+"users/{userID}/joined_rooms", route.Get(s.joinedRooms))
 	add("synapseMemberships", "GET "+v1+"users/{userID}/memberships", route.Get(s.memberships))
 	add("synapseAccountData", "GET "+v1+"users/{userID}/accountdata", route.Get(s.accountData))
+	add("synapsePushers", "GET "+v1+"users/{userID}/pushers", route.Get(s.pushers))
 	add("synapseSentInvites", "GET "+v1+"users/{userID}/sent_invite_count", route.Get(s.sentInvites))
 	add("synapseRoomsJoined", "GET "+v1+"users/{userID}/cumulative_joined_room_count", route.Get(s.roomsJoined))
 	for op, method := range map[string]string{"synapseShadowBan": "POST ", "synapseLiftShadowBan": "DELETE "} {

@@ -301,6 +301,12 @@ func TestSynapseUserLists(t *testing.T) {
 	same(t, "global", v.At("global", "org.example.x"), obj{"a": 1})
 	same(t, "of a room", v.At("rooms", one, "org.example.y"), obj{"b": 2})
 
+	same(t, "no pushers", root.ok("GET", userPath(adminV1, alice, "/pushers"), nil), obj{"pushers": list{}, "total": 0})
+	alice.ok("POST", "/pushers/set", obj{"kind": "http", "pushkey": "key", "app_id": "org.example.app", "app_display_name": "App", "device_display_name": "Phone", "lang": "en",
+		"data": obj{"url": "https://push.example.org/_matrix/push/v1/notify"}})
+	p := root.ok("GET", userPath(adminV1, alice, "/pushers"), nil)
+	same(t, "pushers", p.At("total"), 1)
+	same(t, "its key", p.At("pushers").List()[0].At("pushkey"), "key")
 	same(t, "available", root.ok("GET", adminV1+"/username_available?username="+unique("free"), nil), obj{"available": true})
 	root.fails(400, "M_USER_IN_USE", "GET", adminV1+"/username_available?username="+alice.localpart(), nil)
 	root.fails(400, "M_INVALID_USERNAME", "GET", adminV1+"/username_available?username=%C3%A4", nil)

@@ -119,14 +119,20 @@ type pusherJSON struct {
 func (s *Service) get(ctx context.Context, r *route.Request) (out struct {
 	Pushers []pusherJSON `json:"pushers"`
 }, err error) {
-	out.Pushers = []pusherJSON{}
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
-		rows, err := listOf(q, r.UserID)
-		for _, p := range rows {
-			out.Pushers = append(out.Pushers, pusherJSON{p.pushkey, "http", p.appID, p.appName, p.deviceName, p.tag, p.lang, p.data, p.enabled, p.deviceID})
-		}
+		out.Pushers, err = s.List(q, r.UserID)
 		return err
 	})
+	return out, err
+}
+
+// List gives a user's pushers as their clients see them.
+func (s *Service) List(q store.Querier, userID string) ([]pusherJSON, error) {
+	rows, err := listOf(q, userID)
+	out := make([]pusherJSON, 0, len(rows))
+	for _, p := range rows {
+		out = append(out, pusherJSON{p.pushkey, "http", p.appID, p.appName, p.deviceName, p.tag, p.lang, p.data, p.enabled, p.deviceID})
+	}
 	return out, err
 }
 
