@@ -64,7 +64,9 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 				a.log.Error("a locked account's proofs for calls could not be withdrawn", "user", userID, "err", err)
 			}
 		},
-		Reserved: func(localpart string) bool { return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart) },
+		Reserved: func(localpart string) bool {
+			return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart, "")
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)

@@ -126,7 +126,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
 		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) },
 		InvitesBlocked: func(q store.Querier, userID string) (bool, error) { return h.Userdata.InvitesBlocked(q, userID) }, Client: client,
-		AliasReserved: func(alias, by string) bool { return h.Appservice.AliasReserved(alias, by) }})
+		MayTakeAlias: func(alias, by string) error { return h.Appservice.MayTake(alias, by) },
+		AskAlias:     func(ctx context.Context, alias string) (bool, error) { return h.Appservice.AskAlias(ctx, alias) },
+		AskUser:      func(ctx context.Context, userID string) error { return h.askUser(ctx, userID) },
+		Listed:       func(q store.Querier, instance string) ([]string, error) { return h.Appservice.Listed(q, instance) }})
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +138,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return errors.Join(h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL), h.Ephemeral.ProfileChanged(ctx, userID, p.DisplayName, p.AvatarURL))
 		}})
 	h.Devices = devices.New(devices.Options{DB: o.DB, Confirm: func(ctx context.Context, r *route.Request) error { return h.Account.Confirm(ctx, r) }})
-	h.ToDevice = todevice.New(todevice.Options{DB: o.DB, Devices: h.Devices})
+	h.ToDevice = todevice.New(todevice.Options{DB: o.DB, Devices: h.Devices, Queued: func(tx *store.Tx, userID, deviceID string, pos int64, msg mx.Raw) error {
+		return h.Appservice.Message(tx, userID, deviceID, pos, msg)
+	}})
 	h.E2EE = e2ee.New(e2ee.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, Devices: h.Devices, Messages: h.ToDevice,
 		ConfirmReset: func(ctx context.Context, r *route.Request) error { return h.Account.ConfirmReset(ctx, r) }})
 	h.Devices.OnDelete(h.ToDevice.DeviceDeleted)
@@ -174,14 +179,15 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if err := h.Timeline.Load(ctx); err != nil {
 		return nil, err
 	}
+	deviceExists := func(q store.Querier, userID, deviceID string) (bool, error) {
+		_, err := h.Devices.Get(q, userID, deviceID)
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}
 	reported := reports.New(reports.Options{DB: o.DB, Rooms: h.Rooms, Event: h.Timeline.Visible,
-		UserExists: func(q store.Querier, userID string) (bool, error) {
-			_, err := userdata.LoadProfile(q, userID)
-			if errors.Is(err, store.ErrNotFound) {
-				return false, nil
-			}
-			return err == nil, err
-		}})
+		UserExists: userExists})
 	h.Search = search.New(search.Options{DB: o.DB, Rooms: h.Rooms, Timeline: h.Timeline, Log: o.Log})
 	h.Rooms.Hook(h.Search.Stored)
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
@@ -213,13 +219,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
 		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed,
-		DeviceExists: func(q store.Querier, userID, deviceID string) (bool, error) {
-			_, err := h.Devices.Get(q, userID, deviceID)
-			if errors.Is(err, store.ErrNotFound) {
-				return false, nil
-			}
-			return err == nil, err
-		}})
+		DeviceExists: deviceExists})
 	if err != nil {
 		return nil, err
 	}
@@ -236,9 +236,17 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return nil, err
 		}
 	}
-	h.Appservice = appservice.New(appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h}, Log: o.Log, Registrations: registrations, Client: o.Client})
+	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h.Rooms, h.Timeline},
+		Ephemeral: appEphemeral{h.Ephemeral}, Keys: h.E2EE, Log: o.Log, Registrations: registrations, Client: o.Client,
+		UserExists: userExists, DeviceExists: deviceExists, Took: todevice.Ack})
+	if err != nil {
+		return nil, err
+	}
+	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
+		return h.Appservice.Stored(tx, appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey})
+	})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
-		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
+		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
@@ -261,9 +269,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.routes = routes
 	h.Account.Offer(routes)
 	h.server = route.NewServer(o.Tokens, o.Log, o.Limits, routes)
-	if len(registrations) > 0 {
-		h.server.UseAppservices(h.Appservice)
-	}
+	h.server.UseAppservices(h.Appservice)
 	h.server.OnSeen(h.Devices.Seen)
 	h.server.RateOf(administration.RateOf)
 
@@ -287,7 +293,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Pushers.Close)
-	h.Appservice.Start(run)
+	if err := h.Appservice.Start(run); err != nil {
+		return nil, err
+	}
 	h.end = append(h.end, h.Appservice.Close)
 	return h, nil
 }
@@ -365,31 +373,57 @@ func profile(q store.Querier, userID string) (displayName, avatarURL string, err
 	return p.DisplayName, p.AvatarURL, err
 }
 
+// userExists reports whether a local user has an account: each has a profile.
+func userExists(q store.Querier, userID string) (bool, error) {
+	_, err := userdata.LoadProfile(q, userID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // appRooms shows application services the rooms.
-type appRooms struct{ h *Homeserver }
-
-func (a appRooms) Members(q store.Querier, roomID, membership string) ([]string, error) {
-	return a.h.Rooms.Members(q, roomID, membership)
+type appRooms struct {
+	*rooms.Rooms
+	timeline *timeline.Timeline
 }
 
-func (a appRooms) Aliases(q store.Querier, roomID string) ([]string, error) {
-	return a.h.Rooms.Aliases(q, roomID)
-}
-
-func (a appRooms) EventsAfter(q store.Querier, pos int64, limit int) ([]appservice.Event, error) {
-	list, err := a.h.Rooms.After(q, pos, limit)
+func (a appRooms) Event(q store.Querier, pos int64) (mx.Raw, error) {
+	e, err := a.EventAt(q, pos)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]appservice.Event, len(list))
-	for i, e := range list {
-		raw, err := a.h.Timeline.Plain(q, e)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, JSON: raw}
+	return a.timeline.Plain(q, e)
+}
+
+// appEphemeral shows application services what passes.
+type appEphemeral struct{ *ephemeral.Service }
+
+func (a appEphemeral) ReceiptsAfter(q store.Querier, from, to int64, limit int) ([]appservice.Receipt, error) {
+	list, err := a.Service.ReceiptsAfter(q, from, to, limit)
+	out := make([]appservice.Receipt, len(list))
+	for i, r := range list {
+		out[i] = appservice.Receipt(r)
 	}
-	return out, nil
+	return out, err
+}
+
+// askUser has an application service make a user of its namespace who is wanted
+// and has no account yet.
+func (h *Homeserver) askUser(ctx context.Context, userID string) error {
+	if mx.Domain(userID) != h.Rooms.ServerName() || !h.Appservice.Asks(userID) {
+		return nil
+	}
+	var known bool
+	err := h.db.Read(ctx, func(q store.Querier) (err error) {
+		known, err = userExists(q, userID)
+		return err
+	})
+	if err != nil || known {
+		return err
+	}
+	_, err = h.Appservice.AskUser(ctx, userID)
+	return err
 }
 
 // roomReplaced carries a user's settings over to the room that replaces another,

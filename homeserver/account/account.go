@@ -95,6 +95,9 @@ type Options struct {
 	Capabilities func() map[string]any
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
 	AppserviceUser func(appservice, userID string) bool
+	// AppserviceOnly reports whether a localpart belongs to another application
+	// service alone than the one named. May be nil.
+	AppserviceOnly func(localpart, appservice string) bool
 	// Text is the message catalogue of the fallback page. nil: keys are shown.
 	Text func(lang, key string) string
 	Now  func() time.Time // nil: the machine's clock
@@ -137,7 +140,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "getAuthIssuer", Pattern: "GET /_matrix/client/unstable/org.matrix.msc2965/auth_issuer", Handle: route.Get(s.authIssuer)},
 
 		{Op: "getLoginFlows", Pattern: "GET " + v3 + "login", Aliases: []string{r0 + "login"}, Limit: route.Reads, Handle: route.Get(s.loginFlows)},
-		{Op: "login", Pattern: "POST " + v3 + "login", Aliases: []string{r0 + "login"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.login)},
+		{Op: "login", Pattern: "POST " + v3 + "login", Aliases: []string{r0 + "login"}, Auth: route.Optional, Limit: route.Logins, NewUsers: true, Handle: route.JSON(s.login)},
 		{Op: "generateLoginToken", Pattern: "POST /_matrix/client/v1/login/get_token", Auth: route.User, Limit: route.Logins, Handle: route.Get(s.getToken)},
 		{Op: "redirectToSSO", Pattern: "GET " + v3 + "login/sso/redirect", Aliases: []string{r0 + "login/sso/redirect"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
 		{Op: "redirectToIdP", Pattern: "GET " + v3 + "login/sso/redirect/{idpID}", Aliases: []string{r0 + "login/sso/redirect/{idpID}"}, Limit: route.Reads, Handle: route.Get(s.ssoRedirect)},
@@ -146,7 +149,7 @@ func (s *Service) Routes() []route.Route {
 		{Op: "refresh", Pattern: "POST " + v3 + "refresh", Handle: route.JSON(s.refresh)}, // unlimited: clients take 429 for a refusal
 		{Op: "getTokenOwner", Pattern: "GET " + v3 + "account/whoami", Aliases: []string{r0 + "account/whoami"}, Auth: route.User, Handle: route.Get(s.whoami)},
 
-		{Op: "register", Pattern: "POST " + v3 + "register", Aliases: []string{r0 + "register"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.register)},
+		{Op: "register", Pattern: "POST " + v3 + "register", Aliases: []string{r0 + "register"}, Auth: route.Optional, Limit: route.Logins, NewUsers: true, Handle: route.JSON(s.register)},
 		{Op: "checkUsernameAvailability", Pattern: "GET " + v3 + "register/available", Aliases: []string{r0 + "register/available"}, Limit: route.Logins, Handle: route.Get(s.available)},
 		{Op: "registrationTokenValidity", Pattern: "GET /_matrix/client/v1/register/m.login.registration_token/validity", Limit: route.Logins, Handle: route.Get(s.tokenValidity)},
 		{Op: "changePassword", Pattern: "POST " + v3 + "account/password", Aliases: []string{r0 + "account/password"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.changePassword)},

@@ -137,6 +137,9 @@ func (s *Service) registerAppservice(ctx context.Context, r *route.Request, in r
 	if s.o.AppserviceUser == nil || !s.o.AppserviceUser(r.Appservice, "@"+name+":"+s.o.ServerName) {
 		return nil, mx.Errorf(mx.Exclusive, "The user name is in none of the application service's namespaces.")
 	}
+	if s.o.AppserviceOnly != nil && s.o.AppserviceOnly(name, r.Appservice) {
+		return nil, mx.Errorf(mx.Exclusive, "The user name belongs to another application service.")
+	}
 	userID, err := s.o.Accounts.CreateUser(ctx, NewUser{Localpart: name, DisplayName: name, Source: "appservice"})
 	if err != nil {
 		return nil, err

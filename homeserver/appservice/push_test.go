@@ -109,6 +109,7 @@ func TestEventsReachTheService(t *testing.T) {
 	}
 	hs := hstest.New(t, func(o *homeserver.Options) { o.AppserviceDir = dir })
 	alice := hs.Login(t, "alice")
+	hs.Login(t, "irc_ghost") // stands for its registration
 	ask := func(method, path string, body string) int {
 		r, _ := http.NewRequest(method, hs.URL+"/_matrix/client"+path, strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer AS")

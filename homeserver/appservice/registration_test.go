@@ -1,14 +1,14 @@
 package appservice
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-const good = `
-id: irc
+const good = `id: irc
 url: http://127.0.0.1:9000/
 as_token: A
 hs_token: H
@@ -26,17 +26,72 @@ func TestParse(t *testing.T) {
 	if err != nil || r.URL != "http://127.0.0.1:9000" {
 		t.Fatalf("%+v %v", r, err)
 	}
+	if r.RateLimited || !r.Namespaces.Users[0].Exclusive || r.Ephemeral || r.Encryption {
+		t.Fatalf("%+v", r)
+	}
+	line := func(n int) string { return fmt.Sprintf("line %d: ", n) }
 	for bad, want := range map[string]string{
-		strings.Replace(good, "id: irc", "", 1):                           `"id" is missing`,
-		strings.Replace(good, "hs_token: H", "hs_token: A", 1):            "must differ",
-		strings.Replace(good, "http://127.0.0.1:9000/", "ftp://x", 1):     "not an http",
-		strings.Replace(good, "@irc_.*:example", "@irc_(:example", 1):     "regex",
-		strings.Replace(good, ": ircbot", ": \"@ircbot:example.org\"", 1): "sender_localpart",
-		"- a list": "not a registration",
+		strings.Replace(good, "id: irc", "", 1):                             `"id" is missing`,
+		strings.Replace(good, "url: http", "# url: http", 1):                "write url: null",
+		strings.Replace(good, "hs_token: H", "hs_token: A", 1):              line(4) + "hs_token: it must differ",
+		strings.Replace(good, "hs_token: H", "hs_token: 12", 1):             line(4) + `hs_token: a text is wanted here; put it into quotes: "12"`,
+		strings.Replace(good, "hs_token: H", "hs_token: [H]", 1):            line(4) + "hs_token: a text is wanted",
+		strings.Replace(good, "as_token: A", `as_token: "a b"`, 1):          line(3) + "as_token: a token has letters",
+		strings.Replace(good, "http://127.0.0.1:9000/", "ftp://x", 1):       line(2) + "url: ",
+		strings.Replace(good, "http://127.0.0.1:9000/", "http://x/?a=b", 1): line(2) + "url: ",
+		strings.Replace(good, "@irc_.*:example", "@irc_(:example", 1):       line(9) + "namespaces.users.regex: ",
+		strings.Replace(good, "@irc_.*:example", "@(?!irc):example", 1):     line(9) + "namespaces.users.regex: ",
+		strings.Replace(good, "exclusive: true, ", "", 1):                   line(9) + "namespaces.users: each entry has a regex",
+		strings.Replace(good, "exclusive: true", `exclusive: "yes"`, 1):     line(9) + "namespaces.users.exclusive: it is true or false",
+		strings.Replace(good, "exclusive: true", "exlusive: true", 1):       line(9) + `namespaces.users has no key "exlusive"; did you mean exclusive?`,
+		strings.Replace(good, ": ircbot", ": \"@ircbot:example.org\"", 1):   line(5) + "sender_localpart: ",
+		strings.Replace(good, "rate_limited: false", "rate_limited: 0", 1):  line(6) + "rate_limited: it is true or false",
+		strings.Replace(good, "rate_limited", "ratelimited", 1):             line(6) + `the registration has no key "ratelimited"; did you mean rate_limited?`,
+		strings.Replace(good, "  users:", "  user:", 1):                     line(8) + `namespaces has no key "user"; did you mean users?`,
+		good + "hs_token: X\n":    line(12) + `the key "hs_token" is there twice`,
+		good + "protocols: irc\n": line(12) + "protocols: it is a list",
+		good + "---\nid: b\n":     "a second document begins here",
+		"id: 5: x":                "line 1: this is not YAML",
+		"":                        "empty",
+		"- a list":                "line 1: the registration must be",
 	} {
 		if _, err := Parse([]byte(bad)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 		}
+	}
+}
+
+// What other homeservers accept is accepted.
+func TestParseWhatBridgesWrite(t *testing.T) {
+	for _, text := range []string{
+		good + "de.sorunome.msc2409.push_ephemeral: true\nreceive_ephemeral: true\norg.matrix.msc3202: true\nio.element.msc4190: true\nprotocols: [irc]\n",
+		good + "push_ephemeral: true\norg.matrix.msc3202: true\nprotocols: [irc]\n",
+		good + "de.sorunome.msc2409.push_ephemeral: true\nreceive_ephemeral: false\norg.matrix.msc3202: true\nprotocols: [irc]\n",
+	} {
+		if r, err := Parse([]byte(text)); err != nil || !r.Ephemeral || !r.Encryption || len(r.Protocols) != 1 {
+			t.Errorf("%+v %v", r, err)
+		}
+	}
+	for _, text := range []string{
+		strings.Replace(good, "http://127.0.0.1:9000/", "null", 1),
+		strings.Replace(good, "http://127.0.0.1:9000/", `""`, 1),
+	} {
+		if r, err := Parse([]byte(text)); err != nil || r.URL != "" {
+			t.Errorf("%+v %v", r, err)
+		}
+	}
+	r, err := Parse([]byte("id: b\nurl: null\nas_token: A\nhs_token: H\nsender_localpart: b\nnamespaces: {users: [{regex: '^@b_.+:x$', exclusive: false, group_id: +g:x}]}\n"))
+	if err != nil || !r.RateLimited {
+		t.Fatal(r, err)
+	}
+	// From the beginning, and to the end only if it says so.
+	for name, want := range map[string]bool{"@b_1:x": true, "@b_1:xy": false, "x@b_1:x": false} {
+		if r.Namespaces.Users[0].matches(name) != want {
+			t.Error(name)
+		}
+	}
+	if r, _ = Parse([]byte(good)); !r.Namespaces.Aliases[0].matches("#irc_x:example.org") || r.Namespaces.Aliases[0].matches("##irc_") {
+		t.Error("an expression without anchors")
 	}
 }
 
@@ -54,6 +109,22 @@ func TestLoadNamesTheFile(t *testing.T) {
 	}
 	write("b.yml", strings.Replace(good, "id: irc", "id: other", 1))
 	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "b.yml") || !strings.Contains(err.Error(), "as_token") {
+		t.Fatal(err)
+	}
+	write("b.yml", strings.Replace(good, "as_token: A", "as_token: B", 1))
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), `the id "irc" is also that of `+filepath.Join(dir, "a.yaml")) {
+		t.Fatal(err)
+	}
+	write("b.yml", strings.NewReplacer("id: irc", "id: b", "as_token: A", "as_token: B").Replace(good))
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "sender_localpart") {
+		t.Fatal(err)
+	}
+	write("b.yml", strings.NewReplacer("id: irc", "id: b", "as_token: A", "as_token: B", ": ircbot", ": b", "protocol", "x").Replace(good)+"protocol: [x]\n")
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "b.yml")+":12: ") {
+		t.Fatal(err)
+	}
+	write("b.yml", strings.Repeat("#", maxRegistration+1))
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Fatal(err)
 	}
 	if _, err := Load(filepath.Join(dir, "none")); err == nil || !strings.Contains(err.Error(), "appservice.dir") {

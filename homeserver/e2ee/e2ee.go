@@ -185,6 +185,16 @@ func (s *Service) Membership(tx *store.Tx, roomID, userID string, joined bool, p
 	return insertSharing(tx, roomID, userID, joined, pos)
 }
 
+// ChangedLists lists whose devices or cross-signing keys changed in (from, to].
+func (s *Service) ChangedLists(q store.Querier, from, to int64) ([]string, error) {
+	return listChanged(q, "", from, to)
+}
+
+// Sharing gives, by room, who joined or left it in (from, to].
+func (s *Service) Sharing(q store.Querier, from, to int64) (map[string]map[string]bool, error) {
+	return listSharing(q, from, to, "")
+}
+
 // ListChanges gives whose keys userID must fetch again and whom they share no
 // room with any more, for (from, to]. With from 0 there is nothing to tell: who
 // starts anew fetches what they need.

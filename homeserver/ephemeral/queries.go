@@ -41,6 +41,25 @@ func listReceipts(q store.Querier, roomID, forUser string, from, to int64) ([]re
 	return listRows(q, listReceiptsSQL, roomID, from, to, forUser)
 }
 
+const listReceiptsAfterSQL = `SELECT room_id, user_id, type, thread_id, event_id, ts, pos FROM room_receipts
+	WHERE pos > $1 AND pos <= $2 AND type IN ('m.read', 'm.read.private') ORDER BY pos LIMIT $3`
+
+func listReceiptsAfter(q store.Querier, from, to int64, limit int) (out []Receipt, err error) {
+	rows, err := q.Query(listReceiptsAfterSQL, from, to, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r Receipt
+		if err := rows.Scan(&r.RoomID, &r.UserID, &r.Type, &r.Thread, &r.EventID, &r.TS, &r.Pos); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
 const listOwnReceiptsSQL = receiptColumns + `user_id = $2 AND type IN ('m.read', 'm.read.private')`
 
 func listOwnReceipts(q store.Querier, roomID, userID string) ([]receipt, error) {

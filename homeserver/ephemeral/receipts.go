@@ -158,6 +158,18 @@ func (s *Service) Receipts(q store.Querier, roomID, forUser string, from, to int
 	return json.Marshal(content)
 }
 
+// Receipt is how far a user has read a room or one of its threads.
+type Receipt struct {
+	RoomID, UserID, Type, Thread, EventID string
+	TS, Pos                               int64 // ms; of the change
+}
+
+// ReceiptsAfter lists the receipts of all users and rooms, private ones too, that
+// changed in (from, to], oldest change first, at most limit.
+func (s *Service) ReceiptsAfter(q store.Querier, from, to int64, limit int) ([]Receipt, error) {
+	return listReceiptsAfter(q, from, to, limit)
+}
+
 // PrivateRooms lists the rooms in which the user's private receipts moved in
 // (from, to]: they touch notify.User, not notify.Receipt.
 func (s *Service) PrivateRooms(q store.Querier, userID string, from, to int64) ([]string, error) {

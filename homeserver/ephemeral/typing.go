@@ -195,6 +195,29 @@ func (s *Service) Typing(roomID string, from int64) (users []string, changed boo
 	return users, true
 }
 
+// TypingRooms gives who types, sorted, in each room where that changed in
+// (from, to]. A list may be empty: the end of typing must be sent.
+func (s *Service) TypingRooms(from, to int64) map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out map[string][]string
+	for id, room := range s.typing {
+		if room.pos <= from || room.pos > to {
+			continue
+		}
+		users := make([]string, 0, len(room.users))
+		for u := range room.users {
+			users = append(users, u)
+		}
+		slices.Sort(users)
+		if out == nil {
+			out = map[string][]string{}
+		}
+		out[id] = users
+	}
+	return out
+}
+
 // Left ends a user's typing with the membership, in the transaction of the event.
 func (s *Service) Left(tx *store.Tx, roomID, userID string) {
 	s.mu.Lock()

@@ -57,6 +57,11 @@ const (
 	EmailSendError        Code = "M_EMAIL_SEND_ERROR"
 	TokenIncorrect        Code = "M_TOKEN_INCORRECT"
 	SessionExpired        Code = "M_SESSION_EXPIRED"
+	UnknownDevice         Code = "M_UNKNOWN_DEVICE"
+	URLNotSet             Code = "M_URL_NOT_SET"
+	ConnectionFailed      Code = "M_CONNECTION_FAILED"
+	ConnectionTimeout     Code = "M_CONNECTION_TIMEOUT"
+	BadStatus             Code = "M_BAD_STATUS"
 )
 
 // Error is an error that a client is told about. Package route maps Code to the

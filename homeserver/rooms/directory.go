@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -53,12 +54,13 @@ func (r *Rooms) putAlias(ctx context.Context, q *route.Request, in roomIDRespons
 	})
 }
 
-// mayTake refuses an alias that an application service has to itself. Spec: as#registration
+// mayTake refuses an alias that an application service has to itself, and to a
+// service those that it has no namespace for. Spec: as#server-admin-style-permissions
 func (r *Rooms) mayTake(alias string, q *route.Request) error {
-	if r.o.AliasReserved != nil && r.o.AliasReserved(alias, q.Appservice) {
-		return mx.Errorf(mx.Exclusive, "The alias %.80s belongs to an application service. Choose another.", alias)
+	if r.o.MayTakeAlias == nil {
+		return nil
 	}
-	return nil
+	return r.o.MayTakeAlias(alias, q.Appservice)
 }
 
 type aliasResponse struct {
@@ -72,10 +74,7 @@ func (r *Rooms) getAlias(ctx context.Context, q *route.Request) (out aliasRespon
 		return out, err
 	}
 	out.Servers = []string{r.o.ServerName}
-	err = r.db.Read(ctx, func(s store.Querier) error {
-		out.RoomID, err = r.Resolve(s, alias)
-		return err
-	})
+	out.RoomID, err = r.resolve(ctx, alias)
 	return out, err
 }
 
@@ -95,7 +94,13 @@ func (r *Rooms) deleteAlias(ctx context.Context, q *route.Request) (route.Empty,
 		if err != nil {
 			return err
 		}
-		if creator != q.UserID && !q.Admin {
+		if !q.Admin {
+			if err := r.mayTake(alias, q); err != nil {
+				return err
+			}
+		}
+		// A service has full control of its namespace.
+		if creator != q.UserID && !q.Admin && q.Appservice == "" {
 			ok, err := r.MaySendState(tx, roomID, q.UserID, mx.RoomCanonicalAlias)
 			if err != nil {
 				return err
@@ -304,11 +309,11 @@ func (r *Rooms) mayPreview(q store.Querier, s Summary, userID string) (bool, err
 }
 
 func (r *Rooms) getSummary(ctx context.Context, q *route.Request) (s Summary, err error) {
+	id, err := r.resolve(ctx, q.Param("roomID"))
+	if err != nil {
+		return s, err
+	}
 	err = r.db.Read(ctx, func(db store.Querier) error {
-		id, err := r.Resolve(db, q.Param("roomID"))
-		if err != nil {
-			return err
-		}
 		if s, err = r.SummaryOf(db, id); err != nil {
 			return noRoom(err)
 		}
@@ -333,6 +338,10 @@ type publicRoomsRequest struct {
 	Limit  int    `json:"limit"`
 	Since  string `json:"since"`
 	Server string `json:"server"`
+	// Rooms of application services' networks. Spec: as#published-room-directories
+	AllNetworks bool   `json:"include_all_networks"`
+	Instance    string `json:"third_party_instance_id"`
+
 	Filter struct {
 		Term  string    `json:"generic_search_term"`
 		Types []*string `json:"room_types"`
@@ -362,12 +371,41 @@ func (r *Rooms) postPublicRooms(ctx context.Context, q *route.Request, in public
 
 const maxPublicRooms = 100
 
+// listedRooms are the rooms of the directories that a request means.
+func (r *Rooms) listedRooms(q store.Querier, in publicRoomsRequest) (ids []string, err error) {
+	if in.Instance == "" {
+		if ids, err = strs(q.Query(`SELECT room_id FROM rooms WHERE public = 1`)); err != nil || !in.AllNetworks {
+			return ids, err
+		}
+	}
+	if r.o.Listed == nil {
+		return ids, nil
+	}
+	list, err := r.o.Listed(q, in.Instance)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range list {
+		ok, err := r.Known(q, id)
+		if err != nil {
+			return nil, err
+		}
+		if ok && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
 // publicRooms lists the rooms of the directory, the largest first. Its tokens are
 // the place in that order. Spec: cs#get_matrixclientv3publicrooms
 func (r *Rooms) publicRooms(ctx context.Context, in publicRoomsRequest) (out publicRoomsResponse, err error) {
 	out.Chunk = []Summary{}
 	if in.Server != "" && in.Server != r.o.ServerName {
 		return out, mx.Errorf(mx.NotFound, "The directory of %.80s cannot be read from here.", in.Server)
+	}
+	if in.Instance != "" && in.AllNetworks {
+		return out, mx.Errorf(mx.InvalidParam, "Ask either for one network (third_party_instance_id) or for all (include_all_networks).")
 	}
 	if in.Limit < 0 {
 		return out, mx.Errorf(mx.InvalidParam, "The limit must be a number of 0 or more.")
@@ -387,7 +425,7 @@ func (r *Rooms) publicRooms(ctx context.Context, in publicRoomsRequest) (out pub
 	}
 	var all []Summary
 	err = r.db.Read(ctx, func(q store.Querier) error {
-		ids, err := strs(q.Query(`SELECT room_id FROM rooms WHERE public = 1`))
+		ids, err := r.listedRooms(q, in)
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,9 @@ func (r *Rooms) Routes() []route.Route {
 		both(route.Route{Op: "joinRoomById", Limit: route.Membership, Handle: route.JSON(r.join)}, "POST", room+"/join"),
 		both(route.Route{Op: "knockRoom", Limit: route.Membership, Handle: route.JSON(r.knock)}, "POST", "/knock/{roomID}"),
 		both(route.Route{Op: "inviteUser", Limit: route.Membership, Handle: r.other(func(ctx context.Context, q *route.Request, in otherRequest) error {
+			if err := r.askUsers(ctx, in.UserID); err != nil {
+				return err
+			}
 			return r.Invite(ctx, q.Param("roomID"), q.UserID, in.UserID, in.Reason, in.IsDirect)
 		})}, "POST", room+"/invite"),
 		both(route.Route{Op: "kick", Limit: route.Membership, Handle: r.other(func(ctx context.Context, q *route.Request, in otherRequest) error {
@@ -106,24 +109,51 @@ func (r *Rooms) create(ctx context.Context, q *route.Request, in Create) (roomID
 			return roomIDResponse{}, err
 		}
 	}
+	if err := r.askUsers(ctx, in.Invite...); err != nil {
+		return roomIDResponse{}, err
+	}
 	id, err := r.Create(ctx, q.UserID, in)
 	return roomIDResponse{id}, err
 }
 
-// resolve is the room that the path names by ID or alias.
-func (r *Rooms) resolve(ctx context.Context, q *route.Request) (id string, err error) {
-	err = r.db.Read(ctx, func(s store.Querier) error {
-		id, err = r.Resolve(s, q.Param("roomID"))
+// askUsers asks application services for users of theirs that nobody made yet.
+func (r *Rooms) askUsers(ctx context.Context, users ...string) error {
+	if r.o.AskUser == nil {
+		return nil
+	}
+	for _, u := range users {
+		if err := r.o.AskUser(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolve is the room of an ID or alias. An application service may make it now.
+func (r *Rooms) resolve(ctx context.Context, idOrAlias string) (id string, err error) {
+	find := func(s store.Querier) error {
+		id, err = r.Resolve(s, idOrAlias)
 		return err
-	})
-	return id, err
+	}
+	err = r.db.Read(ctx, find)
+	var e *mx.Error
+	if r.o.AskAlias == nil || !errors.As(err, &e) || e.Code != mx.NotFound || mx.Domain(idOrAlias) != r.o.ServerName {
+		return id, err
+	}
+	switch made, ask := r.o.AskAlias(ctx, idOrAlias); {
+	case ask != nil:
+		return "", ask
+	case !made:
+		return "", err
+	}
+	return id, r.db.Read(ctx, find)
 }
 
 func (r *Rooms) join(ctx context.Context, q *route.Request, in map[string]json.RawMessage) (out roomIDResponse, err error) {
 	if err := q.NotSuspended(); err != nil {
 		return out, err
 	}
-	if out.RoomID, err = r.resolve(ctx, q); err != nil {
+	if out.RoomID, err = r.resolve(ctx, q.Param("roomID")); err != nil {
 		return out, err
 	}
 	reason := ""
@@ -144,7 +174,7 @@ func (r *Rooms) knock(ctx context.Context, q *route.Request, in reasonRequest) (
 	if err := q.NotSuspended(); err != nil {
 		return out, err
 	}
-	if out.RoomID, err = r.resolve(ctx, q); err != nil {
+	if out.RoomID, err = r.resolve(ctx, q.Param("roomID")); err != nil {
 		return out, err
 	}
 	return out, r.Knock(ctx, out.RoomID, q.UserID, in.Reason)
@@ -196,6 +226,9 @@ type eventIDResponse struct {
 	EventID string `json:"event_id"`
 }
 
+// maxTimestamp is the largest integer that canonical JSON has.
+const maxTimestamp = 1<<53 - 1
+
 // timestamp is the ts parameter, which only application services may give.
 func timestamp(q *route.Request) (int64, error) {
 	ts := q.Query("ts")
@@ -203,8 +236,8 @@ func timestamp(q *route.Request) (int64, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(ts, 10, 64)
-	if err != nil || n < 0 {
-		return 0, mx.Errorf(mx.InvalidParam, "ts must be a time in milliseconds.")
+	if err != nil || n <= 0 || n > maxTimestamp {
+		return 0, mx.Errorf(mx.InvalidParam, "ts must be a time in milliseconds since 1970.")
 	}
 	return n, nil
 }

@@ -40,9 +40,18 @@ type Options struct {
 	// Profile gives the display name and avatar that member events of a local user
 	// carry. nil: none.
 	Profile func(q store.Querier, userID string) (displayName, avatarURL string, err error)
-	// AliasReserved reports whether an alias belongs to another application service
-	// than appservice, which is "" for people. nil: none does.
-	AliasReserved func(alias, appservice string) bool
+	// MayTakeAlias says why an alias cannot be made or deleted by an application
+	// service, or by people if that is "": nil, or Exclusive. nil: all may be.
+	MayTakeAlias func(alias, appservice string) error
+	// AskAlias asks for a room that an application service would make for an alias
+	// when somebody wants it, and reports whether it did. nil: none does.
+	AskAlias func(ctx context.Context, alias string) (bool, error)
+	// AskUser asks for a user whom an application service would make when somebody
+	// wants them. nil: none does.
+	AskUser func(ctx context.Context, userID string) error
+	// Listed are the rooms in the directory of one network of application services,
+	// or of all if instance is "". nil: none.
+	Listed func(q store.Querier, instance string) ([]string, error)
 	// DefaultVersion is the version of new rooms that ask for none. nil, or a version
 	// that cannot be created: pdu.Default.
 	DefaultVersion func() pdu.Version

@@ -50,10 +50,9 @@ func newLimiter() *limiter { return &limiter{buckets: map[limitKey]*bucket{}, sw
 const devicesOfUser = 3
 
 // allow takes one token from each of the caller's buckets: the device's and the
-// user's, or the address's where nobody is signed in. Application services are not
-// limited.
+// user's, or the address's where nobody is signed in.
 func (l *limiter) allow(r *Request) error {
-	if l == nil || r.Route.Limit == Unlimited || r.Appservice != "" {
+	if l == nil || r.Route.Limit == Unlimited || r.Unlimited {
 		return nil
 	}
 	limit := r.Route.Limit

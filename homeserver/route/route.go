@@ -48,6 +48,7 @@ type Principal struct {
 	DeviceID   string // empty for an application service without a device
 	Admin      bool
 	Appservice string // ID of the application service whose token was used, or empty
+	Unlimited  bool   // its requests are not limited in rate
 	Suspended  bool
 	Guest      bool
 }
@@ -134,6 +135,9 @@ type Route struct {
 	Handle  Handler
 	Refuse  *Refusal // nil: Handle answers
 	Locked  bool     // also for a user whose account is locked: signing out only. Spec: cs#account-locking
+	// NewUsers lets an application service name a user whose account does not exist
+	// yet in user_id.
+	NewUsers bool
 }
 
 // Refusal says that an operation of the specification is deliberately not done,

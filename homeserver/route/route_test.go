@@ -190,17 +190,17 @@ func TestLimits(t *testing.T) {
 // apps knows one application service.
 type apps struct{}
 
-func (apps) Authenticate(token, user, device string) (Principal, bool, error) {
+func (apps) Authenticate(_ context.Context, token string, as As) (Principal, bool, error) {
 	if token != "as" {
 		return Principal{}, false, nil
 	}
-	if user == "@other:x" {
+	if as.UserID == "@other:x" {
 		return Principal{}, true, mx.Errorf(mx.Forbidden, "not yours")
 	}
-	return Principal{UserID: user, DeviceID: device, Appservice: "as"}, true, nil
+	return Principal{UserID: as.UserID, DeviceID: as.DeviceID, Appservice: "as", Unlimited: as.UserID != "@slow:x"}, true, nil
 }
 
-func TestAppservicesAreNotLimitedAndActAsTheirUsers(t *testing.T) {
+func TestAppservicesActAsTheirUsers(t *testing.T) {
 	s := serve(t, new(strings.Builder), true)
 	s.UseAppservices(apps{})
 	for range 2 * int(rates[Messages].burst) {
@@ -210,6 +210,16 @@ func TestAppservicesAreNotLimitedAndActAsTheirUsers(t *testing.T) {
 	}
 	if status, _, _ := do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@other:x", "as", "{}"); status != 403 {
 		t.Errorf("%d", status)
+	}
+	last := 0
+	for range 2 * int(rates[Messages].burst) {
+		last, _, _ = do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@slow:x", "as", "{}")
+	}
+	if last != 429 {
+		t.Errorf("one that is to be limited is not: %d", last)
+	}
+	if status, _, m := do(s, "GET", "/_matrix/admin", "as", ""); status != 403 {
+		t.Errorf("an application service passed for an administrator: %d %v", status, m)
 	}
 	if status, _, m := do(s, "PUT", "/_matrix/client/v3/echo/x?user_id=@mine:x", "alice", "{}"); status != 200 || m["user"] != "@alice:x" {
 		t.Errorf("a person acted as somebody else: %d %v", status, m)

@@ -45,10 +45,17 @@ func (s *Server) RateOf(f func(userID string) (perSecond, burst float64, own boo
 // Appservices authenticates application services, which may act as any user of
 // their namespaces.
 type Appservices interface {
-	// Authenticate returns false when the token is no application service's. The
-	// user and the device that it asks to act as may be empty. Errors: Forbidden
-	// and Exclusive when it may not act as that user.
-	Authenticate(token, asUserID, asDeviceID string) (Principal, bool, error)
+	// Authenticate returns false when the token is no application service's.
+	// Errors: Forbidden when it may not act as that user, or the user has no account;
+	// UnknownDevice when the device is not the user's.
+	Authenticate(ctx context.Context, token string, as As) (Principal, bool, error)
+}
+
+// As is who an application service asks to be in a request.
+type As struct {
+	UserID   string // "": its sender
+	DeviceID string // "": none
+	NewUser  bool   // the user needs no account yet
 }
 
 // UseAppservices is called before the first request.
@@ -197,7 +204,7 @@ func (s *Server) authenticate(r *Request) error {
 		if device == "" {
 			device = r.Query("org.matrix.msc3202.device_id")
 		}
-		p, ok, err := s.apps.Authenticate(token, r.Query("user_id"), device)
+		p, ok, err := s.apps.Authenticate(r.Context(), token, As{UserID: r.Query("user_id"), DeviceID: device, NewUser: r.Route.NewUsers})
 		if err != nil {
 			return err
 		}
@@ -205,14 +212,18 @@ func (s *Server) authenticate(r *Request) error {
 			return mx.Errorf(mx.Forbidden, "Only an administrator may do this, not an application service.")
 		}
 		if ok {
-			r.Principal = p
-			return nil
+			return s.enter(r, p)
 		}
 	}
 	p, err := s.auth.Authenticate(r.Context(), token)
 	if err != nil && !(r.Route.Locked && isLocked(err)) {
 		return err
 	}
+	return s.enter(r, p)
+}
+
+// enter makes a principal the sender of a request.
+func (s *Server) enter(r *Request, p Principal) error {
 	if s.seen != nil && p.DeviceID != "" {
 		address, _, _ := net.SplitHostPort(r.RemoteAddr)
 		s.seen(p.UserID, p.DeviceID, address, r.UserAgent())

@@ -37,7 +37,9 @@ type Devices interface {
 type Options struct {
 	DB      *store.DB
 	Devices Devices
-	Now     func() time.Time // nil: time.Now
+	// Queued is told of each message in the transaction that stores it. nil: nobody.
+	Queued func(tx *store.Tx, userID, deviceID string, pos int64, msg mx.Raw) error
+	Now    func() time.Time // nil: time.Now
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
@@ -124,6 +126,11 @@ func (s *Service) Send(tx *store.Tx, sender, typ string, messages map[string]map
 			pos := tx.NextPos()
 			if err := insertMessage(tx, user, id, pos, msg); err != nil {
 				return err
+			}
+			if s.o.Queued != nil {
+				if err := s.o.Queued(tx, user, id, pos, msg); err != nil {
+					return err
+				}
 			}
 			tx.Touch(notify.Device, notify.DeviceKey(user, id))
 		}

@@ -17,10 +17,39 @@ CREATE TABLE appliance_settings (
 
 -- owner: homeserver/appservice
 CREATE TABLE appservice_cursors (
-	id      TEXT PRIMARY KEY,           -- of the registration
-	pos     INTEGER NOT NULL,           -- events up to here were delivered or did not interest it
-	sending INTEGER NOT NULL DEFAULT 0, -- last position of the transaction under way, 0: none
-	txn     INTEGER NOT NULL DEFAULT 0  -- number of the transaction under way or last delivered
+	id  TEXT PRIMARY KEY,          -- of the registration
+	pos INTEGER NOT NULL,          -- receipts, device lists and the like up to here were looked at
+	txn INTEGER NOT NULL DEFAULT 0 -- number of the last transaction
+) WITHOUT ROWID;
+
+-- owner: homeserver/appservice
+CREATE TABLE appservice_queue (
+	id      TEXT NOT NULL,
+	pos     INTEGER NOT NULL, -- of the event or to-device message
+	message TEXT,             -- JSON of the to-device message; NULL: the event is in events
+	PRIMARY KEY (id, pos)
+) WITHOUT ROWID;
+
+-- owner: homeserver/appservice
+CREATE TABLE appservice_registrations (
+	id   TEXT PRIMARY KEY,
+	yaml TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- owner: homeserver/appservice
+CREATE TABLE appservice_rooms (
+	id         TEXT NOT NULL, -- of the registration
+	network_id TEXT NOT NULL,
+	room_id    TEXT NOT NULL,
+	PRIMARY KEY (id, network_id, room_id)
+) WITHOUT ROWID;
+
+-- owner: homeserver/appservice
+CREATE TABLE appservice_transactions (
+	id    TEXT PRIMARY KEY,
+	txn   TEXT NOT NULL,    -- ID of the transaction
+	up_to INTEGER NOT NULL, -- position
+	body  BLOB NOT NULL     -- JSON
 ) WITHOUT ROWID;
 
 -- owner: homeserver/calls
@@ -554,6 +583,7 @@ CREATE TABLE room_receipts (
 	pos       INTEGER NOT NULL,
 	PRIMARY KEY (room_id, user_id, type, thread_id)
 ) WITHOUT ROWID;
+CREATE INDEX room_receipts_all ON room_receipts (pos);
 CREATE INDEX room_receipts_pos ON room_receipts (room_id, pos);
 CREATE INDEX room_receipts_private ON room_receipts (user_id, pos) WHERE type = 'm.read.private';
 
