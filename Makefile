@@ -190,6 +190,19 @@ test-image: tools-test-image ## boot the disk image in QEMU (TESTS=TestBoot for 
 	@test/image/run -run '$(TESTS)'
 	@[ '$(TESTS)' != . ] || HOLDFAST_TEST_VM=1 go test -count=1 -run TestInImageKernel ./image/network ./image/clock
 
+.PHONY: test-systemd tools-test-systemd
+SUITES ?= bookworm
+test-systemd: build tools-test-systemd ## the Debian package under a real systemd, in QEMU
+	@test/image/run-systemd -run '$(if $(filter-out .,$(TESTS)),$(TESTS),^TestSystemd)'
+
+tools-test-systemd: tools-image
+	@[ "$$(id -u)" = 0 ] || { echo "Only root can make a Debian root folder: run make test-systemd as root."; exit 1; }
+	@missing=""; \
+	for p in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap; do \
+	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "== installing$$missing (apt-get)"; apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing ipxe-qemu >/dev/null; fi
+
 tools-test-image: tools-image
 	@missing=""; \
 	for p in qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm swtpm:swtpm mcopy:mtools mkfs.vfat:dosfstools; do \

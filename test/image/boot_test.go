@@ -59,7 +59,11 @@ const password = "correct horse battery"
 // claim sets a machine up that has just booted for the first time.
 func claim(t testing.TB, m *vm) *site {
 	t.Helper()
-	code := m.await(0, `\b([0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4})\b`, bootTime)[1]
+	return claimBy(t, m, m.await(0, `\b([0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4})\b`, bootTime)[1])
+}
+
+func claimBy(t testing.TB, m *vm, code string) *site {
+	t.Helper()
 	c := m.client()
 	c.ask("POST", "/api/setup/claim", map[string]string{"code": code}, 200)
 	c.ask("POST", "/api/setup/finish", map[string]any{

@@ -53,6 +53,9 @@ type options struct {
 	tpm      string   // folder of a software TPM's state; "" is none
 	extra    []string // further arguments
 	vars     string   // the firmware's variables; made when it is missing
+	kernel   string   // started without firmware and boot loader, with initrd and cmdline
+	initrd   string
+	cmdline  string
 }
 
 // serialLog collects what the machine writes to its serial line.
@@ -182,8 +185,16 @@ func (m *vm) boot() {
 	o := m.opt
 	var args []string
 	program := "qemu-system-x86_64"
-	switch o.arch {
-	case "amd64":
+	switch {
+	case o.kernel != "":
+		need(m.t, program)
+		if kvm() {
+			args = append(args, "-machine", "q35,accel=kvm", "-cpu", "host")
+		} else {
+			args = append(args, "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max")
+		}
+		args = append(args, "-smp", "2", "-kernel", o.kernel, "-initrd", o.initrd, "-append", o.cmdline)
+	case o.arch == "amd64":
 		code, vars := "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
 		if o.secure {
 			code = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
@@ -204,7 +215,7 @@ func (m *vm) boot() {
 			args = append(args, "-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max")
 		}
 		args = append(args, "-smp", "2", "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+code, "-drive", "if=pflash,unit=1,format=raw,file="+o.vars)
-	case "arm64":
+	case o.arch == "arm64":
 		program = "qemu-system-aarch64"
 		need(m.t, program)
 		code := needFile(m.t, "/usr/share/AAVMF/AAVMF_CODE.fd")
