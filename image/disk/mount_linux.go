@@ -51,14 +51,36 @@ func (d *Disk) Mount(ctx context.Context, target string) error {
 	if d.header.Discards() {
 		options += ",discard"
 	}
-	err = unix.Mount(d.view, target, "ext4", flags, options)
-	switch {
-	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG), errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w (%w)", ErrFileSystem, err)
-	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("the kernel has no ext4: its module must be loaded (%w)", err)
-	case err != nil:
-		return fmt.Errorf("the data cannot be mounted: %w", err)
+	mount := func() error {
+		err := unix.Mount(d.view, target, "ext4", flags, options)
+		switch {
+		case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG), errors.Is(err, unix.EINVAL):
+			return fmt.Errorf("%w (%w)", ErrFileSystem, err)
+		case errors.Is(err, unix.ENODEV):
+			return fmt.Errorf("the kernel has no ext4: its module must be loaded (%w)", err)
+		case err != nil:
+			return fmt.Errorf("the data cannot be mounted: %w", err)
+		}
+		return nil
+	}
+	if err := mount(); err != nil {
+		return err
+	}
+	before := fs.blocks
+	if fs, err = d.superblock(); err != nil {
+		return errors.Join(err, unix.Unmount(target, 0))
+	}
+	if fs.blocks != before {
+		// The size came out of the journal: power went while the file system grew. The
+		// kernel counted the block groups before it read the journal, and would refuse
+		// every new file. It counts anew at the next mount.
+		d.log.Info("the file system is mounted again, as its journal made it larger")
+		if err := unix.Unmount(target, 0); err != nil {
+			return err
+		}
+		if err := mount(); err != nil {
+			return err
+		}
 	}
 	d.target = target
 	return d.enlarge(fs)

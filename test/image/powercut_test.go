@@ -8,9 +8,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"holdfast/image/disk/gpt"
+	"holdfast/image/disk/luks"
 )
 
 // writeLog is what QEMU's blklogwrites driver noted: every write to a disk in
@@ -248,4 +252,61 @@ func (l *writeLog) entryBetween(from, to int64, r *rand.Rand) int {
 		}
 	}
 	return max(1, first+r.IntN(max(1, last-first+1)))
+}
+
+// TestCutWhileGrowing cuts the power where the file system's new size is in its journal
+// and nowhere else yet: the kernel counts the block groups before it reads that.
+func TestCutWhileGrowing(t *testing.T) {
+	dir := t.TempDir()
+	blank, work, log := disk(t, 2), filepath.Join(dir, "work.raw"), filepath.Join(dir, "log")
+	copyFile(t, blank, work)
+	m := logged(t, work, log)
+	m.ready(0)
+	m.pullPlug()
+	l, err := openLog(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.f.Close()
+	superblock := dataStart(t, work)
+	writes := 0 // of the superblock in its place, once there is a file system: by mounting, by growing
+	n := slices.IndexFunc(l.entries, func(e logEntry) bool {
+		at := e.sector * l.sector
+		if at <= superblock && superblock < at+e.count*l.sector && e.count*l.sector <= 64<<10 {
+			writes++
+		}
+		return writes == 2
+	})
+	if n < 0 {
+		t.Fatal("the superblock was not written twice")
+	}
+	t.Logf("the power goes before entry %d of %d", n, len(l.entries))
+	cut := filepath.Join(dir, "cut.raw")
+	l.cut(blank, cut, n, rand.New(rand.NewPCG(1, 1)), t)
+	m = start(t, options{disk: cut})
+	m.ready(0)
+	claim(t, m).mustSend()
+}
+
+// dataStart is where the file system begins on a raw disk, in bytes.
+func dataStart(t testing.TB, raw string) int64 {
+	t.Helper()
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := gpt.Read(f, 512, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := table.Find("holdfast-data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(data.First)*512 + luks.DataOffset
 }
