@@ -192,7 +192,7 @@ test-image: tools-test-image ## boot the disk image in QEMU (TESTS=TestBoot for 
 
 .PHONY: test-systemd tools-test-systemd
 SUITES ?= bookworm
-test-systemd: build tools-test-systemd ## the Debian package under a real systemd, in QEMU
+test-systemd: build tools-test-systemd ## the package and `holdfast install` under a real systemd, in QEMU (TESTS=TestSystemdInstall for one)
 	@test/image/run-systemd -run '$(if $(filter-out .,$(TESTS)),$(TESTS),^TestSystemd)'
 
 tools-test-systemd: tools-image

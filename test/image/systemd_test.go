@@ -334,6 +334,54 @@ func TestSystemdPackage(t *testing.T) {
 	d.secretsIn(code, strings.ReplaceAll(code, "-", ""), password, "a secret of bob", bob.token, s.admin.token, "message 1", "from bob")
 }
 
+// TestSystemdInstall is the life of a program that installs itself, down to its
+// replacement by the package.
+func TestSystemdInstall(t *testing.T) {
+	d := startDebian(t)
+	d.refused("setpriv --reuid=nobody --regid=nogroup --clear-groups /payload/holdfast-old install", "only root")
+	d.says("/payload/holdfast-old install --dry-run", "would write /etc/systemd/system/holdfast.service")
+	d.refused("test -e /usr/local/bin/holdfast || test -e /etc/holdfast || test -n \"$(getent passwd holdfast)\"")
+	out := d.says("/payload/holdfast-old install", "Holdfast "+d.old+" runs")
+	code := claimCode.FindString(out)
+	if code == "" {
+		t.Fatalf("install shows no claim code:\n%s", out)
+	}
+	d.is("ActiveState", "active")
+	d.is("UnitFileState", "enabled")
+	d.says("stat -c '%U %G %a' /var/lib/holdfast /etc/holdfast/appliance.toml", "holdfast holdfast 700", "root holdfast 640")
+	s := claimBy(t, d.vm, code)
+	s.mustSend()
+
+	// An own change of the unit stays through the update.
+	d.sh("mkdir /etc/systemd/system/holdfast.service.d && printf '[Service]\\nWatchdogSec=3min\\n' >/etc/systemd/system/holdfast.service.d/override.conf")
+	d.says("/payload/holdfast-new install", "Holdfast "+d.new+" runs")
+	if got := d.running(); got != d.new {
+		t.Errorf("after the update version %s runs, want %s", got, d.new)
+	}
+	d.is("WatchdogUSec", "3min")
+	s.check()
+
+	// The package does not come upon it.
+	d.refused(install+"/payload/new.deb", "holdfast uninstall")
+	d.is("ActiveState", "active")
+	d.says("holdfast uninstall", "stay")
+	d.refused("systemctl is-active holdfast")
+	d.refused("test -e /usr/local/bin/holdfast || test -e /etc/systemd/system/holdfast.service || test -e /etc/sysusers.d/holdfast.conf")
+	d.sh("test -e /etc/holdfast/appliance.toml && test -e /var/lib/holdfast/holdfast.db")
+	d.refused("/payload/holdfast-new uninstall", "not installed")
+
+	// It goes on with what is there; and then the program keeps its hands off.
+	d.sh(install + "-o Dpkg::Options::=--force-confold /payload/new.deb")
+	d.is("ActiveState", "active")
+	s.check()
+	s.mustSend()
+	for _, do := range []string{"install", "uninstall"} {
+		d.refused("/payload/holdfast-new "+do, "package")
+	}
+	d.is("ActiveState", "active")
+	d.secretsIn(code, strings.ReplaceAll(code, "-", ""), password, s.admin.token)
+}
+
 // dies has the program killed, and hang: each time it is started anew, and nothing
 // that was acknowledged is lost.
 func (d *debian) dies(s *site) {
