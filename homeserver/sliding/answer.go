@@ -42,6 +42,7 @@ type answer struct {
 
 func (a *answer) make() error {
 	a.t = a.Touched(a.c.pos)
+	a.c.trimConfigs()
 	a.shows, a.next, a.indexes = map[string]*show{}, map[string]*sent{}, map[*config]int{}
 	a.fresh, a.begun = map[string][]*rooms.Event{}, map[string]bool{}
 	for k := range a.c.Begun {

@@ -60,6 +60,7 @@ type conn struct {
 	key    key
 	turnMu sync.Mutex
 	cancel context.CancelFunc // ends the request that holds mu; guarded by turnMu
+	holder int64              // number of that request; guarded by turnMu
 	used   int64              // ns; guarded by Service.mu
 
 	mu     sync.Mutex
@@ -195,23 +196,29 @@ func (c *conn) commit(next map[string]*sent, begun map[string]bool, pos, n int64
 	c.dirty = true
 }
 
+// trimConfigs begins the list of wants anew when it is long: what was sent by which is
+// not known then. Between answers only: within one, indexes must stay what they are.
+func (c *conn) trimConfigs() {
+	if len(c.Configs) < maxConfigs {
+		return
+	}
+	c.Configs = nil
+	for id, s := range c.Rooms {
+		s.Config = -1
+		c.Rooms[id] = s
+	}
+	for _, s := range c.Undo {
+		if s != nil {
+			s.Config = -1
+		}
+	}
+}
+
 // configIndex is the index of a want, by its text.
 func (c *conn) configIndex(text string) int {
 	for i, t := range c.Configs {
 		if t == text {
 			return i
-		}
-	}
-	if len(c.Configs) >= maxConfigs { // begin anew: what was sent by which is not known then
-		c.Configs = nil
-		for id, s := range c.Rooms {
-			s.Config = -1
-			c.Rooms[id] = s
-		}
-		for _, s := range c.Undo {
-			if s != nil {
-				s.Config = -1
-			}
 		}
 	}
 	c.Configs = append(c.Configs, text)

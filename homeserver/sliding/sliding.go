@@ -122,14 +122,23 @@ func (c *conn) end() {
 	c.mu.Unlock()
 }
 
-// turn ends the request that holds the connection, and puts cancel in its place.
-func (c *conn) turn(cancel context.CancelFunc) {
+// turn ends the request that holds the connection, and puts cancel in its place. The
+// number tells, by holds, whether another has come since.
+func (c *conn) turn(cancel context.CancelFunc) int64 {
 	c.turnMu.Lock()
 	defer c.turnMu.Unlock()
 	if c.cancel != nil {
 		c.cancel()
 	}
 	c.cancel = cancel
+	c.holder++
+	return c.holder
+}
+
+func (c *conn) holds(number int64) bool {
+	c.turnMu.Lock()
+	defer c.turnMu.Unlock()
+	return c.holder == number
 }
 
 // conn finds or makes a connection.
@@ -171,9 +180,12 @@ func (s *Service) sync(ctx context.Context, r *route.Request, in wire, stable bo
 	c := s.conn(key{r.UserID, r.DeviceID, q.connID})
 	mine, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c.turn(cancel)
+	number := c.turn(cancel)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.holds(number) {
+		return nil, errReplaced()
+	}
 	if !c.loaded && q.pos != "" {
 		if err := s.o.DB.Read(ctx, c.load); err != nil {
 			return nil, err
@@ -228,10 +240,15 @@ func (s *Service) sync(ctx context.Context, r *route.Request, in wire, stable bo
 		if ctx.Err() != nil {
 			// The client is gone, or the server stops: answer at once with what there is.
 			mine = context.WithoutCancel(mine)
-		} else if mine.Err() != nil {
-			return nil, &mx.Error{Code: mx.Unknown, Status: http.StatusConflict, Msg: "Another request of this connection has taken the place of this one."}
+		}
+		if !c.holds(number) { // also where its client went: it must not answer over the other
+			return nil, errReplaced()
 		}
 	}
+}
+
+func errReplaced() error {
+	return &mx.Error{Code: mx.Unknown, Status: http.StatusConflict, Msg: "Another request of this connection has taken the place of this one."}
 }
 
 func body(b []byte) http.HandlerFunc {

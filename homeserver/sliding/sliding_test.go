@@ -518,3 +518,34 @@ func TestBadRequests(t *testing.T) {
 	alice.Fails(400, mx.UnknownPos, "POST", stable, obj{"conn_id": "c0", "pos": "s1~1.1"})
 	alice.Must("POST", stable, obj{"conn_id": "kept", "pos": kept})
 }
+
+// More different wants than a connection tells apart: nothing that is asked for later is
+// missed.
+func TestManyWants(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice := hs.Login(t, "alice")
+	var rooms []string
+	for range 3 {
+		rooms = append(rooms, alice.CreateRoom(obj{"topic": "x"}))
+	}
+	l := &loop{t: t, c: alice, body: obj{}}
+	for i := range 120 {
+		subs := obj{}
+		for r, id := range rooms {
+			subs[id] = obj{"timeline_limit": 1, "required_state": [][]string{{fmt.Sprint("m.", i, ".", r), ""}}}
+		}
+		l.body["room_subscriptions"] = subs
+		l.next("timeout=0")
+	}
+	subs := obj{}
+	for _, id := range rooms {
+		subs[id] = obj{"timeline_limit": 1, "required_state": [][]string{{"m.room.topic", ""}}}
+	}
+	l.body["room_subscriptions"] = subs
+	v := l.next("timeout=0")
+	for _, id := range rooms {
+		if got := types(v.At("rooms", id, "required_state")); !slices.Equal(got, []string{"topic"}) {
+			t.Errorf("%s: %v", id, got)
+		}
+	}
+}
