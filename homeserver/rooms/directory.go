@@ -78,15 +78,17 @@ func (r *Rooms) getAlias(ctx context.Context, q *route.Request) (out aliasRespon
 	return out, err
 }
 
-// deleteAlias is for who made the alias and who may change the canonical alias.
-// Spec: cs#delete_matrixclientv3directoryroomroomalias
+// deleteAlias is for who made the alias and who may change the canonical alias. Where
+// the room names it as one of its addresses, it is taken out of these, too, if the
+// deleter may do so. Spec: cs#delete_matrixclientv3directoryroomroomalias
 func (r *Rooms) deleteAlias(ctx context.Context, q *route.Request) (route.Empty, error) {
 	if err := q.NotSuspended(); err != nil {
 		return route.Empty{}, err
 	}
 	alias := q.Param("alias")
-	return route.Empty{}, r.db.Write(ctx, func(tx *store.Tx) error {
-		var creator, roomID string
+	var roomID string
+	err := r.db.Write(ctx, func(tx *store.Tx) error {
+		var creator string
 		err := tx.QueryRow(`SELECT a.creator, r.room_id FROM room_aliases a JOIN rooms r ON r.nid = a.room WHERE a.alias = $1`, alias).Scan(&creator, &roomID)
 		if errors.Is(err, store.ErrNotFound) {
 			return mx.Errorf(mx.NotFound, "There is no alias %.80s.", alias)
@@ -112,6 +114,53 @@ func (r *Rooms) deleteAlias(ctx context.Context, q *route.Request) (route.Empty,
 		_, err = tx.Exec(`DELETE FROM room_aliases WHERE alias = $1`, alias)
 		return err
 	})
+	if err == nil {
+		err = r.unname(ctx, roomID, q.UserID, alias)
+	}
+	return route.Empty{}, err
+}
+
+// unname takes an alias that does not lead to the room any more out of its canonical
+// alias, in the name of a user. Where the user may not, it stays.
+func (r *Rooms) unname(ctx context.Context, roomID, userID, alias string) error {
+	empty := ""
+	err := r.change(ctx, roomID, func(b *batch) error {
+		old, err := b.get(mx.RoomCanonicalAlias, "")
+		if err != nil || old == nil {
+			return err
+		}
+		content := map[string]json.RawMessage{}
+		if json.Unmarshal(old.Content, &content) != nil {
+			return nil
+		}
+		changed := false
+		if pdu.FieldString(old.Content, "alias") == alias {
+			delete(content, "alias")
+			changed = true
+		}
+		if others, ok := pdu.Strings(content["alt_aliases"]); ok && slices.Contains(others, alias) {
+			others = slices.DeleteFunc(others, func(a string) bool { return a == alias })
+			delete(content, "alt_aliases")
+			if len(others) > 0 {
+				content["alt_aliases"], _ = json.Marshal(others)
+			}
+			changed = true
+		}
+		if !changed {
+			return nil
+		}
+		c, err := json.Marshal(content)
+		if err != nil {
+			return err
+		}
+		_, err = b.add(NewEvent{Sender: userID, Type: mx.RoomCanonicalAlias, StateKey: &empty, Content: c})
+		return err
+	})
+	var refusal *mx.Error
+	if errors.As(err, &refusal) {
+		return nil
+	}
+	return err
 }
 
 // lookupIn adapts the current state for eventauth.

@@ -287,6 +287,47 @@ func TestRedaction(t *testing.T) {
 	}
 }
 
+func TestDeletedAliasIsNoAddress(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(obj{"room_alias_name": "main", "preset": "public_chat"})
+	bob.Join(room)
+	name := func(c *hstest.Client, local string) {
+		t.Helper()
+		c.Must("PUT", "/directory/room/"+url.PathEscape("#"+local+":example.org"), obj{"room_id": room})
+	}
+	drop := func(c *hstest.Client, local string) {
+		t.Helper()
+		c.Must("DELETE", "/directory/room/"+url.PathEscape("#"+local+":example.org"), nil)
+	}
+	addresses := func() string { return alice.Must("GET", hstest.Room(room)+"/state/m.room.canonical_alias", nil).Text() }
+	name(alice, "one")
+	name(alice, "two")
+	name(bob, "bobs")
+	name(alice, "silent")
+	alice.SendState(room, mx.RoomCanonicalAlias, "", obj{"alias": "#main:example.org", "alt_aliases": []string{"#one:example.org", "#two:example.org", "#bobs:example.org"}, "org.example.kept": true})
+	alice.Sync()
+	drop(alice, "silent") // no address: nothing to tell
+	if v := alice.Sync(); v.At("rooms", "join", room).V != nil {
+		t.Errorf("an alias that is no address changed the room: %s", v.Text())
+	}
+	drop(alice, "one")
+	if got, want := addresses(), `{"alias":"#main:example.org","alt_aliases":["#two:example.org","#bobs:example.org"],"org.example.kept":true}`; got != want {
+		t.Errorf("addresses are %s, want %s", got, want)
+	}
+	// Who made an alias can delete it without the power to change the addresses.
+	before := addresses()
+	drop(bob, "bobs")
+	if got := addresses(); got != before {
+		t.Errorf("bob changed the addresses: %s", got)
+	}
+	drop(alice, "main")
+	drop(alice, "two")
+	if got, want := addresses(), `{"alt_aliases":["#bobs:example.org"],"org.example.kept":true}`; got != want {
+		t.Errorf("addresses are %s, want %s", got, want)
+	}
+}
+
 func TestAliasesAndDirectory(t *testing.T) {
 	hs := hstest.New(t, nil)
 	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
