@@ -59,11 +59,12 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 				a.log.Error("a closed account could not leave all its rooms", "user", userID, "err", err)
 			}
 		},
-		Locked: func(userID string) {
-			if err := c.hs.Locked(context.WithoutCancel(ctx), userID); err != nil {
+		Locked: func(userID string, locked bool) {
+			if err := c.hs.Locked(context.WithoutCancel(ctx), userID, locked); err != nil {
 				a.log.Error("a locked account's proofs for calls could not be withdrawn", "user", userID, "err", err)
 			}
 		},
+		Suspended: func(userID string, suspended bool) { c.hs.Suspended(userID, suspended) },
 		Reserved: func(localpart string) bool {
 			return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart, "")
 		},
@@ -82,6 +83,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Tokens:           tokens{c.identity},
 		Accounts:         accounts{c.identity},
 		People:           people{c.identity},
+		Standing:         accounts{c.identity}.Standing,
 		Mail:             mailer{a},
 		Files:            a.files,
 		Media:            a.media(),

@@ -85,6 +85,21 @@ func (a accounts) VerifyPassword(ctx context.Context, userID, password, from str
 	return u.UserID, matrixError(err)
 }
 
+// Standing refuses a user whose account is locked, suspended or closed. Who has no
+// account, as a user of an application service, is not refused.
+func (a accounts) Standing(ctx context.Context, userID string) error {
+	u, err := a.id.User(ctx, userID)
+	switch {
+	case errors.Is(err, identity.ErrNoUser):
+		return nil
+	case err == nil && u.Err() != nil:
+		err = u.Err()
+	case err == nil && u.Suspended:
+		return mx.Errorf(mx.UserSuspended, "This account is suspended.")
+	}
+	return matrixError(err)
+}
+
 func (a accounts) CreateUser(ctx context.Context, n account.NewUser) (string, error) {
 	u, err := a.id.CreateUser(ctx, identity.NewUser{Localpart: n.Localpart, DisplayName: n.DisplayName, Password: n.Password,
 		Admin: n.Admin, Invite: n.Invite, EmailSID: n.EmailSID, EmailSecret: n.EmailSecret, Source: n.Source})

@@ -6,6 +6,7 @@
 package homeserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,9 +56,13 @@ type Options struct {
 	Tokens    route.Authenticator
 	Accounts  account.Accounts
 	People    admin.Accounts
-	Mail      account.Mailer    // nil: no e-mail is sent
-	Media     calls.MediaTokens // nil: no call relay
-	TURN      calls.TURN        // nil: no TURN server
+	// Standing refuses a user whose account is not in good standing, for what is asked
+	// with another proof than an access token, or happens later than it was asked.
+	// Errors: UserLocked, UserDeactivated, UserSuspended. nil: everybody is.
+	Standing func(ctx context.Context, userID string) error
+	Mail     account.Mailer    // nil: no e-mail is sent
+	Media    calls.MediaTokens // nil: no call relay
+	TURN     calls.TURN        // nil: no TURN server
 
 	RegistrationOpen bool
 	SharedSecret     string
@@ -122,6 +127,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if client == nil {
 		client = &http.Client{Timeout: 30 * time.Second}
 	}
+	if o.Standing == nil {
+		o.Standing = func(context.Context, string) error { return nil }
+	}
 	hub := notify.New()
 	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
 		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) },
@@ -173,7 +181,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(h.roomReplaced)
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
-	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait})
+	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
+		Held: func(ctx context.Context, userID string) (bool, error) { return lockedOut(o.Standing(ctx, userID)) }})
 	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
 	if err := h.Timeline.Load(ctx); err != nil {
@@ -210,6 +219,11 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		Presence: h.Ephemeral.Presence, Ignored: h.Userdata.Ignored})
 	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
+			if !endsSomething(e) {
+				if err := o.Standing(ctx, e.UserID); err != nil {
+					return "", err
+				}
+			}
 			// The transaction is ours, not the device's: it must not see its ID in unsigned.
 			return h.Rooms.Send(ctx, rooms.NewEvent{RoomID: e.RoomID, Sender: e.UserID, DeviceID: "org.matrix.msc4140", TxnID: e.TxnID, Type: e.Type,
 				StateKey: e.StateKey, Content: e.Content, Timestamp: e.Timestamp, Unsigned: map[string]any{"org.matrix.msc4140.delay_id": e.DelayID}})
@@ -218,7 +232,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
-		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed,
+		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed, Standing: o.Standing,
 		DeviceExists: deviceExists})
 	if err != nil {
 		return nil, err
@@ -354,10 +368,40 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}))
 }
 
-// Locked takes a user whose account was locked out of all calls. Access tokens are
-// refused by whoever gives them out.
-func (h *Homeserver) Locked(ctx context.Context, userID string) error {
+// Locked is told that an account was locked or unlocked. A locked one's user is taken
+// out of all calls, and no notifications are pushed to it. Access tokens are refused by
+// whoever gives them out.
+func (h *Homeserver) Locked(ctx context.Context, userID string, locked bool) error {
+	h.Pushers.Reload(userID)
+	if !locked {
+		return nil
+	}
 	return h.Calls.Locked(ctx, userID)
+}
+
+// Suspended is told that an account was suspended or restored. The user of a suspended
+// one is taken out of all calls: to be heard there is to send. Notifications go on, as
+// reading does.
+func (h *Homeserver) Suspended(userID string, suspended bool) {
+	if suspended {
+		h.Calls.Suspended(userID)
+	}
+}
+
+// lockedOut reports whether a user may not even read, by what Options.Standing says.
+func lockedOut(standing error) (bool, error) {
+	var refused *mx.Error
+	if !errors.As(standing, &refused) {
+		return false, standing
+	}
+	return refused.Code != mx.UserSuspended, nil
+}
+
+// endsSomething reports whether a delayed event takes something back, as the leave of
+// a call does, which is state without content. It is sent whatever became of the
+// account meanwhile.
+func endsSomething(e delayed.Event) bool {
+	return e.StateKey != nil && bytes.Equal(bytes.TrimSpace(e.Content), []byte("{}"))
 }
 
 // SetDisplayName makes the profile of a new account.

@@ -96,7 +96,10 @@ type Options struct {
 	Limits       bool                          // slow down repeated failures and registrations
 	Reserved     func(localpart string) bool   // names of application services; nil: none
 	Deactivated  func(userID string)           // runs after an account was closed; nil: nothing
-	Locked       func(userID string)           // runs after an account was locked; nil: nothing
+	// Locked and Suspended run after an account was locked or suspended, or was not
+	// any more. nil: nothing.
+	Locked    func(userID string, locked bool)
+	Suspended func(userID string, suspended bool)
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -428,8 +431,8 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 		id = u.UserID
 		return s.accounts.SetStateTx(tx, u, state)
 	})
-	if err == nil && disabled && s.o.Locked != nil {
-		s.o.Locked(id)
+	if err == nil && s.o.Locked != nil {
+		s.o.Locked(id, disabled)
 	}
 	return err
 }
@@ -437,7 +440,15 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 // SetSuspended suspends an account, which may then read but not write, or restores
 // it. Whether it is locked is another matter. Errors: ErrNoUser, ErrDeactivated.
 func (s *Service) SetSuspended(ctx context.Context, userID string, suspended bool) error {
-	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetSuspendedTx(tx, u, suspended) })
+	var id string
+	err := s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		id = u.UserID
+		return s.accounts.SetSuspendedTx(tx, u, suspended)
+	})
+	if err == nil && s.o.Suspended != nil {
+		s.o.Suspended(id, suspended)
+	}
+	return err
 }
 
 // SetAdmin grants or takes away administration.

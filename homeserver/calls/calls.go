@@ -4,8 +4,8 @@
 //
 // Invariants: a relay token is for one room of the relay and one identity, and is
 // given only for the caller's own user and device and a room the user is joined
-// to; who leaves the room, is removed from it, is locked or signs the device out,
-// leaves its calls; OpenID tokens are stored as hashes and expire; a delegated leave
+// to; who leaves the room, is removed from it, is locked or suspended, or signs the
+// device out, leaves its calls; OpenID tokens are stored as hashes and expire; a delegated leave
 // is restarted only while its participant is in the call, and is sent soon after it
 // left, or after a restart of the server, which ends all calls.
 package calls
@@ -65,6 +65,9 @@ type Options struct {
 	// DeviceExists tells whether a user has a device: devices.
 	DeviceExists func(q store.Querier, userID, deviceID string) (bool, error)
 	Delayed      Delayed
+	// Standing refuses a user whose account is locked, suspended or closed. Errors:
+	// *mx.Error. nil: nobody is refused.
+	Standing func(ctx context.Context, userID string) error
 }
 
 // Where things stand under the public URL.
@@ -275,6 +278,12 @@ func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, i
 }
 
 func (s *Service) member(ctx context.Context, userID, deviceID, roomID string) error {
+	// Who proves to be somebody by an OpenID token was never asked for an access token.
+	if s.o.Standing != nil {
+		if err := s.o.Standing(ctx, userID); err != nil {
+			return err
+		}
+	}
 	return s.o.DB.Read(ctx, func(q store.Querier) error {
 		in, err := s.o.IsJoined(q, roomID, userID)
 		if err == nil && in && deviceID != "" && s.o.DeviceExists != nil {
@@ -338,8 +347,14 @@ func (s *Service) DeviceGone(userID, deviceID string) {
 // OpenID tokens with which new relay tokens could be had.
 func (s *Service) Locked(ctx context.Context, userID string) error {
 	err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.DropTokens(tx, userID) })
-	s.expel(func(k string, _ ticket) bool { return strings.HasSuffix(k, member("", userID)) })
+	s.Suspended(userID)
 	return err
+}
+
+// Suspended takes a user whose account was suspended out of all calls. It is quick and
+// may run after a commit.
+func (s *Service) Suspended(userID string) {
+	s.expel(func(k string, _ ticket) bool { return strings.HasSuffix(k, member("", userID)) })
 }
 
 // expel takes out of calls whom match names by the key in admitted and the ticket.

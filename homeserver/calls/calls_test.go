@@ -190,6 +190,8 @@ func (tokens) Authenticate(_ context.Context, token string) (route.Principal, er
 		return route.Principal{UserID: alice, DeviceID: "A"}, nil
 	case "bob":
 		return route.Principal{UserID: bob, DeviceID: "B"}, nil
+	case "suspended":
+		return route.Principal{UserID: bob, DeviceID: "B", Suspended: true}, nil
 	case "eve":
 		return route.Principal{UserID: "@eve:example.org", DeviceID: "E"}, nil
 	}
@@ -353,6 +355,78 @@ func TestTokens(t *testing.T) {
 	m.fail = errors.New("down")
 	if status, out := w.do("alice", "POST", hs+"get_token", `{"url":"wss://chat.example.org/livekit/sfu","room_id":"`+room+`","slot_id":"s","member":{"id":"m1"}}`); status != 503 || strings.Contains(fmt.Sprint(out), "down") {
 		t.Errorf("%d %v", status, out)
+	}
+}
+
+// TestStanding: whose account is locked or suspended gets no token of the relay, by
+// none of the ways, and is taken out of the calls that run.
+func TestStanding(t *testing.T) {
+	db := openStore(t, filepath.Join(t.TempDir(), "db"))
+	defer db.Close()
+	m := &relay{}
+	var mu sync.Mutex
+	var standing error
+	set := func(err error) { mu.Lock(); standing = err; mu.Unlock() }
+	s := start(t, db, m, &lastWords{})
+	defer s.Close()
+	s.o.Standing = func(_ context.Context, userID string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if userID == alice {
+			return standing
+		}
+		return nil
+	}
+	s.o.TURN = func(string, string) (Credentials, bool, error) {
+		return Credentials{Username: "u", Password: "p", URIs: []string{"turn:x"}, TTL: time.Hour}, true, nil
+	}
+	w := serve(t, s)
+	oid := `"openid_token":{"access_token":"` + w.openID("alice") + `","token_type":"Bearer","matrix_server_name":"example.org","expires_in":3600}`
+	ways := []struct{ token, path, body string }{
+		{"", "/livekit/jwt/sfu/get", `{"room":"` + room + `","device_id":"A",` + oid + `}`},
+		{"", "/livekit/jwt/get_token", `{"room_id":"` + room + `","slot_id":"s",` + oid + `,"member":{"id":"m1","claimed_user_id":"` + alice + `","claimed_device_id":"A"}}`},
+		{"alice", "/_matrix/client/v1/rtc/livekit/get_token", `{"url":"wss://chat.example.org/livekit/sfu","room_id":"` + room + `","slot_id":"s","member_id":"m1"}`},
+	}
+	ask := func(status int, code string) {
+		t.Helper()
+		for _, a := range ways {
+			got, out := w.do(a.token, "POST", a.path, a.body)
+			if got != status || (code != "" && out["errcode"] != code) || (out["jwt"] != nil) != (code == "") {
+				t.Errorf("%s: %d %v, want %d %s", a.path, got, out, status, code)
+			}
+		}
+	}
+	ask(200, "")
+	set(mx.Errorf(mx.UserSuspended, "No."))
+	s.Suspended(alice)
+	s.wg.Wait()
+	m.mu.Lock()
+	if len(m.gone) != 3 {
+		t.Errorf("taken out of calls: %v", m.gone)
+	}
+	m.mu.Unlock()
+	ask(403, "M_USER_SUSPENDED")
+	set(&mx.Error{Code: mx.UserLocked, Msg: "No."})
+	ask(401, "M_USER_LOCKED")
+	set(nil)
+	ask(200, "")
+	// Locking withdraws the OpenID tokens, too.
+	if err := s.Locked(t.Context(), alice); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range ways[:2] {
+		if got, out := w.do(a.token, "POST", a.path, a.body); got != 401 || out["errcode"] != "M_UNAUTHORIZED" {
+			t.Errorf("%s: %d %v", a.path, got, out)
+		}
+	}
+	// By an access token the principal says it.
+	for path, method := range map[string]string{"/_matrix/client/v1/rtc/livekit/get_token": "POST", "/_matrix/client/v3/voip/turnServer": "GET"} {
+		if got, out := w.do("suspended", method, path, ways[2].body); got != 403 || out["errcode"] != "M_USER_SUSPENDED" {
+			t.Errorf("%s: %d %v", path, got, out)
+		}
+	}
+	if got, out := w.do("alice", "GET", "/_matrix/client/v3/voip/turnServer", ""); got != 200 || out["username"] != "u" {
+		t.Errorf("TURN: %d %v", got, out)
 	}
 }
 

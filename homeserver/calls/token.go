@@ -145,6 +145,9 @@ func (s *Service) answer(ctx context.Context, r *route.Request, user, device, ro
 func (s *Service) clientToken(ctx context.Context, r *route.Request, in clientRequest) (out struct {
 	JWT string `json:"jwt"`
 }, err error) {
+	if err := r.NotSuspended(); err != nil {
+		return out, err
+	}
 	device, identity, err := s.clientMember(r, in)
 	if err != nil {
 		return out, err

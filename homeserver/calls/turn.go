@@ -27,6 +27,9 @@ func (s *Service) turnServer(_ context.Context, r *route.Request) (any, error) {
 	if s.o.TURN == nil {
 		return route.Empty{}, nil
 	}
+	if err := r.NotSuspended(); err != nil {
+		return nil, err
+	}
 	u, err := url.Parse(s.o.PublicURL(r.Request))
 	if err != nil {
 		return nil, err

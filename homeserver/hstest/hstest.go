@@ -41,31 +41,57 @@ type HS struct {
 	dir    string
 	web    *httptest.Server
 	tokens *tokens
-	opt    homeserver.Options
-	n      int
+	// accounts is the identity provider, unless the options name another.
+	accounts *accounts
+	opt      homeserver.Options
+	n        int
 }
 
 type tokens struct {
 	mu sync.RWMutex
 	m  map[string]route.Principal
+	// users are all that ever had a token or made an account.
+	users    map[string]bool
+	accounts *accounts
 }
 
 func (a *tokens) Authenticate(_ context.Context, token string) (route.Principal, error) {
 	a.mu.RLock()
-	defer a.mu.RUnlock()
 	p, ok := a.m[token]
+	a.mu.RUnlock()
 	if !ok {
 		return p, mx.Errorf(mx.UnknownToken, "unknown token")
 	}
-	return p, nil
+	return a.accounts.principal(p)
+}
+
+func (a *tokens) put(token string, p route.Principal) {
+	a.mu.Lock()
+	a.m[token], a.users[p.UserID] = p, true
+	a.mu.Unlock()
+}
+
+// drop removes the tokens that match names and returns whose they were.
+func (a *tokens) drop(match func(token string, p route.Principal) bool) (out []route.Principal) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for t, p := range a.m {
+		if match(t, p) {
+			delete(a.m, t)
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // New starts a homeserver that ends with the test. change, which may be nil,
 // changes its options first.
 func New(t testing.TB, change func(o *homeserver.Options)) *HS {
 	t.Helper()
-	hs := &HS{t: t, dir: t.TempDir(), tokens: &tokens{m: map[string]route.Principal{}}}
-	hs.opt = homeserver.Options{ServerName: Server, Tokens: hs.tokens,
+	hs := &HS{t: t, dir: t.TempDir(), tokens: &tokens{m: map[string]route.Principal{}, users: map[string]bool{}}}
+	hs.accounts = newAccounts(hs)
+	hs.tokens.accounts = hs.accounts
+	hs.opt = homeserver.Options{ServerName: Server, Tokens: hs.tokens, Accounts: hs.accounts, Standing: hs.accounts.Standing,
 		PublicURL: func(*http.Request) string { return hs.URL },
 		Log:       slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	if change != nil {
@@ -146,9 +172,7 @@ func (hs *HS) Login(t testing.TB, name string) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hs.tokens.mu.Lock()
-	hs.tokens.m[c.Token] = route.Principal{UserID: c.UserID, DeviceID: c.DeviceID}
-	hs.tokens.mu.Unlock()
+	hs.tokens.put(c.Token, route.Principal{UserID: c.UserID, DeviceID: c.DeviceID})
 	return c
 }
 

@@ -159,7 +159,7 @@ func TestNoGhost(t *testing.T) {
 // before lets them in no more.
 func TestAccessEndsTheCall(t *testing.T) {
 	h := openHouse(t)
-	alice := h.Login(t, "alice")
+	alice, admin := h.Login(t, "alice"), h.Login(t, "admin", "--admin")
 	for _, c := range []struct {
 		name string
 		end  func(t *testing.T, u *appliancetest.User)
@@ -170,6 +170,11 @@ func TestAccessEndsTheCall(t *testing.T) {
 				t.Fatal(e)
 			}
 		}, http.StatusUnauthorized},
+		{"suspended", func(t *testing.T, u *appliancetest.User) {
+			if code := admin.Do(t, "PUT", "/_matrix/client/v1/admin/suspend/"+url.PathEscape(u.ID), map[string]any{"suspended": true}, nil); code != 200 {
+				t.Fatal(code)
+			}
+		}, http.StatusForbidden},
 		{"signed-out", func(t *testing.T, u *appliancetest.User) {
 			if code := u.Do(t, "POST", "/_matrix/client/v3/logout", map[string]any{}, nil); code != 200 {
 				t.Fatal(code)

@@ -43,6 +43,7 @@ type user struct {
 	dirty   map[string]struct{} // rooms whose counts may have changed
 	moved   bool                // memberships may have changed
 	all     bool                // counts of any room may have changed
+	held    bool                // is told nothing for now
 	joined  map[string]struct{}
 
 	mu      chan struct{} // held while counting
@@ -89,7 +90,11 @@ func (s *Service) Start(ctx context.Context) error {
 		byUser[r.userID] = append(byUser[r.userID], r)
 	}
 	for id, list := range byUser {
-		s.reconcile(id, list)
+		held, err := s.held(id)
+		if err != nil {
+			return fmt.Errorf("pusher: %w", err)
+		}
+		s.reconcile(id, list, held)
 	}
 	s.wg.Go(s.dispatch)
 	s.wg.Go(s.save)
@@ -142,6 +147,25 @@ func (s *Service) touched(_ int64, touches []store.Touch) {
 	s.signal()
 }
 
+// held reports whether a user is told nothing for now.
+func (s *Service) held(userID string) (bool, error) {
+	if s.o.Held == nil {
+		return false, nil
+	}
+	return s.o.Held(s.ctx, userID)
+}
+
+// Reload is to be called when Options.Held says another thing of a user than before.
+// Until that is read nothing is told.
+func (s *Service) Reload(userID string) {
+	s.mu.Lock()
+	if u := s.users[userID]; u != nil {
+		u.held = true
+	}
+	s.mu.Unlock()
+	s.reload(userID)
+}
+
 // reload has a user's pushers read again. It may run after a commit.
 func (s *Service) reload(users ...string) {
 	s.noteMu.Lock()
@@ -177,6 +201,10 @@ func (s *Service) dispatch() {
 				list, err = listOf(q, id)
 				return err
 			})
+			held := false
+			if err == nil && len(list) > 0 {
+				held, err = s.held(id)
+			}
 			if err != nil {
 				if s.ctx.Err() == nil {
 					s.o.Log.Error("pushers could not be read; trying again", "user", id, "err", err)
@@ -184,7 +212,7 @@ func (s *Service) dispatch() {
 				}
 				continue
 			}
-			s.reconcile(id, list)
+			s.reconcile(id, list, held)
 		}
 		s.mu.Lock()
 		touched := map[*user]struct{}{}
@@ -216,7 +244,7 @@ func (s *Service) dispatch() {
 }
 
 // reconcile makes a user's senders what the rows say.
-func (s *Service) reconcile(id string, list []record) {
+func (s *Service) reconcile(id string, list []record, held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.users[id]
@@ -228,6 +256,7 @@ func (s *Service) reconcile(id string, list []record) {
 			mu: make(chan struct{}, 1), unread: map[string]unread{}}
 		s.users[id] = u
 	}
+	u.held = held
 	old := u.senders
 	u.senders = map[int64]*sender{}
 	for _, r := range list {
@@ -287,7 +316,7 @@ func (s *Service) leave(u *user, roomID string) {
 // schedule has a sender look for what there is to send. s.mu is held.
 func (s *Service) schedule(x *sender) {
 	switch {
-	case x.gone || s.closed || !x.enabled:
+	case x.gone || s.closed || !x.enabled || x.user.held:
 	case x.running:
 		x.again = true
 	default:
@@ -300,7 +329,7 @@ func (s *Service) run(x *sender) {
 	for {
 		more := s.step(x)
 		s.mu.Lock()
-		if (!more && !x.again) || x.gone || s.closed || !x.enabled {
+		if (!more && !x.again) || x.gone || s.closed || !x.enabled || x.user.held {
 			x.running, x.again = false, false
 			s.mu.Unlock()
 			return
@@ -379,6 +408,12 @@ func (s *Service) step(x *sender) (more bool) {
 		if body, err = encode(map[string]any{"counts": counts, "prio": "low", "devices": []any{device(r, nil)}}); err != nil {
 			return s.trouble(x, err)
 		}
+	}
+	s.mu.Lock()
+	held := x.user.held
+	s.mu.Unlock()
+	if held {
+		return false
 	}
 	rejected, wait, err := s.post(r, body)
 	if err != nil && s.ctx.Err() != nil {

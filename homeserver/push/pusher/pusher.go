@@ -6,7 +6,8 @@
 // is told what is still unread, the newest of it, and nothing twice but what a
 // crash kept from being noted. Each pusher sends one request at a time, and waits
 // longer after each failure, over a restart too. A pusher ends with the device
-// that set it, and when its gateway rejects the pushkey.
+// that set it, and when its gateway rejects the pushkey. A locked account is told
+// nothing until it is unlocked: then what is still unread.
 package pusher
 
 import (
@@ -38,6 +39,9 @@ type Options struct {
 	// Plain allows gateways without TLS, for those in one's own network.
 	Plain     bool
 	FirstWait time.Duration // after a failure; 0: defaultWait
+	// Held reports whether a user is told nothing for now, as one whose account is
+	// locked. Reload is called when that changed. nil: nobody is held.
+	Held func(ctx context.Context, userID string) (bool, error)
 }
 
 // Service keeps pushers and serves them. Its methods are safe for concurrent use.

@@ -335,6 +335,50 @@ func TestOutage(t *testing.T) {
 	g.event(alice.Send(room, "after"))
 }
 
+// TestLocked: nobody is told anything whose account is locked, over a restart too. When
+// it is unlocked, what is still unread is told. Who is suspended goes on reading.
+func TestLocked(t *testing.T) {
+	hs := hstest.New(t, plain)
+	alice, bob, carol := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "carol")
+	g, witness := newGateway(t), newGateway(t)
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	carol.Join(room)
+	bob.Must("POST", set, g.pusher("K", nil))
+	carol.Must("POST", set, witness.pusher("W", nil))
+	say := func(text string) string {
+		t.Helper()
+		id := alice.Send(room, text)
+		witness.event(id)
+		return id
+	}
+	g.event(say("before"))
+
+	hs.Lock(bob.UserID, true)
+	bob.Fails(401, mx.UserLocked, "GET", "/pushers", nil)
+	// The dispatcher reads who is held in the order of what it is told.
+	for range 3 {
+		say("unheard")
+	}
+	hs.Restart()
+	last := say("unheard, too")
+	if n := g.requests(); n != 1 {
+		t.Errorf("a locked account was told of %d things", n-1)
+	}
+	hs.Lock(bob.UserID, false)
+	for range 3 {
+		g.next()
+	}
+	if v := g.event(last); v.At("counts", "unread").V != 5.0 {
+		t.Errorf("the notification is %s", v.Text())
+	}
+
+	hs.Suspend(bob.UserID, true)
+	g.event(say("still read"))
+	bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+last, obj{})
+	hs.Suspend(bob.UserID, false)
+}
+
 func TestRejected(t *testing.T) {
 	hs := hstest.New(t, plain)
 	alice, bob, carol := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "carol")
