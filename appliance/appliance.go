@@ -46,19 +46,20 @@ type Appliance struct {
 	out     io.Writer
 	started time.Time
 
-	db       *store.DB
-	blobs    *blob.Store
-	settings *settings.Settings
-	certs    certs.Switch
-	sfu      *sfu.SFU // nil: no calls
-	web      *web.Server
-	core     atomic.Pointer[core] // homeserver and identity; replaced when the server name is chosen
-	coreMu   sync.Mutex           // one rebuild at a time
-	metrics  *metrics
-	claim    claim
-	listens  []*listener
-	control  *control
-	netErrs  chan error
+	db        *store.DB
+	blobs     *blob.Store
+	settings  *settings.Settings
+	certs     certs.Switch
+	sfu       *sfu.SFU // nil: no calls
+	web       *web.Server
+	core      atomic.Pointer[core] // homeserver and identity; replaced when the server name is chosen
+	coreMu    sync.Mutex           // one rebuild at a time
+	metrics   *metrics
+	claim     claim
+	listens   []*listener
+	control   *control
+	pushKeyMu sync.Mutex // one maker of the key for Web Push at a time
+	netErrs   chan error
 
 	stopping context.Context // done when the stop begins: long polls end
 	stop     context.CancelFunc

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
 )
 
@@ -229,6 +230,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	})
 	a.mailControl(handle)
 	a.filesControl(handle)
+	a.pushControl(handle)
 	return mux
 }
 
@@ -273,6 +275,10 @@ func (a *Appliance) controlMessage(err error) string {
 		return "this password is too easy to guess; take at least ten characters, or leave --password away to get one made"
 	case errors.Is(err, identity.ErrNoUser):
 		return "there is no such user; holdfast user list shows all"
+	case errors.Is(err, identity.ErrLocked):
+		return "this account is locked; unlock it first with: holdfast user disable NAME --undo"
+	case errors.Is(err, unifiedpush.ErrNoPhone):
+		return "this person has no such phone; holdfast push list shows all"
 	case errors.Is(err, errClaimed):
 		return "this appliance was set up already; log in, or make an administrator with: holdfast user add NAME --admin"
 	}

@@ -25,6 +25,7 @@ type core struct {
 	pages      http.Handler // identity
 	homeserver http.Handler
 	federation http.Handler // the federation listener's
+	phones     http.Handler // the push server for phones
 	end        []func()
 }
 
@@ -97,6 +98,10 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		AppserviceDir:    a.cfg.Appservice.Dir,
 		Client:           outbound(a.cfg.Network.AllowPrivate),
 		PlainPush:        a.cfg.Network.AllowPrivate,
+		Own:              a.leadsHere,
+		Push:             a.pushSettings,
+		WebPushKey:       func(ctx context.Context) ([]byte, error) { return a.webPushKey(ctx, c) },
+		WebPushSubject:   func() string { return a.publicURLFor(name) },
 		Version:          Version,
 		OnDeviceDeleted:  c.identity.EndDeviceTx,
 		// The wizard made it the server of one organisation, whose people look for
@@ -108,7 +113,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 	}
 	c.end = append(c.end, c.hs.Close)
 	c.identity.Start()
-	c.homeserver, c.federation = c.hs.Handler(), c.hs.Federation()
+	c.homeserver, c.federation, c.phones = c.hs.Handler(), c.hs.Federation(), c.hs.Phones
 	return c, nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/homeserver/push/unifiedpush"
 )
 
 // clientHandler is what browsers and clients reach. A switch on the path, not a
@@ -31,6 +33,8 @@ func (a *Appliance) clientHandler() http.Handler {
 		case under(p, "/oauth2"), under(p, "/login"), under(p, "/logout"), under(p, "/consent"), under(p, "/account"),
 			under(p, "/reauth"), under(p, "/e"), strings.HasPrefix(p, "/.well-known/o"):
 			c.pages.ServeHTTP(w, r)
+		case unifiedpush.Serves(p):
+			c.phones.ServeHTTP(w, r)
 		case under(p, "/livekit/sfu"):
 			sfu.ServeHTTP(w, r)
 		case p == "/ca.crt":
@@ -151,7 +155,8 @@ func (a *Appliance) wrap(next http.Handler) http.Handler {
 // the appliance ends its context.
 func longPoll(r *http.Request) bool {
 	return r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/_matrix/client/") && strings.HasSuffix(r.URL.Path, "/sync") ||
-		r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/sync")
+		r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/sync") ||
+		r.Method == http.MethodGet && unifiedpush.Streams(r.URL.Path)
 }
 
 // realAddr replaces the address of a proxy on this machine by the one it names,

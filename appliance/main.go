@@ -54,7 +54,9 @@ type cli struct {
 	dryRun            bool
 	template          bool
 	hardware          bool
+	device            string
 	files             fileRules
+	push              pushRules
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -139,6 +141,21 @@ func commands() []command {
 				f.StringVar(&c.files.Open, "open", "", "give files to old clients that do not sign in: never, always, or those from before a `day`, as 2027-01-31")
 			}},
 		{name: "files show", data: true, short: "print the rules for uploaded files", run: runFilesShow},
+		{name: "push add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "let a person's phone fetch its notifications from here", run: runPushAdd,
+			long: "Makes a user and password for a distributor of UnifiedPush, as the ntfy app, on a person's\nphone. People do the same for themselves on their account's page.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.displayName, "name", "phone", "what to call the phone (`name`)")
+				f.StringVar(&c.device, "device", "", "the `ID` of a session: when it is signed out, the phone ends with it")
+			}},
+		{name: "push list", data: true, args: "[NAME]", nargs: [2]int{0, 1}, short: "list the phones that fetch their notifications from here", run: runPushList},
+		{name: "push end", args: "NAME ID", nargs: [2]int{2, 2}, short: "give a phone no notifications any more", run: runPushEnd},
+		{name: "push set", data: true, short: "say how long messages wait for phones, and for whom", run: runPushSet,
+			long: "Changes the rules for push; they hold at once. What is not named stays as it is.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.push.Keep, "keep", "", "how long a message waits for its phone: a `time` from a minute to 30d (standard: 12h)")
+				f.StringVar(&c.push.Foreign, "foreign", "", "whether this server's gateway pushes to endpoints of other push servers, too: on or off (`state`; standard: off)")
+			}},
+		{name: "push show", data: true, short: "print the rules for push", run: runPushShow},
 		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",

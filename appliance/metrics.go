@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/sfu"
 	"holdfast/store"
 )
@@ -49,6 +50,16 @@ func newMetrics(a *Appliance) *metrics {
 		counter("holdfast_store_writes_total", "Writes that reached the disk.", func() float64 { return float64(a.db.Stats().Writes) }),
 		counter("holdfast_store_commits_total", "Commits that the writes shared; each is one fsync.", func() float64 { return float64(a.db.Stats().Commits) }),
 		gauge("holdfast_store_position", "Last committed position of the sync sequence.", func() float64 { return float64(a.db.Pos()) }),
+	)
+	phones := func(f func(s unifiedpush.Stats) float64) func() float64 {
+		return func() float64 { return f(a.core.Load().hs.Phones.Counts()) }
+	}
+	m.reg.MustRegister(
+		gauge("holdfast_push_connections", "Connections of phones that wait for notifications.", phones(func(s unifiedpush.Stats) float64 { return float64(s.Connections) })),
+		gauge("holdfast_push_stored_bytes", "Size of the push messages that are kept for phones.", phones(func(s unifiedpush.Stats) float64 { return float64(s.Bytes) })),
+		counter("holdfast_push_published_total", "Push messages that were taken for phones.", phones(func(s unifiedpush.Stats) float64 { return float64(s.Published) })),
+		counter("holdfast_push_delivered_total", "Push messages that were given to phones.", phones(func(s unifiedpush.Stats) float64 { return float64(s.Delivered) })),
+		counter("holdfast_push_refused_total", "Requests of phones and to their endpoints that were refused.", phones(func(s unifiedpush.Stats) float64 { return float64(s.Denied) })),
 	)
 	if a.sfu != nil {
 		m.reg.MustRegister(

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ import (
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/push"
 	"holdfast/homeserver/push/pusher"
+	"holdfast/homeserver/push/unifiedpush"
+	"holdfast/homeserver/push/webpush"
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
@@ -73,8 +76,15 @@ type Options struct {
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
 	PlainPush        bool                          // whether push gateways may go without TLS
 	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
-	Version          string                        // of the program, for other servers
-	OnDeviceDeleted  func(tx *store.Tx, userID, deviceID string) error
+	// Own reports whether a URL leads to this server. nil: none does.
+	Own  func(*url.URL) bool
+	Push func() unifiedpush.Settings // what an administrator set for push; nil: the defaults
+	// WebPushKey gives the private key by which browsers know this server; nil:
+	// nothing is sent to browsers. WebPushSubject is how to reach who runs it.
+	WebPushKey      func(ctx context.Context) ([]byte, error)
+	WebPushSubject  func() string
+	Version         string // of the program, for other servers
+	OnDeviceDeleted func(tx *store.Tx, userID, deviceID string) error
 	// FindEveryone reports whether people find all local accounts by name. nil: only
 	// those with whom they share a room or who are in a public one.
 	FindEveryone func() bool
@@ -102,6 +112,7 @@ type Homeserver struct {
 	Appservice *appservice.Service
 	Files      *media.Service
 	Pushers    *pusher.Service
+	Phones     *unifiedpush.Service
 
 	db         *store.DB
 	server     *route.Server
@@ -181,19 +192,30 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(h.roomReplaced)
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
-	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
-		Held: func(ctx context.Context, userID string) (bool, error) { return lockedOut(o.Standing(ctx, userID)) }})
-	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
-	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
-	if err := h.Timeline.Load(ctx); err != nil {
-		return nil, err
-	}
 	deviceExists := func(q store.Querier, userID, deviceID string) (bool, error) {
 		_, err := h.Devices.Get(q, userID, deviceID)
 		if errors.Is(err, store.ErrNotFound) {
 			return false, nil
 		}
 		return err == nil, err
+	}
+	var browsers *webpush.Sender
+	if o.WebPushKey != nil {
+		browsers = webpush.New(webpush.Options{Client: o.Client, Key: o.WebPushKey, Subject: o.WebPushSubject})
+	}
+	held := func(ctx context.Context, userID string) (bool, error) { return lockedOut(o.Standing(ctx, userID)) }
+	h.Phones = unifiedpush.New(unifiedpush.Options{DB: o.DB, Log: o.Log, Client: o.Client, Own: o.Own, Held: held, Settings: o.Push, Web: browsers, HasDevice: deviceExists})
+	h.end = append(h.end, h.Phones.Close)
+	if err := h.Phones.Start(ctx); err != nil {
+		return nil, err
+	}
+	h.Devices.OnDelete(h.Phones.DeviceDeleted)
+	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
+		Local: h.Phones.Deliver, IsLocal: h.Phones.IsGateway, Check: h.Phones.CheckPusher, Held: held})
+	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
+	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
+	if err := h.Timeline.Load(ctx); err != nil {
+		return nil, err
 	}
 	reported := reports.New(reports.Options{DB: o.DB, Rooms: h.Rooms, Event: h.Timeline.Visible,
 		UserExists: userExists})
@@ -271,7 +293,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
 	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
-		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), push.NewList(counter, h.Rooms, h.Timeline).Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
+		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), h.Phones.Routes(), push.NewList(counter, h.Rooms, h.Timeline).Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
 	administration := admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
@@ -364,18 +386,19 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),
-			h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
+			h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Phones.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
 	}))
 }
 
 // Locked is told that an account was locked or unlocked. A locked one's user is taken
-// out of all calls, and no notifications are pushed to it. Access tokens are refused by
-// whoever gives them out.
+// out of all calls, no notifications are pushed to it, and its phones are cut off.
+// Access tokens are refused by whoever gives them out.
 func (h *Homeserver) Locked(ctx context.Context, userID string, locked bool) error {
 	h.Pushers.Reload(userID)
 	if !locked {
 		return nil
 	}
+	h.Phones.Disconnect(userID)
 	return h.Calls.Locked(ctx, userID)
 }
 

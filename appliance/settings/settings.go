@@ -38,6 +38,11 @@ const (
 	FileKeep  = "files.keep"
 	FileOpen  = "files.open"
 
+	// Notifications, as holdfast push set takes them; "": the standard.
+	PushKeep    = "push.keep"
+	PushForeign = "push.foreign"
+	PushWebKey  = "push.web_key" // private key for Web Push, sealed by the identity provider's key
+
 	ConsolePassword = "console.password" // argon2id hash; the screen's menu asks for it
 	ShareUpdates    = "updates.share"    // "yes": other appliances may fetch the running version
 )

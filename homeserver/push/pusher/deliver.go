@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -69,6 +70,7 @@ type sender struct {
 	user           *user
 	running, again bool
 	gone           bool
+	problem        string // why the gateway took no notification
 	timer          *time.Timer
 }
 
@@ -431,19 +433,69 @@ func (s *Service) step(x *sender) (more bool) {
 		return false
 	case err != nil:
 		if x.failures++; x.failures == 1 {
-			s.o.Log.Warn("a push gateway took no notification; what is unread is sent again later", "app", r.appID, "user", r.userID, "err", err)
+			s.o.Log.Warn("a push gateway took no notification; what is unread is sent again later", "gateway", hostOf(r.at), "app", r.appID, "user", r.userID, "err", err)
 		}
+		x.problem = err.Error()
 		wait = max(wait, s.o.FirstWait<<min(x.failures-1, 20))
 		wait = min(wait, maxWait)
 		x.retryTS = time.Now().Add(wait).UnixMilli()
 		s.later(x, wait)
 	default:
 		x.pos, x.badge = max(x.pos, to), total.n
-		x.failures, x.retryTS = 0, 0
+		x.failures, x.retryTS, x.problem = 0, 0, ""
 		more = true
 	}
 	s.unsaved[x.id] = x
 	return more
+}
+
+// hostOf is the host of a gateway.
+func hostOf(at string) string {
+	u, err := url.Parse(at)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// Trouble is a gateway that takes no notifications.
+type Trouble struct {
+	Gateway string    // its host
+	Pushers int       // that wait for it
+	Next    time.Time // the next attempt
+	Err     string    // what went wrong last; "": not tried since the start
+}
+
+// Troubles lists the gateways that took no notification when they were asked last.
+func (s *Service) Troubles() []Trouble {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := map[string]*Trouble{}
+	for _, u := range s.users {
+		for _, x := range u.senders {
+			if x.failures == 0 || !x.enabled {
+				continue
+			}
+			host := hostOf(x.at)
+			t := m[host]
+			if t == nil {
+				t = &Trouble{Gateway: host}
+				m[host] = t
+			}
+			t.Pushers++
+			if next := time.UnixMilli(x.retryTS); t.Next.IsZero() || next.Before(t.Next) {
+				t.Next = next
+			}
+			if x.problem != "" {
+				t.Err = x.problem
+			}
+		}
+	}
+	out := make([]Trouble, 0, len(m))
+	for _, host := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, *m[host])
+	}
+	return out
 }
 
 // trouble is for what is no fault of a gateway: the database, in the main.
@@ -686,6 +738,15 @@ func (s *Service) post(r record, body []byte) (rejected bool, wait time.Duration
 		defer func() { <-s.slots }()
 	case <-s.ctx.Done():
 		return false, 0, s.ctx.Err()
+	}
+	if s.o.Local != nil {
+		if gone, ok, err := s.o.Local(s.requests, r.at, body); ok {
+			var e *mx.Error
+			if errors.As(err, &e) {
+				wait = e.RetryAfter
+			}
+			return slices.Contains(gone, r.pushkey), wait, err
+		}
 	}
 	req, err := http.NewRequestWithContext(s.requests, http.MethodPost, r.at, bytes.NewReader(body))
 	if err != nil {

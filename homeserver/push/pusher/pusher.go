@@ -37,7 +37,14 @@ type Options struct {
 	// Client makes the requests; it refuses addresses that the server must not reach.
 	Client *http.Client
 	// Plain allows gateways without TLS, for those in one's own network.
-	Plain     bool
+	Plain bool
+	// Local takes notifications for the push gateway of this server, without the
+	// network; ok is false where a URL is another's. nil: all are another's.
+	Local func(ctx context.Context, at string, body []byte) (rejected []string, ok bool, err error)
+	// IsLocal reports whether a URL is that of this server's gateway. nil: none is.
+	IsLocal func(at string) bool
+	// Check reports what is wrong with a pusher that a client sets. nil: nothing.
+	Check     func(appID, pushkey, at string, data map[string]any) error
 	FirstWait time.Duration // after a failure; 0: defaultWait
 	// Held reports whether a user is told nothing for now, as one whose account is
 	// locked. Reload is called when that changed. nil: nobody is held.
@@ -217,6 +224,11 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 	if err := s.checkURL(at); err != nil {
 		return out, err
 	}
+	if s.o.Check != nil {
+		if err := s.o.Check(in.AppID, in.Pushkey, at, in.Data); err != nil {
+			return out, err
+		}
+	}
 	if f, ok := in.Data["format"]; ok && f != "event_id_only" {
 		return out, mx.Errorf(mx.InvalidParam, "The only format is \"event_id_only\"; leave it out for the full one.")
 	}
@@ -256,7 +268,7 @@ func (s *Service) checkURL(at string) error {
 	switch {
 	case err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "":
 		return mx.Errorf(mx.InvalidParam, "The data.url is not the URL of a push gateway.")
-	case u.Scheme != "https" && !(s.o.Plain && u.Scheme == "http"):
+	case u.Scheme != "https" && !(u.Scheme == "http" && (s.o.Plain || s.o.IsLocal != nil && s.o.IsLocal(at))):
 		return mx.Errorf(mx.InvalidParam, "The data.url must begin with https://.")
 	case u.Path != gatewayPath:
 		return mx.Errorf(mx.InvalidParam, "The path of data.url must be %s.", gatewayPath)
