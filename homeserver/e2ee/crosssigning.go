@@ -130,7 +130,7 @@ func (s *Service) uploadCrossSigning(ctx context.Context, r *route.Request, in c
 		if old, err = listCrossSigningKeys(q, r.UserID); err != nil {
 			return err
 		}
-		return checkCrossKeys(q, r.UserID, keys, old)
+		return s.checkCrossKeys(q, r.UserID, keys, old)
 	})
 	if err != nil {
 		return out, err
@@ -153,6 +153,9 @@ func (s *Service) uploadCrossSigning(ctx context.Context, r *route.Request, in c
 		if len(now) != len(old) || bringsNew(asKeys(old), now) {
 			return mx.Errorf(mx.Forbidden, "Another device changed the keys meanwhile. Fetch them and try again.")
 		}
+		if err := s.checkCrossKeys(tx, r.UserID, keys, now); err != nil { // a device may be new
+			return err
+		}
 		return s.storeCrossKeys(tx, r.UserID, keys, now)
 	})
 }
@@ -173,8 +176,10 @@ func bringsNew(keys []crossKey, old map[string]storedKey) bool {
 	return false
 }
 
-// checkCrossKeys checks what the keys must have to do with each other.
-func checkCrossKeys(q store.Querier, userID string, keys []crossKey, old map[string]storedKey) error {
+// checkCrossKeys checks what the keys must have to do with each other. A signature
+// names its key by the key alone, so that no two keys, and no key and device, may have
+// the same name.
+func (s *Service) checkCrossKeys(q store.Querier, userID string, keys []crossKey, old map[string]storedKey) error {
 	if len(keys) == 0 {
 		return mx.Errorf(mx.MissingParam, "Send at least one of master_key, self_signing_key and user_signing_key.")
 	}
@@ -187,17 +192,23 @@ func checkCrossKeys(q store.Querier, userID string, keys []crossKey, old map[str
 	if master == "" {
 		return mx.Errorf(mx.MissingParam, "There is no master key yet. Send master_key with the others.")
 	}
+	devices, err := s.o.Devices.Names(q, userID)
+	if err != nil {
+		return err
+	}
 	publics := map[string]bool{}
 	for _, k := range keys {
+		for usage, o := range old {
+			if usage != k.usage && o.public == k.public {
+				return mx.Errorf(mx.InvalidParam, "The %s key is your %s key. The keys must be different ones.", k.usage, usage)
+			}
+		}
 		if publics[k.public] {
 			return mx.Errorf(mx.InvalidParam, "The keys must be different ones.")
 		}
 		publics[k.public] = true
-		if _, err := loadDeviceKeys(q, userID, k.public); err != store.ErrNotFound {
-			if err == nil {
-				err = mx.Errorf(mx.Forbidden, "One of the keys is the same as the ID of one of your devices.")
-			}
-			return err
+		if _, taken := devices[k.public]; taken {
+			return mx.Errorf(mx.Forbidden, "One of the keys is the same as the ID of one of your devices.")
 		}
 		if k.usage == usageMaster {
 			continue

@@ -29,8 +29,9 @@ type world struct {
 	e       *e2ee.Service
 	devices *devices.Service
 	rooms   apitest.Rooms
-	asked   int  // how often a confirmation was asked for
-	refuse  bool // whether it is refused
+	asked   int    // how often a confirmation was asked for
+	refuse  bool   // whether it is refused
+	asking  func() // what happens while a confirmation is asked for
 }
 
 func setup(t testing.TB) *world {
@@ -40,6 +41,9 @@ func setup(t testing.TB) *world {
 	w.e = e2ee.New(e2ee.Options{DB: w.db, ServerName: apitest.Server, Rooms: w.rooms, Devices: w.devices, Messages: td,
 		ConfirmReset: func(context.Context, *route.Request) error {
 			w.asked++
+			if w.asking != nil {
+				w.asking()
+			}
 			if w.refuse {
 				return &mx.Error{Status: http.StatusUnauthorized, Fields: map[string]any{"flows": []any{}}}
 			}

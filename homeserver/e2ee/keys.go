@@ -209,6 +209,17 @@ func parseNamedKeys(in map[string]mx.Raw) ([]namedKey, error) {
 }
 
 func (s *Service) store(tx *store.Tx, userID, deviceID string, u parsedUpload) (*deviceCounts, error) {
+	if u.device != nil || len(u.oneTime) > 0 || len(u.fallback) > 0 {
+		// A device that was signed out while the request was under way must not leave
+		// keys that nobody has the private parts of.
+		devices, err := s.o.Devices.Names(tx, userID)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := devices[deviceID]; !ok {
+			return nil, mx.Errorf(mx.UnknownToken, "The device was signed out.")
+		}
+	}
 	if u.device != nil {
 		if err := s.storeDevice(tx, userID, deviceID, u); err != nil {
 			return nil, err
@@ -345,6 +356,9 @@ func (s *Service) queryUser(q store.Querier, asker, user string, devices []strin
 	if err != nil {
 		return err
 	}
+	// The specification leaves an unknown user out. Who has no devices is told by an
+	// empty object, as clients ask again and again for whoever is missing; and so that
+	// nobody learns by asking who has an account, that goes for all.
 	found := map[string]mx.Raw{}
 	out.DeviceKeys[user] = found
 	if len(keys) == 0 && len(cross) == 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
@@ -94,6 +95,45 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestDefaultsAreTheSpecifications compares the default rules, to the byte in canonical
+// JSON and in their order, with the definitions of the specification's text (v1.19),
+// where the user's ID is a placeholder.
+func TestDefaultsAreTheSpecifications(t *testing.T) {
+	text, err := os.ReadFile("testdata/specification.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string][]json.RawMessage
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(text), "[the user's Matrix ID]", me)), &want); err != nil {
+		t.Fatal(err)
+	}
+	defaults := Defaults(me)
+	for _, kind := range Kinds {
+		rules, _ := defaults.Rules(kind)
+		if len(rules) != len(want[kind]) {
+			t.Errorf("%d rules of kind %s, want %d", len(rules), kind, len(want[kind]))
+			continue
+		}
+		for i, rule := range rules {
+			raw, err := json.Marshal(rule)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := pdu.Canonical(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := pdu.Canonical(want[kind][i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(got) != string(text) {
+				t.Errorf("%s rule %d:\n%s\nwant\n%s", kind, i, got, text)
+			}
+		}
+	}
+}
+
 func TestConditions(t *testing.T) {
 	e := event(t, "m.room.message", nil, `{"body":"Lunch at A.B's, 12 o'clock","n":5,"null":null,"yes":true,"deep":{"a.b":{"c":"X"},"back\\slash":"y"},"list":["a",1,null,true,{"x":1}],"empty":""}`)
 	for cond, want := range map[string]bool{
@@ -139,6 +179,14 @@ func TestConditions(t *testing.T) {
 		`{"kind":"room_member_count","is":"<3"}`:                                  false,
 		`{"kind":"room_member_count","is":">=3"}`:                                 true,
 		`{"kind":"room_member_count","is":"=>3"}`:                                 false,
+		`{"kind":"room_member_count","is":"<=3"}`:                                 true,
+		`{"kind":"room_member_count","is":"<=2"}`:                                 false,
+		`{"kind":"room_member_count","is":">2"}`:                                  true,
+		`{"kind":"room_member_count","is":">3"}`:                                  false,
+		`{"kind":"room_member_count","is":"==4"}`:                                 false,
+		`{"kind":"event_property_contains","key":"content.list","value":{"x":1}}`: false,
+		`{"kind":"event_property_contains","key":"content.none","value":"a"}`:     false,
+		`{"kind":"event_property_is","key":"content.list","value":"a"}`:           false,
 		`{"kind":"room_member_count","is":"three"}`:                               false,
 		`{"kind":"room_member_count"}`:                                            false,
 		`{"kind":"contains_display_name"}`:                                        true,
@@ -161,6 +209,31 @@ func TestConditions(t *testing.T) {
 		room := RoomView{Members: 3, DisplayName: func() string { return "a.B's" }, MayNotify: func(s, k string) bool { return k == "room" }}
 		if got := Compile(me, rules).Evaluate(NewView(e), &room).Notify; got != want {
 			t.Errorf("%s: %v, want %v", cond, got, want)
+		}
+		// Of a room about which nothing is known, what asks about it is not true.
+		asks := c.Kind == "contains_display_name" || c.Kind == "sender_notification_permission"
+		if got := Compile(me, rules).Evaluate(NewView(e), &RoomView{Members: 3}).Notify; got != (want && !asks) {
+			t.Errorf("%s without the room: %v", cond, got)
+		}
+		// All conditions have to hold; a rule without any always does.
+		rules.Override[0].Conditions = []Condition{c, {Kind: "org.example.future"}}
+		if Compile(me, rules).Evaluate(NewView(e), &room).Notify {
+			t.Errorf("%s and what never holds: it matches", cond)
+		}
+		rules.Override[0].Conditions = nil
+		if !Compile(me, rules).Evaluate(NewView(e), &room).Notify {
+			t.Error("a rule without conditions does not match")
+		}
+	}
+	// The spec's own example of a redaction's and a state event's properties.
+	redaction, err := pdu.Build(pdu.V10, pdu.Proto{RoomID: "!r:hs", Sender: "@you:hs", Type: "m.room.redaction", Content: []byte(`{}`), Redacts: "$x"}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]bool{"redacts": true, "event_id": true, "state_key": false} {
+		rules := Ruleset{Override: []Rule{{RuleID: "r", Enabled: true, Conditions: []Condition{eventMatch(key, "*")}, Actions: Actions{notify}}}}
+		if got := Compile(me, rules).Evaluate(NewView(redaction), &RoomView{}).Notify; got != want {
+			t.Errorf("%s of a redaction: %v", key, got)
 		}
 	}
 }
@@ -207,7 +280,7 @@ func TestPut(t *testing.T) {
 		return code(r.Put(kind, Rule{RuleID: id, Pattern: "p"}, before, after))
 	}
 	for _, step := range []struct{ id, before, after, want string }{
-		{"a", "", "", "a"}, {"b", "", "", "b a"}, {"c", "a", "", "b c a"}, {"d", "", "b", "b d c a"}, {"a", "", "", "b d c a"}, {"a", "b", "", "a b d c"},
+		{"a", "", "", "a"}, {"b", "", "", "b a"}, {"c", "a", "", "b c a"}, {"d", "", "b", "b d c a"}, {"a", "", "", "b d c a"}, {"a", "b", "", "a b d c"}, {"c", "d", "a", "a b c d"},
 	} {
 		if c := put(Override, step.id, step.before, step.after); c != "" || strings.Join(ids(Override), " ") != step.want {
 			t.Errorf("%+v: %s %v", step, c, ids(Override))
@@ -226,6 +299,26 @@ func TestPut(t *testing.T) {
 		if got := put(c.kind, c.id, c.before, ""); got != c.want {
 			t.Errorf("%+v: %q", c, got)
 		}
+	}
+	var long Condition
+	if err := json.Unmarshal([]byte(`{"kind":"event_match","key":"type","pattern":"`+strings.Repeat("x", 1025)+`"}`), &long); err != nil {
+		t.Fatal(err)
+	}
+	for name, rule := range map[string]Rule{"a long condition": {RuleID: "x", Conditions: []Condition{long}},
+		"many conditions": {RuleID: "x", Conditions: make([]Condition, 51)}, "a long pattern": {RuleID: "x", Pattern: strings.Repeat("x", 1025)}} {
+		if c := code(r.Put(Override, rule, "", "")); c != mx.TooLarge {
+			t.Errorf("%s: %q", name, c)
+		}
+	}
+	full := Defaults(me)
+	for i := range 1000 {
+		full.Room = append(full.Room, Rule{RuleID: fmt.Sprint("!", i)})
+	}
+	if c := code(full.Put(Room, Rule{RuleID: "!new"}, "", "")); c != mx.TooLarge {
+		t.Errorf("one rule too many: %q", c)
+	}
+	if c := code(full.Put(Room, Rule{RuleID: "!7"}, "", "")); c != "" {
+		t.Errorf("one that is there: %q", c)
 	}
 	if c := code(r.Put(Content, Rule{RuleID: "x"}, "", "")); c != mx.MissingParam {
 		t.Errorf("a content rule without a pattern: %q", c)

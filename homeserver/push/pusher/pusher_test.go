@@ -2,6 +2,7 @@ package pusher_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"holdfast/homeserver"
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/rooms"
 	"holdfast/store"
 )
 
@@ -28,6 +30,7 @@ type gateway struct {
 	mu     sync.Mutex
 	status int    // of its answers; 0: 200
 	answer string // "": rejects nothing
+	after  string // Retry-After of an answer with a status
 	asked  int
 }
 
@@ -42,6 +45,9 @@ func newGateway(t testing.TB) *gateway {
 			t.Errorf("a request of another kind: %s %s %v", r.Method, r.URL, r.Header)
 		}
 		if g.status != 0 {
+			if g.after != "" {
+				w.Header().Set("Retry-After", g.after)
+			}
 			w.WriteHeader(g.status)
 			return
 		}
@@ -377,6 +383,79 @@ func TestLocked(t *testing.T) {
 	g.event(say("still read"))
 	bob.Must("POST", hstest.Room(room)+"/receipt/m.read/"+last, obj{})
 	hs.Suspend(bob.UserID, false)
+}
+
+// TestPatience: a gateway that asks for time gets it, until the pusher is set again.
+func TestPatience(t *testing.T) {
+	hs := hstest.New(t, plain)
+	alice, bob, carol := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "carol")
+	g, witness := newGateway(t), newGateway(t)
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	carol.Join(room)
+	bob.Must("POST", set, g.pusher("K", nil))
+	carol.Must("POST", set, witness.pusher("W", nil))
+	g.mu.Lock()
+	g.after = "3600"
+	g.mu.Unlock()
+	g.set(429, "")
+	var last string
+	for i := range 5 {
+		last = alice.Send(room, "x")
+		witness.event(last)
+		if i == 0 {
+			eventually(t, "the gateway is asked", func() bool { return g.requests() == 1 })
+		}
+	}
+	hs.Restart()
+	witness.event(alice.Send(room, "after a restart"))
+	if n := g.requests(); n != 1 {
+		t.Errorf("the gateway was asked %d times while it wanted to rest", n)
+	}
+	g.set(0, "")
+	bob.Must("POST", set, g.pusher("K", nil))
+	if v := g.next(); v.At("counts", "unread").V != 6.0 {
+		t.Errorf("the notification is %s", v.Text())
+	}
+}
+
+// TestOld: what is older than a day is not pushed any more, but counts. Tweaks that
+// nobody knows are passed on.
+func TestOld(t *testing.T) {
+	hs := hstest.New(t, plain)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	g := newGateway(t)
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	bob.Must("POST", set, g.pusher("K", nil))
+	bob.Must("PUT", "/pushrules/global/content/tea", obj{"pattern": "tea", "actions": []any{"notify", obj{"set_tweak": "org.example.lamp", "value": obj{"colour": "green"}}, obj{"set_tweak": "highlight"}}})
+	_, err := hs.Rooms.Send(t.Context(), rooms.NewEvent{RoomID: room, Sender: alice.UserID, Type: mx.RoomMessage, Content: json.RawMessage(`{"msgtype":"m.text","body":"old"}`),
+		Timestamp: time.Now().Add(-25 * time.Hour).UnixMilli()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := g.next()
+	if v.At("event_id").V != nil { // the badge alone
+		t.Errorf("what is old is pushed: %s", v.Text())
+	}
+	v = g.event(alice.Send(room, "Tea?"))
+	tweaks := v.At("devices").List()[0].At("tweaks")
+	if v.At("counts", "unread").V != 2.0 || tweaks.At("org.example.lamp", "colour").String() != "green" || tweaks.At("highlight").V != true || tweaks.At("sound").V != nil {
+		t.Errorf("the notification is %s", v.Text())
+	}
+}
+
+func TestMostPushers(t *testing.T) {
+	hs := hstest.New(t, plain)
+	alice, g := hs.Login(t, "alice"), newGateway(t)
+	for i := range 50 {
+		alice.Must("POST", set, g.pusher(fmt.Sprint("K", i), nil))
+	}
+	alice.Fails(429, mx.LimitExceeded, "POST", set, g.pusher("more", nil))
+	alice.Must("POST", set, g.pusher("K7", obj{"again": 1}))
+	if n := len(keys(alice)); n != 50 {
+		t.Errorf("%d pushers", n)
+	}
 }
 
 func TestRejected(t *testing.T) {
