@@ -66,9 +66,11 @@ func TestReplacedKeysTakeTheirSignatures(t *testing.T) {
 	dev := newKey()
 	keys := deviceKeys(t, alice.UserID, "A", dev)
 	alice.OK("POST", uploadPath, object{"device_keys": keys}, nil)
-	// The device vouches for the new master key in the upload; a forged word is dropped.
+	// The device vouches for the new master key in the upload; forged words are dropped.
 	body := a.body(t, alice.UserID)
 	master := sign(t, crossKey(alice.UserID, "master", a.master), alice.UserID, "ed25519:A", dev)
+	w.login("alice", "A2").OK("POST", uploadPath, object{"device_keys": deviceKeys(t, alice.UserID, "A2", newKey())}, nil)
+	master = sign(t, master, alice.UserID, "ed25519:A2", newKey())
 	body["master_key"] = sign(t, master, alice.UserID, "ed25519:NONE", newKey())
 	alice.OK("POST", crossPath, body, nil)
 	bob.OK("POST", crossPath, b.body(t, bob.UserID), nil)
