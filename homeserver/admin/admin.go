@@ -2,7 +2,8 @@
 // administration, and the admin API that existing tools know from Synapse.
 //
 // Invariants: whether the caller is an administrator is checked before anything is
-// looked up (route.Admin); accounts are the identity provider's, rooms, media and
+// looked up (route.Admin); what administrators change, and what they read of others'
+// messages, is in the log with their name (audit.go); accounts are the identity provider's, rooms, media and
 // devices those of the packages below, and this package only asks them; what takes
 // long runs in bounded steps in the background and goes on after a restart.
 package admin
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/homeserver/devices"
+	"holdfast/homeserver/e2ee"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/push/pusher"
@@ -83,6 +85,7 @@ type Options struct {
 	Version    string // of the program
 	Accounts   Accounts
 	Devices    *devices.Service
+	E2EE       *e2ee.Service
 	Userdata   *userdata.Service
 	Rooms      *rooms.Rooms
 	Files      *media.Service
@@ -93,8 +96,9 @@ type Options struct {
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
 type Service struct {
-	o     Options
-	rates rates
+	o      Options
+	rates  rates
+	resets resets
 }
 
 // New makes the service.
@@ -105,7 +109,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{o: o, rates: rates{m: map[string]Rate{}}}
+	return &Service{o: o, rates: rates{m: map[string]Rate{}}, resets: resets{m: map[string]time.Time{}}}
 }
 
 const (
@@ -119,7 +123,7 @@ func (s *Service) Routes() []route.Route {
 	const client = "/_matrix/client/"
 	var list []route.Route
 	add := func(op, pattern string, h route.Handler, aliases ...string) {
-		list = append(list, route.Route{Op: op, Pattern: pattern, Aliases: aliases, Auth: route.Admin, Limit: route.Reads, Handle: h})
+		list = append(list, route.Route{Op: op, Pattern: pattern, Aliases: aliases, Auth: route.Admin, Limit: route.Reads, Handle: s.audited(op, pattern, h)})
 	}
 	add("getAdminLockUser", "GET "+client+"v1/admin/lock/{userID}", route.Get(s.getLocked))
 	add("setAdminLockUser", "PUT "+client+"v1/admin/lock/{userID}", route.JSON(s.putLocked))
@@ -187,6 +191,17 @@ func (s *Service) Routes() []route.Route {
 	add("synapseRoom", "GET "+v1+"rooms/{roomID}", route.Get(s.getRoom))
 	add("synapseRoomMembers", "GET "+v1+"rooms/{roomID}/members", route.Get(s.roomMembers))
 	add("synapseRoomState", "GET "+v1+"rooms/{roomID}/state", route.Get(s.roomState))
+	messages, around, byTimestamp := s.o.Timeline.AdminReads()
+	add("synapseRoomMessages", "GET "+v1+"rooms/{roomID}/messages", messages)
+	add("synapseEventContext", "GET "+v1+"rooms/{roomID}/context/{eventID}", around)
+	add("synapseEventByTimestamp", "GET "+v1+"rooms/{roomID}/timestamp_to_event", byTimestamp)
+	add("synapseFetchEvent", "GET "+v1+"fetch_event/{eventID}", route.Get(s.fetchEvent))
+	add("synapseHierarchy", "GET "+v1+"rooms/{roomID}/hierarchy", s.o.Rooms.AdminHierarchy())
+	add("synapseExtremities", "GET "+v1+"rooms/{roomID}/forward_extremities", route.Get(s.extremities))
+	add("synapseDeleteExtremities", "DELETE "+v1+"rooms/{roomID}/forward_extremities", route.Get(s.deleteExtremities))
+	add("synapseMakeRoomAdmin", "POST "+v1+"rooms/{roomID}/make_room_admin", route.JSON(s.makeRoomAdmin))
+	add("synapseJoin", "POST "+v1+"join/{roomID}", route.JSON(s.join))
+	add("synapseLargestRooms", "GET "+v1+"statistics/database/rooms", route.Get(s.largestRooms))
 	add("synapseRoomBlock", "GET "+v1+"rooms/{roomID}/block", route.Get(s.getBlock))
 	add("synapseBlockRoom", "PUT "+v1+"rooms/{roomID}/block", route.JSON(s.putBlock))
 	add("synapseEventReports", "GET "+v1+"event_reports", route.Get(s.eventReports))
@@ -202,6 +217,14 @@ func (s *Service) Routes() []route.Route {
 	add("synapseUpdates", "GET "+v1+"background_updates/status", route.Get(s.updates))
 	add("synapseUpdatesEnabled", "GET "+v1+"background_updates/enabled", route.Get(s.updatesEnabled))
 	add("synapseEnableUpdates", "POST "+v1+"background_updates/enabled", route.JSON(s.setUpdatesEnabled))
+	add("synapseStartUpdate", "POST "+v1+"background_updates/start_job", route.JSON(s.startUpdate))
+	add("synapseSearchUsers", "GET "+v1+"search_users/{userID}", route.Get(s.searchUsers))
+	add("synapseAllowReset", "POST "+v1+"users/{userID}/_allow_cross_signing_replacement_without_uia", route.Get(s.allowReset))
+	list = append(list, route.Route{Op: "synapseAccountValidity", Pattern: "POST " + v1 + "account_validity/validity", Auth: route.Admin, Limit: route.Reads, Refuse: validity})
+	add("synapseDestinations", "GET "+v1+"federation/destinations", route.Get(s.destinations))
+	add("synapseDestination", "GET "+v1+"federation/destinations/{destination}", s.noSuchDestination)
+	add("synapseDestinationRooms", "GET "+v1+"federation/destinations/{destination}/rooms", s.noSuchDestination)
+	add("synapseResetDestination", "POST "+v1+"federation/destinations/{destination}/reset_connection", s.noSuchDestination)
 	return list
 }
 

@@ -197,6 +197,36 @@ func (s *Service) listUsers(ctx context.Context, q *query, deactivated *bool) (o
 	return out, nil
 }
 
+// searchUsers is the search of older tools. What a password hashes to is nobody's business.
+func (s *Service) searchUsers(ctx context.Context, r *route.Request) (any, error) {
+	if _, err := s.local(ctx, r.Param("userID")); err != nil {
+		return nil, err
+	}
+	term := strings.ToLower(r.Query("term"))
+	if term == "" {
+		return nil, mx.Errorf(mx.MissingParam, "Say in term what to look for.")
+	}
+	all, err := s.everybody(ctx)
+	if err != nil {
+		return nil, err
+	}
+	type found struct {
+		Name         string  `json:"name"`
+		PasswordHash *string `json:"password_hash"`
+		IsGuest      bool    `json:"is_guest"`
+		Admin        bool    `json:"admin"`
+		UserType     *string `json:"user_type"`
+	}
+	out := []found{}
+	for _, u := range all {
+		if strings.Contains(strings.ToLower(u.Name), term) {
+			out = append(out, found{Name: u.Name, Admin: u.Admin, UserType: u.UserType})
+		}
+	}
+	slices.SortFunc(out, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
 // everybody is all accounts with what the homeserver knows of them.
 func (s *Service) everybody(ctx context.Context) ([]listed, error) {
 	users, err := s.o.Accounts.Users(ctx)

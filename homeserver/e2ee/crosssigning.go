@@ -160,6 +160,13 @@ func (s *Service) uploadCrossSigning(ctx context.Context, r *route.Request, in c
 	})
 }
 
+// HasMasterKey reports whether a user has set up cross-signing.
+func (s *Service) HasMasterKey(q store.Querier, userID string) (bool, error) {
+	keys, err := listCrossSigningKeys(q, userID)
+	_, has := keys[usageMaster]
+	return has, err
+}
+
 func asKeys(m map[string]storedKey) (out []crossKey) {
 	for usage, k := range m {
 		out = append(out, crossKey{usage: usage, public: k.public})

@@ -28,6 +28,8 @@ const (
 // ask for. Its token is the number of rooms given so far.
 // Spec: cs#get_matrixclientv1roomsroomidhierarchy
 func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error) {
+	// An administrator of the server sees every room that there is.
+	all := q.Route != nil && q.Route.Auth == route.Admin
 	limit, err := q.Int("limit", maxHierarchy)
 	if err != nil {
 		return nil, err
@@ -69,7 +71,10 @@ func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error)
 			seen[at.id] = true
 			sum, err := r.SummaryOf(s, at.id)
 			if err == store.ErrNotFound {
-				if n == 0 {
+				switch {
+				case n == 0 && all:
+					return errNoRoom
+				case n == 0:
 					return mx.Errorf(mx.Forbidden, "You may not see this room.")
 				}
 				continue
@@ -81,7 +86,7 @@ func (r *Rooms) getHierarchy(ctx context.Context, q *route.Request) (any, error)
 			if err != nil {
 				return err
 			}
-			if !ok {
+			if !ok && !all {
 				if n == 0 {
 					return mx.Errorf(mx.Forbidden, "You may not see this room.")
 				}
