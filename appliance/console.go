@@ -33,6 +33,7 @@ func (a *Appliance) openWeb() error {
 		People:   console{a},
 		Status:   console{a},
 		SelfTest: selfTest{a},
+		Push:     console{a},
 		Machine:  a.machine.parts(),
 		Console:  console{a},
 	})

@@ -52,6 +52,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Log:              a.logs.component("identity"),
 		Devices:          sinks{a, c},
 		Profiles:         sinks{a, c},
+		Phones:           phones{a, c},
 		Text:             web.Text,
 		Limits:           a.cfg.Limits.Enabled,
 		RegistrationOpen: a.cfg.Registration.Open,

@@ -3,7 +3,9 @@ package appliance
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"html/template"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -15,6 +17,9 @@ import (
 	"holdfast/appliance/settings"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/homeserver/push/webpush"
+	"holdfast/identity"
+	"holdfast/store"
+	"holdfast/web"
 )
 
 // leadsHere reports whether a URL leads to this appliance: to public_url, or to a
@@ -316,4 +321,71 @@ func runPushEnd(ctx context.Context, c *cli, args []string) error {
 	}
 	fmt.Fprintln(c.out, "The phone gets no notifications any more.")
 	return nil
+}
+
+// phones are the phones of people as their account's page shows them.
+type phones struct {
+	a *Appliance
+	c *core
+}
+
+var _ identity.Phones = phones{}
+
+// Phones implements identity.Phones.
+func (p phones) Phones(ctx context.Context, userID string) ([]identity.Phone, error) {
+	list, err := p.c.hs.Phones.Phones(ctx, userID)
+	out := make([]identity.Phone, 0, len(list))
+	for _, x := range list {
+		out = append(out, identity.Phone{ID: x.ID, Name: x.Name, DeviceID: x.DeviceID, LastSeen: x.LastSeen, Connected: x.Connected})
+	}
+	return out, err
+}
+
+// AddPhone implements identity.Phones.
+func (p phones) AddPhone(ctx context.Context, userID, deviceID, name string) (identity.NewPhone, error) {
+	n, err := p.a.addPhone(ctx, userID, deviceID, name)
+	switch {
+	case errors.Is(err, unifiedpush.ErrName):
+		err = identity.ErrPhoneName
+	case errors.Is(err, unifiedpush.ErrNoDevice):
+		err = identity.ErrPhoneDevice
+	case errors.Is(err, unifiedpush.ErrPhones):
+		err = identity.ErrManyPhones
+	}
+	if err != nil {
+		return identity.NewPhone{}, err
+	}
+	svg, err := web.QRCode(n.Password)
+	return identity.NewPhone{Server: n.Server, User: n.User, Password: n.Password, QR: template.HTML(svg)}, err
+}
+
+// EndPhone implements identity.Phones.
+func (p phones) EndPhone(ctx context.Context, userID string, id int64) error {
+	err := p.c.hs.Phones.EndPhone(ctx, userID, id)
+	if errors.Is(err, unifiedpush.ErrNoPhone) {
+		return nil
+	}
+	return err
+}
+
+// Push implements web.Push.
+func (a console) Push(ctx context.Context) (out web.PushReport, err error) {
+	hs := a.core.Load().hs
+	var s unifiedpush.Stats
+	err = a.db.Read(ctx, func(q store.Querier) (err error) {
+		s, err = hs.Phones.Stats(q)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	rules, err := a.pushRules().parse()
+	if err != nil {
+		return out, err
+	}
+	out = web.PushReport{Phones: s.Phones, Connections: s.Connections, Topics: s.Topics, Waiting: s.Waiting, Keep: int64(rules.Keep / time.Second), Foreign: rules.Foreign}
+	for _, t := range hs.Pushers.Troubles() {
+		out.Troubles = append(out.Troubles, web.PushTrouble{Gateway: t.Gateway, Pushers: t.Pushers, Next: t.Next, Error: t.Err})
+	}
+	return out, nil
 }

@@ -60,6 +60,9 @@ var (
 	ErrEmails        = account.ErrEmails
 	ErrNoToken       = account.ErrNoToken
 	ErrTokenExists   = account.ErrTokenExists
+	ErrPhoneName     = login.ErrPhoneName
+	ErrPhoneDevice   = login.ErrPhoneDevice
+	ErrManyPhones    = login.ErrManyPhones
 )
 
 // Types of the packages below, under the names that callers use.
@@ -79,6 +82,9 @@ type (
 	EmailRequest = account.EmailRequest
 	EmailTicket  = account.EmailTicket
 	EmailProof   = account.EmailProof
+	Phones       = login.Phones
+	Phone        = login.Phone
+	NewPhone     = login.NewPhone
 )
 
 // Options of New.
@@ -100,6 +106,8 @@ type Options struct {
 	// any more. nil: nothing.
 	Locked    func(userID string, locked bool)
 	Suspended func(userID string, suspended bool)
+	// Phones fetch their notifications from the appliance. nil: none can.
+	Phones Phones
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -181,7 +189,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
-		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession})
+		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, Phones: o.Phones})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
 	s.provider, err = op.NewProvider(&op.Config{CodeMethodS256: true, GrantTypeRefreshToken: true}, opstore.Storage{S: s.sessions}, issuer,

@@ -26,6 +26,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		return map[string]any{"user_id": admin, "machine": s.Machine != nil}, nil
 	})
 	handle("GET /api/console/status", func(r *http.Request, _ string) (any, error) { return s.Status.Status(r.Context()) })
+	handle("GET /api/console/push", s.push)
 	handle("POST /api/console/selftest", func(r *http.Request, _ string) (any, error) { return s.selfTest(r) })
 	handle("GET /api/console/users", func(r *http.Request, _ string) (any, error) {
 		users, err := s.People.Users(r.Context())

@@ -286,6 +286,9 @@ func (s *Server) selfTest(r *http.Request) (any, error) {
 	return checks, nil
 }
 
+// QRCode draws text as a QR code, for pages of the other peers.
+func QRCode(text string) (string, error) { return qrSVG(text) }
+
 // qrSVG draws text as a QR code. The drawing is one path, black on white, with
 // the quiet zone that scanners need.
 func qrSVG(text string) (string, error) {

@@ -32,6 +32,7 @@ type Options struct {
 	People   People
 	Status   Status
 	SelfTest SelfTest
+	Push     Push
 
 	Machine *Machine // nil: the appliance is a program among others
 	Console Console  // needed with a Machine

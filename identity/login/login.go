@@ -50,6 +50,8 @@ type Options struct {
 	SetPassword func(ctx context.Context, u account.User, password string, keepBrowser []byte, endOthers bool) error
 	Deactivate  func(ctx context.Context, u account.User) error
 	EndSession  func(ctx context.Context, u account.User, sessionID string) error
+	// Phones fetch notifications from here. nil: none can.
+	Phones Phones
 }
 
 // Pages answers the pages.
@@ -88,7 +90,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.message(w, r, http.StatusForbidden, "crossSite")
 	}))
-	for pattern, h := range map[string]http.HandlerFunc{
+	handlers := map[string]http.HandlerFunc{
 		"GET /login": p.showLogin, "POST /login": p.doLogin,
 		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
 		"GET /login/sso": p.showSSO, "POST /login/sso": p.doSSO,
@@ -99,7 +101,13 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
 		"POST /account/reset": p.doReset, "POST /account/deactivate": p.doDeactivate,
-	} {
+	}
+	if p.Phones != nil {
+		handlers["GET /account/phones"] = p.showPhones
+		handlers["POST /account/phones/add"] = p.doAddPhone
+		handlers["POST /account/phones/end"] = p.doEndPhone
+	}
+	for pattern, h := range handlers {
 		mux.Handle(pattern, guard.Handler(p.limitBody(h)))
 	}
 }
@@ -136,6 +144,9 @@ type view struct {
 	Next                              string
 	Message                           string
 	Approved                          bool
+	HasPhones                         bool
+	Phones                            []phoneView
+	NewPhone                          *NewPhone
 }
 
 type sessionView struct{ ID, App, DeviceID, Active string }
@@ -166,6 +177,7 @@ func (p *Pages) text(lang, key string, args ...any) string {
 // lead to: the checked redirect URI, or "".
 func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page, target string, v view) {
 	v.Lang = lang(r)
+	v.HasPhones = p.Phones != nil
 	v.Organisation, v.Server = p.Organisation(), p.ServerName
 	if l := p.text(v.Lang, "lang"); l != "identity.lang" && l != "" {
 		v.Lang = l

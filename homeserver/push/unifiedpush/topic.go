@@ -100,7 +100,7 @@ func Serves(path string) bool {
 		return true
 	}
 	switch first { // the web client's own
-	case "", "api", "assets", "console", "element-call", "setup":
+	case "", "api", "assets", "chat", "console", "element-call", "settings", "setup":
 		return false
 	}
 	return topicChars(strings.ReplaceAll(first, ",", "")) // a topic of ntfy that we do not have

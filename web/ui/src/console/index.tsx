@@ -8,6 +8,7 @@ import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
 import { InviteCard, SelfTest } from "../setup/done";
 import { bytes, date, duration, number, useLoaded } from "./load";
 import { MachinePage } from "./machine";
+import { PushPage } from "./push";
 import "../setup/setup.css";
 import "./console.css";
 
@@ -38,7 +39,7 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number };
 }
 
-const allPages = ["status", "people", "invites", "machine"] as const;
+const allPages = ["status", "people", "invites", "push", "machine"] as const;
 type Page = (typeof allPages)[number];
 
 export default function Console() {
@@ -89,6 +90,7 @@ export default function Console() {
                 {page === "status" && <StatusPage />}
                 {page === "people" && <PeoplePage me={me.user_id} />}
                 {page === "invites" && <InvitesPage />}
+                {page === "push" && <PushPage />}
                 {page === "machine" && <MachinePage />}
             </main>
             <Toasts />
