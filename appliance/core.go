@@ -54,6 +54,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Profiles:         sinks{a, c},
 		Phones:           phones{a, c},
 		Text:             web.Text,
+		Mail:             mailer{a},
 		Limits:           a.cfg.Limits.Enabled,
 		RegistrationOpen: a.cfg.Registration.Open,
 		Deactivated: func(userID string) {

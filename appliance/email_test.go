@@ -3,6 +3,7 @@ package appliance_test
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -676,4 +677,71 @@ func TestDeactivateErases(t *testing.T) {
 		t.Error(r.body)
 	}
 	p.call("GET", "/profile/@anna:hs.test", nil).want(t, 404, "M_NOT_FOUND")
+}
+
+// TestForgottenPasswordOnThePages goes the whole way: the sign-in page, the mail that a
+// mail server gets, the link in it, and the new password at the API.
+func TestForgottenPasswordOnThePages(t *testing.T) {
+	s, m := withMail(t)
+	anna := s.Login(t, "anna")
+	p := newPeer(t, s)
+	p.token = anna.Token
+	sid, submit := p.askMail(addMail, "anna@example.org", "sekret", 1, nil)
+	p.submit(submit, sid, "sekret", mailCode.FindString(m.Next(t).Text)).want(t, 200, "")
+	p.call("POST", "/account/3pid/add", obj{"sid": sid, "client_secret": "sekret", "auth": obj{"type": "m.login.password",
+		"identifier": obj{"type": "m.id.user", "user": "anna"}, "password": appliancetest.Password}}).want(t, 200, "")
+
+	get := func(path string) string {
+		t.Helper()
+		res, err := http.Get(s.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("%s: %d %v %s", path, res.StatusCode, err, b)
+		}
+		return string(b)
+	}
+	post := func(path string, form url.Values) string {
+		t.Helper()
+		res, err := http.PostForm(s.URL+path, form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("%s: %d %v %s", path, res.StatusCode, err, b)
+		}
+		return string(b)
+	}
+	if !strings.Contains(get("/login"), `href="/login/forgot"`) {
+		t.Error("the sign-in page has no link")
+	}
+	post("/login/forgot", url.Values{"email": {"anna@example.org"}})
+	got := m.Next(t)
+	link := regexp.MustCompile(`http://\S+/login/forgot/new\?\S+`).FindString(got.Text)
+	if got.To != "anna@example.org" || link == "" {
+		t.Fatalf("%+v", got)
+	}
+	get(strings.TrimPrefix(link, s.URL))
+	u, _ := url.Parse(link)
+	post("/login/forgot/new", url.Values{"sid": u.Query()["sid"], "token": u.Query()["token"], "password": {"a password by mail"}, "password2": {"a password by mail"}})
+	login := func(password string) int {
+		return anna.Do(t, "POST", "/_matrix/client/v3/login", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "anna"}, "password": password}, nil)
+	}
+	if code := login("a password by mail"); code != 200 {
+		t.Errorf("the new password: %d", code)
+	}
+	if code := login(appliancetest.Password); code != 403 {
+		t.Errorf("the old password: %d", code)
+	}
+	if out, e, code := s.CLI(t, "mail", "off"); code != 0 {
+		t.Fatal(out, e)
+	}
+	if strings.Contains(get("/login"), "/login/forgot") {
+		t.Error("without mail the link is still there")
+	}
 }

@@ -99,6 +99,7 @@ type Options struct {
 	Profiles     ProfileSink                   // nil: none
 	Text         func(lang, key string) string // message catalogue; nil: keys are shown
 	KeyFile      string                        // 32 secret bytes, made if missing; "": identity.key beside the database
+	Mail         login.Mailer                  // nil: no e-mail is sent
 	Limits       bool                          // slow down repeated failures and registrations
 	Reserved     func(localpart string) bool   // names of application services; nil: none
 	Deactivated  func(userID string)           // runs after an account was closed; nil: nothing
@@ -134,8 +135,9 @@ type Service struct {
 	sessions *opstore.Store
 	pages    *login.Pages
 	provider *op.Provider
-	limit    limiter
-	seal     []byte // key of Seal
+	limit    limiter // of registrations
+	mails    limiter // of mails that pages send
+	seal     []byte  // key of Seal
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -189,7 +191,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
-		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, Phones: o.Phones})
+		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession,
+		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
 	s.provider, err = op.NewProvider(&op.Config{CodeMethodS256: true, GrantTypeRefreshToken: true}, opstore.Storage{S: s.sessions}, issuer,
@@ -218,6 +221,14 @@ func (s *Service) Unseal(sealed string) (string, error) {
 		return "", fmt.Errorf("the key file is not the one that it was sealed with: %w", err)
 	}
 	return string(b), nil
+}
+
+// mayMail takes one mail from the allowance of an address.
+func (s *Service) mayMail(r *http.Request) time.Duration {
+	if !s.o.Limits {
+		return 0
+	}
+	return s.mails.allow(r, s.o.Now())
 }
 
 // Start begins the upkeep, once Devices can be told of what it ends.

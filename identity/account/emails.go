@@ -17,6 +17,7 @@ const (
 	ProofRegister = "register" // of a new account
 	ProofAdd      = "add"      // to an account
 	ProofPassword = "password" // of an account's owner, who forgot the password
+	ProofReset    = "reset"    // the same, on our own pages: whoever has the mail may use it
 )
 
 // Bounds of e-mail addresses and of their proofs.
@@ -69,7 +70,7 @@ type EmailProof struct {
 	SID       string
 	Purpose   string
 	Address   string
-	Owner     User // of an address that is proved for a password
+	Owner     User // of an address that is proved for a password or reset
 	NextLink  string
 	Validated time.Time // zero: not yet
 }
@@ -124,7 +125,7 @@ func (a *Accounts) BeginEmail(ctx context.Context, r EmailRequest) (t EmailTicke
 			return err
 		}
 		suits := t.Owner.ID == ""
-		if r.Purpose == ProofPassword {
+		if ofOwner(r.Purpose) {
 			suits = t.Owner.ID != "" && t.Owner.Err() == nil
 		}
 		if !suits {
@@ -135,6 +136,9 @@ func (a *Accounts) BeginEmail(ctx context.Context, r EmailRequest) (t EmailTicke
 	})
 	return t, err
 }
+
+// ofOwner reports whether a proof of an address is for the account that has it.
+func ofOwner(purpose string) bool { return purpose == ProofPassword || purpose == ProofReset }
 
 // EmailNotSent takes a ticket back whose mail could not be sent, so that the same
 // attempt may be made again.
@@ -198,6 +202,29 @@ func (a *Accounts) useProofTx(tx *store.Tx, purpose, sid, secret string) (EmailP
 		return p, err
 	}
 	return p, deleteProof(tx, sid)
+}
+
+// UseReset uses up what was mailed to somebody who forgot the password, and returns the
+// account. No secret is asked for: the mail may be opened elsewhere than where it was
+// asked for. Errors: ErrEmailToken, ErrEmailExpired.
+func (a *Accounts) UseReset(ctx context.Context, sid, token string) (u User, err error) {
+	err = a.DB.Write(ctx, func(tx *store.Tx) error {
+		p, _, err := a.loadProofByToken(tx, sid, token)
+		if err != nil {
+			return err
+		}
+		if p.Purpose != ProofReset || p.Owner.ID == "" {
+			return ErrEmailToken
+		}
+		u = p.Owner
+		return deleteProof(tx, sid)
+	})
+	return u, err
+}
+
+// AddEmail is AddEmailTx in a write of its own.
+func (a *Accounts) AddEmail(ctx context.Context, id, purpose, sid, secret string) error {
+	return a.DB.Write(ctx, func(tx *store.Tx) error { return a.AddEmailTx(tx, id, purpose, sid, secret) })
 }
 
 // AddEmailTx gives an account the address of a proof, which is used up.
@@ -330,7 +357,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, 0)`
 
 func insertProof(tx *store.Tx, t EmailTicket, r EmailRequest, secret []byte, now time.Time) error {
 	owner := ""
-	if r.Purpose == ProofPassword {
+	if ofOwner(r.Purpose) {
 		owner = t.Owner.ID
 	}
 	_, err := tx.Exec(insertProofSQL, t.SID, r.Purpose, r.Address, secret, owner, r.NextLink, r.Attempt, now.UnixMilli(), now.Add(ProofFor).UnixMilli())

@@ -91,6 +91,10 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 		return
 	}
 	v := view{User: b.User, UserID: b.User.UserID, Error: problem, Notice: notice}
+	if v.Emails, err = p.Accounts.Emails(r.Context(), b.User.ID); err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	wanted := r.URL.Query().Get("device_id")
 	for _, s := range all {
 		sv, err := p.sessionView(r, s)

@@ -52,6 +52,10 @@ type Options struct {
 	EndSession  func(ctx context.Context, u account.User, sessionID string) error
 	// Phones fetch notifications from here. nil: none can.
 	Phones Phones
+	Mail   Mailer // nil: no e-mail is sent
+	// MayMail takes one mail from the allowance of the address that a request came
+	// from, or says how long to wait.
+	MayMail func(r *http.Request) time.Duration
 }
 
 // Pages answers the pages.
@@ -92,6 +96,10 @@ func (p *Pages) Register(mux *http.ServeMux) {
 	}))
 	handlers := map[string]http.HandlerFunc{
 		"GET /login": p.showLogin, "POST /login": p.doLogin,
+		"GET /login/forgot": p.showForgot, "POST /login/forgot": p.doForgot,
+		"GET /login/forgot/new": p.showNewPassword, "POST /login/forgot/new": p.doNewPassword,
+		"POST /account/email": p.doEmail, "GET /account/email": p.showEmail,
+		"POST /account/email/confirm": p.doConfirmEmail, "POST /account/email/remove": p.doRemoveEmail,
 		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
 		"GET /login/sso": p.showSSO, "POST /login/sso": p.doSSO,
 		"GET /consent": p.showConsent, "POST /consent": p.doConsent,
@@ -147,6 +155,10 @@ type view struct {
 	HasPhones                         bool
 	Phones                            []phoneView
 	NewPhone                          *NewPhone
+	Mail                              bool // e-mail can be sent
+	Emails                            []account.Email
+	Address                           string // an e-mail address
+	SID, Token                        string // of a mail's link
 }
 
 type sessionView struct{ ID, App, DeviceID, Active string }
@@ -178,7 +190,7 @@ func (p *Pages) text(lang, key string, args ...any) string {
 func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page, target string, v view) {
 	v.Lang = lang(r)
 	v.HasPhones = p.Phones != nil
-	v.Organisation, v.Server = p.Organisation(), p.ServerName
+	v.Organisation, v.Server, v.Mail = p.Organisation(), p.ServerName, p.mailReady()
 	if l := p.text(v.Lang, "lang"); l != "identity.lang" && l != "" {
 		v.Lang = l
 	}
