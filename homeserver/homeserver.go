@@ -35,6 +35,7 @@ import (
 	"holdfast/homeserver/push/pusher"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/homeserver/push/webpush"
+	"holdfast/homeserver/rendezvous"
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
@@ -302,6 +303,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), h.Phones.Routes(), push.NewList(counter, h.Rooms, h.Timeline).Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
+	routes = append(routes, rendezvous.New(rendezvous.Options{PublicURL: o.PublicURL}).Routes()...)
 	administration = admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
 		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers})
 	routes = append(routes, administration.Routes()...)

@@ -33,6 +33,7 @@ var features = map[string]string{
 	"org.matrix.msc3881":                             "postPusher",
 	"org.matrix.msc3916.stable":                      "getContentAuthed",
 	"org.matrix.msc3981":                             "getRelatingEvents",
+	"org.matrix.msc4108":                             "createRendezvousSession",
 	"org.matrix.msc4140":                             "getDelayedEvents",
 	"org.matrix.msc4143":                             "getRTCTransports",
 	"org.matrix.simplified_msc3575":                  "slidingSync",
@@ -53,6 +54,10 @@ func (s *Service) Offer(routes []route.Route) {
 	s.features = map[string]bool{}
 	for feature, op := range features {
 		s.features[feature] = ops[op]
+	}
+	if s.features["org.matrix.msc4108"] && s.o.Accounts != nil { // signing in with a QR code ends in the device grant
+		m, _ := s.o.Accounts.Metadata("").(map[string]any)
+		s.features["org.matrix.msc4108"] = m["device_authorization_endpoint"] != nil
 	}
 }
 

@@ -17,6 +17,7 @@ var rates = map[Limit]rate{
 	Logins:     {0.5, 10},
 	Uploads:    {2, 30},
 	Reports:    {0.1, 20},
+	Rendezvous: {0.2, 20},
 }
 
 // rate is tokens a second, and how many may be saved up.

@@ -40,6 +40,7 @@ const (
 	Logins           // password and token checks, by address
 	Uploads          // media
 	Reports          // of what is inappropriate: somebody reads them
+	Rendezvous       // sessions in which two devices meet, by address
 )
 
 // Principal is who makes a request.

@@ -75,7 +75,7 @@ func under(path, dir string) bool { return path == dir || strings.HasPrefix(path
 var floors = [][]string{
 	{""}, // homeserver.go
 	{"admin"},
-	{"syncv3", "sliding", "oldsync", "calls", "push", "media", "federation", "appservice", "search", "account", "delayed"},
+	{"syncv3", "sliding", "oldsync", "calls", "push", "media", "federation", "appservice", "search", "account", "delayed", "rendezvous"},
 	{"feed"},
 	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports"},
 	{"rooms"},
