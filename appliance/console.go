@@ -34,6 +34,7 @@ func (a *Appliance) openWeb() error {
 		Status:   console{a},
 		SelfTest: selfTest{a},
 		Push:     console{a},
+		Settings: console{a},
 		Machine:  a.machine.parts(),
 		Console:  console{a},
 	})

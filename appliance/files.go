@@ -68,6 +68,11 @@ func (a *Appliance) setFileRules(ctx context.Context, change fileRules) error {
 	return a.settings.Put(ctx, values)
 }
 
+// ruleError is a rule that cannot be read.
+type ruleError struct{ option, text string }
+
+func (e *ruleError) Error() string { return "--" + e.option + " " + e.text }
+
 // always is after every upload.
 var always = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -77,7 +82,7 @@ func (f fileRules) parse() (set media.Settings, err error) {
 	size := func(option, s string) (n int64) {
 		n, err := parseSize(s)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("--%s %q is no size; write for example 500M or 20G", option, s))
+			errs = append(errs, &ruleError{option, fmt.Sprintf("%q is no size; write for example 500M or 20G", s)})
 		}
 		return n
 	}
@@ -90,7 +95,7 @@ func (f fileRules) parse() (set media.Settings, err error) {
 	}
 	if f.Keep != "forever" {
 		if set.Lifetime, err = parseDuration(f.Keep); err != nil || set.Lifetime < 24*time.Hour {
-			errs = append(errs, fmt.Errorf("--keep %q is no time of a day or more; write for example 365d, or forever", f.Keep))
+			errs = append(errs, &ruleError{"keep", fmt.Sprintf("%q is no time of a day or more; write for example 365d, or forever", f.Keep)})
 		}
 	}
 	switch f.Open {
@@ -99,7 +104,7 @@ func (f fileRules) parse() (set media.Settings, err error) {
 		set.OpenBefore = always
 	default:
 		if set.OpenBefore, err = time.Parse(time.DateOnly, f.Open); err != nil {
-			errs = append(errs, fmt.Errorf("--open %q is no day; write for example 2027-01-31, or always or never", f.Open))
+			errs = append(errs, &ruleError{"open", fmt.Sprintf("%q is no day; write for example 2027-01-31, or always or never", f.Open)})
 		}
 	}
 	return set, errors.Join(errs...)

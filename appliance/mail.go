@@ -71,10 +71,10 @@ func (a *Appliance) setMailServer(ctx context.Context, s mail.Server) error {
 		}
 	}
 	if s.User != "" && s.Password == "" {
-		return errors.New("a user needs a password, too; give it with --password-stdin")
+		return &mailMistake{errNoPassword}
 	}
 	if err := s.Check(); err != nil {
-		return err
+		return &mailMistake{err}
 	}
 	values[settings.MailHost], values[settings.MailPort], values[settings.MailSecurity] = s.Host, strconv.Itoa(s.Port), s.Security
 	values[settings.MailUser], values[settings.MailFrom], values[settings.MailCA] = s.User, s.From, s.CA
@@ -86,6 +86,20 @@ func (a *Appliance) setMailServer(ctx context.Context, s mail.Server) error {
 		values[settings.MailPassword] = sealed
 	}
 	return a.settings.Put(ctx, values)
+}
+
+var errNoPassword = errors.New("a user needs a password, too; give it with --password-stdin")
+
+// mailMistake is a mistake in what an administrator typed.
+type mailMistake struct{ error }
+
+// Unwrap returns what is wrong.
+func (m *mailMistake) Unwrap() error { return m.error }
+
+// testMail sends a message to try the mail server. Errors: errNoMail, *mail.Error.
+func (a *Appliance) testMail(ctx context.Context, to string) error {
+	fill := strings.NewReplacer("{organisation}", a.organisation(), "{url}", a.sharedURL())
+	return mailer{a}.Send(ctx, to, fill.Replace(web.Text("en", "mail.test.subject")), fill.Replace(web.Text("en", "mail.test.text"))+"\n")
 }
 
 // mailInfo is a mail server on the local socket. The password goes in, never out.
@@ -128,8 +142,7 @@ func (a *Appliance) mailControl(handle func(pattern string, f func(r *http.Reque
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
-		fill := strings.NewReplacer("{organisation}", a.organisation(), "{url}", a.sharedURL())
-		return struct{}{}, mailer{a}.Send(r.Context(), in.To, fill.Replace(web.Text("en", "mail.test.subject")), fill.Replace(web.Text("en", "mail.test.text"))+"\n")
+		return struct{}{}, a.testMail(r.Context(), in.To)
 	})
 }
 

@@ -260,6 +260,15 @@ func TestAccountPageEmails(t *testing.T) {
 	b.get(link).has(t, 200, "alice@example.net")
 	b.post("/account/email/confirm", linkForm(link)).has(t, 200, "The address was added")
 	b.post("/account/email/confirm", linkForm(link)).has(t, 410, "")
+	// With the address one signs in like with the name.
+	third := r.browser()
+	third.get("/login").has(t, 200, "User name or e-mail address")
+	if to := third.post("/login", url.Values{"username": {" ALICE@example.net"}, "password": {"correct horse alice"}}).to(t); to.Path != "/account" {
+		t.Errorf("%s", to)
+	}
+	third.get("/account").has(t, 200, "@alice:example.org")
+	r.browser().post("/login", url.Values{"username": {"alice@example.net"}, "password": {"wrong"}}).has(t, 401, "is wrong")
+	r.browser().post("/login", url.Values{"username": {"nobody@example.net"}, "password": {"wrong"}}).has(t, 401, "is wrong")
 	if list, err := r.svc.Emails(t.Context(), u.UserID); err != nil || len(list) != 1 || list[0].Address != "alice@example.net" {
 		t.Errorf("%v %v", list, err)
 	}

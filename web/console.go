@@ -53,6 +53,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	handle("DELETE /api/console/invites/{id}", func(r *http.Request, _ string) (any, error) {
 		return struct{}{}, s.Invites.RevokeInvite(r.Context(), r.PathValue("id"))
 	})
+	s.settingsRoutes(handle)
 	s.machineRoutes(mux, handle)
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	Status   Status
 	SelfTest SelfTest
 	Push     Push
+	Settings Settings
 
 	Machine *Machine // nil: the appliance is a program among others
 	Console Console  // needed with a Machine

@@ -24,6 +24,9 @@ type fake struct {
 	visitor  Visitor
 	invites  []NewInvite
 	disabled map[string]bool
+	mail     MailServer
+	tested   []string
+	rules    FileRules
 }
 
 func (f *fake) State(context.Context) (State, error) {
@@ -65,6 +68,27 @@ func (f *fake) SetDisabled(_ context.Context, id string, d bool) error {
 	f.disabled[id] = d
 	return nil
 }
+func (f *fake) MailServer(context.Context) (MailServer, error) {
+	m := f.mail
+	m.HasPassword, m.Password = m.Password != "", ""
+	return m, nil
+}
+func (f *fake) SetMailServer(_ context.Context, m MailServer) error {
+	if m.From == "wrong" {
+		return &Error{Code: "bad_mail_server", Message: "This cannot be a sender."}
+	}
+	f.mail = m
+	return nil
+}
+func (f *fake) TestMail(_ context.Context, to string) error {
+	f.tested = append(f.tested, to)
+	return nil
+}
+func (f *fake) FileRules(context.Context) (FileRules, error) { return f.rules, nil }
+func (f *fake) SetFileRules(_ context.Context, r FileRules) error {
+	f.rules = r
+	return nil
+}
 func (f *fake) Status(context.Context) (Report, error) { return Report{Version: "v"}, nil }
 func (f *fake) SelfTest(context.Context) ([]Check, error) {
 	return []Check{{Name: "login", OK: true}}, nil
@@ -72,7 +96,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Settings: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +210,8 @@ func TestClaimAttemptsAreSlowed(t *testing.T) {
 
 func TestConsoleIsForAdministrators(t *testing.T) {
 	s, f := newServer(t)
-	for path, method := range map[string]string{"/api/console/me": "GET", "/api/console/status": "GET", "/api/console/users": "GET", "/api/console/invites": "POST", "/api/console/invites/1": "DELETE", "/api/console/selftest": "POST", "/api/console/users/@a:x.test/disabled": "POST"} {
+	for path, method := range map[string]string{"/api/console/me": "GET", "/api/console/status": "GET", "/api/console/users": "GET", "/api/console/invites": "POST", "/api/console/invites/1": "DELETE", "/api/console/selftest": "POST", "/api/console/users/@a:x.test/disabled": "POST",
+		"/api/console/mail": "PUT", "/api/console/mail/test": "POST", "/api/console/files": "PUT"} {
 		f.visitor = Visitor{}
 		if res, out := ask(t, s, nil, method, path, "{}"); res.StatusCode != 401 || errCode(out) != "signed_out" {
 			t.Errorf("%s %s signed out: %d %v", method, path, res.StatusCode, out)
@@ -196,7 +221,7 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 			t.Errorf("%s %s as a user: %d %v", method, path, res.StatusCode, out)
 		}
 	}
-	if len(f.invites) != 0 || len(f.disabled) != 0 {
+	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) {
 		t.Fatal("something was done for somebody without the right")
 	}
 	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
@@ -213,6 +238,33 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 	}
 	if res, _ := ask(t, s, nil, "POST", "/api/console/users/@bob:x.test/disabled", `{"disabled":true}`); res.StatusCode != 200 || !f.disabled["@bob:x.test"] {
 		t.Errorf("locking somebody out: %d", res.StatusCode)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	s, f := newServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	res, out := ask(t, s, nil, "PUT", "/api/console/mail", `{"host":"mail.x.test","port":25,"security":"none","user":"u","password":"secret","from":"a@x.test"}`)
+	if res.StatusCode != 200 || out["host"] != "mail.x.test" || out["has_password"] != true || out["password"] != nil || f.mail.Password != "secret" {
+		t.Errorf("%d %v %+v", res.StatusCode, out, f.mail)
+	}
+	if res, out := ask(t, s, nil, "GET", "/api/console/mail", ""); res.StatusCode != 200 || out["from"] != "a@x.test" || out["password"] != nil {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if res, out := ask(t, s, nil, "PUT", "/api/console/mail", `{"host":"x","from":"wrong"}`); res.StatusCode != 400 || errCode(out) != "bad_mail_server" {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if res, _ := ask(t, s, nil, "POST", "/api/console/mail/test", `{"to":"b@x.test"}`); res.StatusCode != 200 || len(f.tested) != 1 || f.tested[0] != "b@x.test" {
+		t.Errorf("%d %v", res.StatusCode, f.tested)
+	}
+	rules := FileRules{"1G", "none", "none", "365d", "never"}
+	if res, out := ask(t, s, nil, "PUT", "/api/console/files", `{"max_upload":"1G","quota":"none","total":"none","keep":"365d","open":"never"}`); res.StatusCode != 200 || out["keep"] != "365d" || f.rules != rules {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	for _, path := range []string{"/api/console/mail", "/api/console/files"} {
+		if res, out := ask(t, s, nil, "PUT", path, `{"more":1}`); res.StatusCode != 400 {
+			t.Errorf("%s: %d %v", path, res.StatusCode, out)
+		}
 	}
 }
 

@@ -57,6 +57,20 @@ func (p *Pages) mailed(r *http.Request, q account.EmailRequest, path string) (st
 	return 0, "", nil
 }
 
+// nameOf is the user name of who typed it, or an e-mail address instead. An address
+// that is nobody's stays as it is: as a name it is nobody's either.
+func (p *Pages) nameOf(ctx context.Context, typed string) (string, error) {
+	to, err := account.CanonicalEmail(strings.TrimSpace(typed))
+	if err != nil || strings.HasPrefix(to, "@") {
+		return typed, nil
+	}
+	u, err := p.Accounts.EmailOwner(ctx, to)
+	if errors.Is(err, account.ErrNoUser) {
+		return typed, nil
+	}
+	return u.Localpart, err
+}
+
 // showForgot asks for the address of somebody who forgot the password.
 func (p *Pages) showForgot(w http.ResponseWriter, r *http.Request) {
 	if !p.mailReady() {

@@ -131,7 +131,12 @@ func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	name := r.PostForm.Get("username")
-	u, err := p.Accounts.Verify(r.Context(), name, r.PostForm.Get("password"), address(r))
+	localpart, err := p.nameOf(r.Context(), name)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	u, err := p.Accounts.Verify(r.Context(), localpart, r.PostForm.Get("password"), address(r))
 	if err != nil {
 		if status, text := p.attemptText(r, err); status != 0 {
 			p.loginForm(w, r, status, req, c, name, text)

@@ -9,6 +9,7 @@ import { InviteCard, SelfTest } from "../setup/done";
 import { bytes, date, duration, number, useLoaded } from "./load";
 import { MachinePage } from "./machine";
 import { PushPage } from "./push";
+import { SettingsPage } from "./settings";
 import "../setup/setup.css";
 import "./console.css";
 
@@ -39,7 +40,7 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number };
 }
 
-const allPages = ["status", "people", "invites", "push", "machine"] as const;
+const allPages = ["status", "people", "invites", "push", "settings", "machine"] as const;
 type Page = (typeof allPages)[number];
 
 export default function Console() {
@@ -91,6 +92,7 @@ export default function Console() {
                 {page === "people" && <PeoplePage me={me.user_id} />}
                 {page === "invites" && <InvitesPage />}
                 {page === "push" && <PushPage />}
+                {page === "settings" && <SettingsPage />}
                 {page === "machine" && <MachinePage />}
             </main>
             <Toasts />

@@ -1,0 +1,77 @@
+package web
+
+import (
+	"context"
+	"net/http"
+)
+
+// Settings are what administrators decide about the appliance, apart from its people.
+type Settings interface {
+	MailServer(ctx context.Context) (MailServer, error)
+	// SetMailServer checks and keeps a mail server; one without a host turns e-mail
+	// off. Errors: *Error for what must be corrected.
+	SetMailServer(ctx context.Context, m MailServer) error
+	// TestMail sends a message. Errors: *Error with what the mail server said.
+	TestMail(ctx context.Context, to string) error
+	FileRules(ctx context.Context) (FileRules, error)
+	// SetFileRules changes the rules that are not empty. Errors: *Error with Field.
+	SetFileRules(ctx context.Context, f FileRules) error
+}
+
+// MailServer is where e-mail is handed in. The password goes in, never out.
+type MailServer struct {
+	Host        string `json:"host"` // "": no e-mail is sent
+	Port        int    `json:"port"`
+	Security    string `json:"security"` // "starttls", "tls" or "none"
+	User        string `json:"user"`
+	Password    string `json:"password,omitempty"` // "": the one that there is, for the same host and user
+	HasPassword bool   `json:"has_password"`
+	From        string `json:"from"`
+	CA          string `json:"ca,omitempty"` // PEM of the one authority that is trusted
+}
+
+// FileRules are the rules for uploaded files, as they are typed: sizes such as
+// "200M" or "none", times such as "365d" or "forever".
+type FileRules struct {
+	MaxUpload string `json:"max_upload"`
+	Quota     string `json:"quota"`
+	Total     string `json:"total"`
+	Keep      string `json:"keep"`
+	Open      string `json:"open"` // what is given out without signing in: "never", "always", or what is from before a day
+}
+
+func (s *Server) settingsRoutes(handle func(pattern string, f func(r *http.Request, admin string) (any, error))) {
+	mail := func(r *http.Request) (any, error) { return s.Settings.MailServer(r.Context()) }
+	files := func(r *http.Request) (any, error) { return s.Settings.FileRules(r.Context()) }
+	handle("GET /api/console/mail", func(r *http.Request, _ string) (any, error) { return mail(r) })
+	handle("PUT /api/console/mail", func(r *http.Request, _ string) (any, error) {
+		var in MailServer
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := s.Settings.SetMailServer(r.Context(), in); err != nil {
+			return nil, err
+		}
+		return mail(r)
+	})
+	handle("POST /api/console/mail/test", func(r *http.Request, _ string) (any, error) {
+		var in struct {
+			To string `json:"to"`
+		}
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.Settings.TestMail(r.Context(), in.To)
+	})
+	handle("GET /api/console/files", func(r *http.Request, _ string) (any, error) { return files(r) })
+	handle("PUT /api/console/files", func(r *http.Request, _ string) (any, error) {
+		var in FileRules
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := s.Settings.SetFileRules(r.Context(), in); err != nil {
+			return nil, err
+		}
+		return files(r)
+	})
+}
