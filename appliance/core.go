@@ -95,6 +95,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,
 		RoomVersion:      a.cfg.Rooms.DefaultVersion,
+		ForcesEncryption: a.forcesEncryption,
 		Limits:           a.cfg.Limits.Enabled,
 		Text:             web.Text,
 		AppserviceDir:    a.cfg.Appservice.Dir,
@@ -181,4 +182,16 @@ func (s sinks) SetDisplayName(tx *store.Tx, userID, displayName string) error {
 func (a *Appliance) people(ctx context.Context) ([]identity.User, error) {
 	list, err := a.core.Load().identity.Users(ctx)
 	return slices.DeleteFunc(list, func(u identity.User) bool { return u.Localpart == selfTestUser }), err
+}
+
+// forcesEncryption reports whether the administrator wants rooms of a preset
+// encrypted in any case.
+func (a *Appliance) forcesEncryption(preset string) bool {
+	switch a.cfg.Rooms.Encryption {
+	case "all":
+		return true
+	case "private":
+		return preset != "public_chat"
+	}
+	return false
 }

@@ -91,6 +91,9 @@ type Options struct {
 	FindEveryone func() bool
 	// RoomVersion is the version of new rooms that ask for none. "": pdu.Default.
 	RoomVersion string
+	// ForcesEncryption reports whether the rooms that clients make with a preset are
+	// encrypted in any case. nil: none are.
+	ForcesEncryption func(preset string) bool
 	// PolicyKey is the ed25519 key, in unpadded base64, of the policy server whose
 	// name is this server's. "": none.
 	PolicyKey string
@@ -144,7 +147,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	hub := notify.New()
 	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
-		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) },
+		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) }, ForcesEncryption: o.ForcesEncryption,
 		InvitesBlocked: func(q store.Querier, userID string) (bool, error) { return h.Userdata.InvitesBlocked(q, userID) }, Client: client,
 		MayTakeAlias: func(alias, by string) error { return h.Appservice.MayTake(alias, by) },
 		AskAlias:     func(ctx context.Context, alias string) (bool, error) { return h.Appservice.AskAlias(ctx, alias) },
@@ -290,7 +293,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
-		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
+		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
 			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))

@@ -52,6 +52,7 @@ type Config struct {
 
 	Rooms struct {
 		DefaultVersion  string `toml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"The version of new rooms whose client asks for none. In version 12 those who create a room\ncan never lose their power over it, and older clients do not know its room IDs."`
+		Encryption      string `toml:"encryption" enum:"optional,private,all" doc:"Which new rooms are encrypted whether or not the client asks for it. optional: none.\nprivate: those that are not public from the start. all: every one. Spaces, and the rooms that\napplication services make, are left as they are."`
 		PolicyServerKey string `toml:"policy_server_key" doc:"The ed25519 public key, in unpadded base64, of a Matrix policy server that goes by this\nserver's name. It is told at /.well-known/matrix/policy_server. Empty: there is none."`
 	} `toml:"rooms"`
 
@@ -100,6 +101,7 @@ func Default() *Config {
 	c.Listen.Metrics = "127.0.0.1:9464"
 	c.TLS.Mode = "own-ca"
 	c.Rooms.DefaultVersion = "11"
+	c.Rooms.Encryption = "optional"
 	c.Limits.Enabled = true
 	c.SFU.Enabled = true
 	c.Log.Level = "info"

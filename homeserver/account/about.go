@@ -23,22 +23,21 @@ var versionsListed = []string{
 var features = map[string]string{
 	"org.matrix.e2e_cross_signing":                   "uploadCrossSigningKeys",
 	"org.matrix.msc2285.stable":                      "setReadMarker",
-	"org.matrix.msc2965.authentication":              "getAuthMetadata",
 	"org.matrix.msc3030.stable":                      "getEventByTimestamp",
 	"org.matrix.msc3266":                             "getRoomSummary",
 	"org.matrix.msc3440.stable":                      "getRelatingEventsWithRelType",
 	"org.matrix.msc3771":                             "postReceipt",
 	"org.matrix.msc3773":                             "sync",
-	"org.matrix.msc3814":                             "putDehydratedDevice",
 	"org.matrix.msc3881":                             "postPusher",
+	"org.matrix.msc3912":                             "redactEvent",
 	"org.matrix.msc3916.stable":                      "getContentAuthed",
 	"org.matrix.msc3981":                             "getRelatingEvents",
 	"org.matrix.msc4108":                             "createRendezvousSession",
 	"org.matrix.msc4140":                             "getDelayedEvents",
 	"org.matrix.msc4143":                             "getRTCTransports",
 	"org.matrix.simplified_msc3575":                  "slidingSync",
-	"uk.tcpip.msc4133":                               "setProfileField",
 	"uk.tcpip.msc4133.stable":                        "setProfileField",
+	"com.beeper.msc4169":                             "redactEvent",
 	"fi.mau.msc2246.stable":                          "createContent",
 	"fi.mau.msc2659.stable":                          "pingAppservice",
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": "getMutualRooms",
@@ -51,6 +50,7 @@ func (s *Service) Offer(routes []route.Route) {
 	for _, r := range routes {
 		ops[r.Op] = true
 	}
+	s.dehydration = ops["putDehydratedDevice"]
 	s.features = map[string]bool{}
 	for feature, op := range features {
 		s.features[feature] = ops[op]
@@ -58,6 +58,9 @@ func (s *Service) Offer(routes []route.Route) {
 	if s.features["org.matrix.msc4108"] && s.o.Accounts != nil { // signing in with a QR code ends in the device grant
 		m, _ := s.o.Accounts.Metadata("").(map[string]any)
 		s.features["org.matrix.msc4108"] = m["device_authorization_endpoint"] != nil
+	}
+	for feature, preset := range map[string]string{"public": "public_chat", "private": "private_chat", "trusted_private": "trusted_private_chat"} {
+		s.features["io.element.e2ee_forced."+feature] = s.o.ForcesEncryption != nil && s.o.ForcesEncryption(preset)
 	}
 }
 
@@ -73,7 +76,7 @@ func (s *Service) wellKnownClient(_ context.Context, r *route.Request) (any, err
 		"m.homeserver":                      map[string]string{"base_url": origin},
 		"org.matrix.msc2965.authentication": map[string]string{"issuer": origin, "account": origin + "/account"},
 	}
-	if s.features["org.matrix.msc3814"] {
+	if s.dehydration {
 		out["org.matrix.msc3814"] = true
 	}
 	if s.o.WellKnown != nil {
@@ -129,8 +132,8 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"m.room_versions":                 map[string]any{"default": version, "available": rooms},
 		"m.set_displayname":               enabled{true},
 		"m.set_avatar_url":                enabled{true},
-		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133"]},
-		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133"]},
+		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133.stable"]},
+		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133.stable"]},
 		"m.3pid_changes":                  enabled{s.mailReady()},
 		"m.get_login_token":               enabled{true},
 		"io.element.msc4452.preview_url":  enabled{false},

@@ -89,6 +89,9 @@ type Options struct {
 	WellKnown func(*http.Request) map[string]any
 	// RoomVersion is the version of rooms that ask for none. nil: pdu.Default.
 	RoomVersion func() pdu.Version
+	// ForcesEncryption reports whether rooms that clients make with a preset are
+	// encrypted in any case. nil: none are.
+	ForcesEncryption func(preset string) bool
 	// PolicyKey is the ed25519 key of the policy server. "": there is none.
 	PolicyKey string
 	// Capabilities adds to /capabilities. May be nil.
@@ -109,6 +112,8 @@ type Service struct {
 	uia      uia
 	nonces   nonces
 	features map[string]bool
+	// dehydration: whether devices may be dehydrated here (MSC3814).
+	dehydration bool
 }
 
 // New prepares the service.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"holdfast/homeserver/eventauth"
 	"holdfast/homeserver/mx"
@@ -59,12 +60,7 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 	if !pdu.Creatable(v) {
 		return "", mx.Errorf(mx.UnsupportedRoom, "Rooms of version %.20q cannot be created here. Leave room_version out for version %s.", c.Version, string(r.DefaultVersion()))
 	}
-	if c.Preset == "" {
-		c.Preset = "private_chat"
-		if c.Visibility == "public" {
-			c.Preset = "public_chat"
-		}
-	}
+	c.Preset = c.preset()
 	set, ok := presets[c.Preset]
 	if !ok {
 		return "", mx.Errorf(mx.InvalidParam, "There is no preset %.40q.", c.Preset)
@@ -141,6 +137,34 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 	}
 	r.hot.mu.Unlock()
 	return h.id, nil
+}
+
+func (c Create) preset() string {
+	switch {
+	case c.Preset != "":
+		return c.Preset
+	case c.Visibility == "public":
+		return "public_chat"
+	}
+	return "private_chat"
+}
+
+// encrypt sees to the encryption of a room that must have it, which is not for
+// spaces: nothing is said in them.
+func (c *Create) encrypt() {
+	var kind string
+	json.Unmarshal(c.Content["type"], &kind) // what is no string is refused later, or is no space
+	if kind == "m.space" {
+		return
+	}
+	isEncryption := func(s InitialState) bool { return s.Type == mx.RoomEncryption && s.StateKey == "" }
+	if i := slices.IndexFunc(c.InitialState, isEncryption); i >= 0 {
+		if pdu.FieldString(c.InitialState[i].Content, "algorithm") != "" {
+			return
+		}
+		c.InitialState = slices.Delete(slices.Clone(c.InitialState), i, i+1)
+	}
+	c.InitialState = append(c.InitialState, InitialState{Type: mx.RoomEncryption, Content: json.RawMessage(`{"algorithm":"m.megolm.v1.aes-sha2"}`)})
 }
 
 func randomID() string {

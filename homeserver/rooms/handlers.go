@@ -78,24 +78,6 @@ func (r *Rooms) Routes() []route.Route {
 	}
 }
 
-// mayRedact lets a suspended user take back only what they sent themselves.
-// Spec: cs#account-suspension
-func (r *Rooms) mayRedact(ctx context.Context, q *route.Request, eventID string) error {
-	if !q.Suspended {
-		return nil
-	}
-	return r.db.Read(ctx, func(s store.Querier) error {
-		e, err := r.EventByID(s, eventID)
-		if err == nil && e.Sender == q.UserID || errors.Is(err, store.ErrNotFound) { // the latter is refused later
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return q.NotSuspended()
-	})
-}
-
 type roomIDResponse struct {
 	RoomID string `json:"room_id"`
 }
@@ -111,6 +93,9 @@ func (r *Rooms) create(ctx context.Context, q *route.Request, in Create) (roomID
 	}
 	if err := r.askUsers(ctx, in.Invite...); err != nil {
 		return roomIDResponse{}, err
+	}
+	if r.o.ForcesEncryption != nil && q.Appservice == "" && r.o.ForcesEncryption(in.preset()) {
+		in.encrypt()
 	}
 	id, err := r.Create(ctx, q.UserID, in)
 	return roomIDResponse{id}, err
@@ -295,23 +280,6 @@ func (r *Rooms) setState(ctx context.Context, q *route.Request) (any, error) {
 		return nil, err
 	}
 	return eventIDResponse{id}, nil
-}
-
-func (r *Rooms) redact(ctx context.Context, q *route.Request, in map[string]json.RawMessage) (eventIDResponse, error) {
-	if err := r.mayRedact(ctx, q, q.Param("eventID")); err != nil {
-		return eventIDResponse{}, err
-	}
-	content := map[string]json.RawMessage{}
-	if reason, ok := in["reason"]; ok {
-		content["reason"] = reason
-	}
-	raw, err := json.Marshal(content)
-	if err != nil {
-		return eventIDResponse{}, err
-	}
-	id, err := r.Send(ctx, NewEvent{RoomID: q.Param("roomID"), Sender: q.UserID, DeviceID: device(q), TxnID: q.Param("txnID"),
-		Type: mx.RoomRedaction, Content: raw, Redacts: q.Param("eventID")})
-	return eventIDResponse{id}, err
 }
 
 func noRoom(err error) error {

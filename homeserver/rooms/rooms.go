@@ -55,6 +55,9 @@ type Options struct {
 	// DefaultVersion is the version of new rooms that ask for none. nil, or a version
 	// that cannot be created: pdu.Default.
 	DefaultVersion func() pdu.Version
+	// ForcesEncryption reports whether rooms that clients make with a preset are
+	// encrypted in any case. nil: none are.
+	ForcesEncryption func(preset string) bool
 	// InvitesBlocked reports whether a user takes no invitations
 	// (m.invite_permission_config). nil: nobody blocks them.
 	InvitesBlocked func(q store.Querier, userID string) (bool, error)

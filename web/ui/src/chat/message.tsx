@@ -146,7 +146,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
                 danger
                 isOpen={deleting}
                 onClose={() => setDeleting(false)}
-                onYes={() => client.redactEvent(room.roomId, id)}
+                onYes={() => client.redactEvent(room.roomId, id, undefined, { with_rel_types: [RelationType.Replace] })}
             >
                 {t("message.deleteText")}
             </Confirm>
