@@ -117,8 +117,8 @@ test-oracle: tools-go ## room algorithms against other implementations
 	@cd test/oracle && GOEXPERIMENT=jsonv2 go test -count=1 -tags goolm ./...
 
 test-ui: $(UI)/node_modules/.package-lock.json ## tests of the user interface
-	$(call say,"user interface")
-	@cd $(UI) && npm run --silent test
+	$(call say,"user interface: messages - types - lint - tests")
+	@cd $(UI) && npm run --silent check && npm run --silent test
 
 test/clients/js/node_modules/.package-lock.json: test/clients/js/package.json test/clients/js/package-lock.json | tools-node
 	$(call say,"fetching matrix-js-sdk and a Node.js that it runs on (npm ci)")
