@@ -22,11 +22,16 @@ function sharedStylesheet(): Plugin {
     };
 }
 
+// What the service worker says, which cannot load the whole catalogue for it.
+const catalogue = JSON.parse(readFileSync(new URL("src/i18n/en.json", import.meta.url), "utf8")) as Record<string, string>;
+const pushTexts = Object.fromEntries(["app.name", "push.one", "push.more"].map((k) => [k, catalogue[k]]));
+
 const backend = process.env["HOLDFAST_BACKEND"] ?? "http://localhost:8008";
 const proxied = ["/_matrix", "/_synapse", "/.well-known", "/oauth2", "/login", "/logout", "/consent", "/account", "/reauth", "/e/", "/livekit", "/api", "/element-call"];
 
 export default defineConfig({
     plugins: [react(), sharedStylesheet()],
+    define: { pushTexts: JSON.stringify(pushTexts) },
     build: {
         outDir: "../dist",
         emptyOutDir: true,
@@ -35,6 +40,11 @@ export default defineConfig({
         assetsInlineLimit: 0,
         modulePreload: { polyfill: false },
         chunkSizeWarningLimit: 1600,
+        rollupOptions: {
+            input: { index: "index.html", push: "src/push/worker.ts" },
+            // A service worker has one address for ever, at the root, whose pages it serves.
+            output: { entryFileNames: (chunk) => (chunk.name === "push" ? "push.js" : "assets/[name]-[hash].js") },
+        },
     },
     worker: { format: "es" },
     optimizeDeps: { exclude: ["@matrix-org/matrix-sdk-crypto-wasm"] },

@@ -4,7 +4,7 @@ import { ClientEvent, KnownMembership, type MatrixEvent, NotificationCountType, 
 import { PushProcessor } from "matrix-js-sdk/lib/pushprocessor";
 import { playTones } from "../call/tones";
 import { t } from "../i18n";
-import { navigate } from "../router";
+import { notify as display, keepPush, onPushOpened } from "../push";
 import { nameOf, useClient, useOn, useRefresh } from "./context";
 import { kindOf, summary } from "./describe";
 import { directs, otherOf, roomName } from "./rooms";
@@ -35,6 +35,8 @@ export function turnSoundOn(on: boolean): void {
     else localStorage.setItem(soundKey, "off");
 }
 
+const placeOf = (roomId: string): string => `/chat/${encodeURIComponent(roomId)}`;
+
 let audio: AudioContext | undefined;
 let lastSound = 0;
 // Many messages at once are one sound. A browser that has not been touched yet stays silent.
@@ -54,6 +56,8 @@ function sound(): void {
 export function useNotifications(current: string | undefined): void {
     const client = useClient();
     const [processor] = useState(() => new PushProcessor(client));
+    useEffect(onPushOpened, []);
+    useEffect(() => void keepPush(client).catch((e: unknown) => console.warn("Web Push could not be renewed", e)), [client]);
     const show = (event: MatrixEvent, room: Room): void => {
         if (event.getSender() === client.getUserId() || !kindOf(event)) return;
         // What is on the screen needs no notification.
@@ -65,12 +69,8 @@ export function useNotifications(current: string | undefined): void {
         if (!wanted()) return;
         const name = roomName(room, otherOf(room, directs(client)));
         const from = nameOf(event.sender, event.getSender() ?? "");
-        const n = new Notification(name, { body: name === from ? summary(event) : t("rooms.from", { name: from, text: summary(event) }), tag: room.roomId, icon: "/icon.svg", silent: soundOn() });
-        n.onclick = () => {
-            window.focus();
-            navigate(`/chat/${encodeURIComponent(room.roomId)}`);
-            n.close();
-        };
+        const body = name === from ? summary(event) : t("rooms.from", { name: from, text: summary(event) });
+        void display(name, { body, tag: room.roomId, icon: "/icon.svg", silent: soundOn(), data: { room: room.roomId } }, placeOf(room.roomId)).catch((e: unknown) => console.warn("no notification", e));
     };
     useOn(client, [RoomEvent.Timeline], (event: MatrixEvent, room: Room | undefined, toStart: boolean | undefined, _removed: boolean, data: { liveEvent?: boolean }) => {
         if (!room || toStart || !data.liveEvent || client.getSyncState() !== SyncState.Syncing || event.status) return;
@@ -79,7 +79,8 @@ export function useNotifications(current: string | undefined): void {
     });
     useOn(client, [RoomEvent.MyMembership], (room: Room, membership: string, before: string | undefined) => {
         if (membership !== "invite" || before === "invite" || !wanted() || client.getSyncState() !== SyncState.Syncing || document.hasFocus()) return;
-        new Notification(t("notify.invite"), { body: roomName(room, otherOf(room, directs(client))), tag: room.roomId, icon: "/icon.svg" });
+        const body = roomName(room, otherOf(room, directs(client)));
+        void display(t("notify.invite"), { body, tag: room.roomId, icon: "/icon.svg", data: { room: room.roomId } }, placeOf(room.roomId)).catch((e: unknown) => console.warn("no notification", e));
     });
 
     useRefresh(client, [RoomEvent.UnreadNotifications, RoomEvent.Receipt, RoomEvent.MyMembership, ClientEvent.Room]);

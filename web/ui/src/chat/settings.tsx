@@ -9,6 +9,7 @@ import { profileChanged, useChat, useRefresh, useSecurity } from "./context";
 import { useIsAdmin } from "./dialogs";
 import { brief, fullTime } from "./format";
 import { useFace } from "./media";
+import { PushError, type PushProblem, pushSupported, pushWanted, turnPushOff, turnPushOn } from "../push";
 import { permission, soundOn, turnOn, turnSoundOn, wanted } from "./notify";
 import type { SecurityDialog } from "./securityui";
 
@@ -161,9 +162,37 @@ function Look() {
             >
                 {t("settings.notify")}
             </Switch>
+            <PushSwitch />
             <Switch isSelected={soundOn()} onChange={(on) => (turnSoundOn(on), again((n) => n + 1))} hint={t("settings.soundHint")} data-testid="sound">
                 {t("settings.sound")}
             </Switch>
+        </>
+    );
+}
+
+function PushSwitch() {
+    const { client } = useChat();
+    const [on, setOn] = useState(pushWanted);
+    const [busy, setBusy] = useState(false);
+    const [problem, setProblem] = useState<PushProblem>();
+    const turn = async (to: boolean): Promise<void> => {
+        setBusy(true);
+        setProblem(undefined);
+        try {
+            await (to ? turnPushOn(client) : turnPushOff(client));
+        } catch (e) {
+            console.warn("Web Push", e);
+            setProblem(e instanceof PushError ? e.kind : "server");
+        }
+        setOn(pushWanted());
+        setBusy(false);
+    };
+    return (
+        <>
+            <Switch isSelected={on} isDisabled={busy || !pushSupported()} onChange={(to) => void turn(to)} hint={pushSupported() ? t("push.hint") : t("push.unsupported")} data-testid="web-push">
+                {t("push.switch")}
+            </Switch>
+            <ErrorNote>{problem && t(`push.problem.${problem}`)}</ErrorNote>
         </>
     );
 }

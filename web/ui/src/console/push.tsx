@@ -39,7 +39,9 @@ export function PushPage() {
                 <dl className="console-facts" data-testid="push-ways">
                     {ways.map((w) => (
                         <div key={w} className="console-wide">
-                            <dt>{t(`console.push.${w}`)}</dt>
+                            <dt>
+                                <b>{t(`console.push.${w}`)}</b>
+                            </dt>
                             <dd>{t(`console.push.${w}Text`)}</dd>
                         </div>
                     ))}

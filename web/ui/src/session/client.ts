@@ -10,6 +10,7 @@ import {
     PendingEventOrdering,
 } from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger";
+import { forgetPush } from "../push";
 import { clientId, homeserver } from "./place";
 import { Security } from "./security";
 import { cryptoDatabase, dropSession, saveSession, syncDatabase, wipeDatabases, type Session } from "./store";
@@ -73,6 +74,7 @@ export async function start(session: Session, onEnded: (why: Ended) => void): Pr
         void stop().then(async () => {
             if (why === "expired") saveSession({ ...kept, accessToken: "", refreshToken: "" });
             else {
+                await forgetPush().catch(() => undefined);
                 dropSession();
                 await wipeDatabases();
             }
@@ -107,6 +109,7 @@ export async function start(session: Session, onEnded: (why: Ended) => void): Pr
         if (over) return;
         over = true;
         security.stop();
+        await forgetPush().catch(() => undefined);
         // A server that cannot be reached must not keep anybody from signing out here.
         await client.logout(true).catch(() => undefined);
         await client.clearStores({ cryptoDatabasePrefix: cryptoDatabase }).catch(() => undefined);
