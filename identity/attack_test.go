@@ -668,7 +668,7 @@ func TestAttack32Work(t *testing.T) {
 	seen := map[uint64]int{}
 	for i := range 64 {
 		name := fmt.Sprint("nobody", i)
-		if cost(name) != cost(name) {
+		if first, second := cost(name), cost(name); first != second {
 			t.Errorf("the cost of %s changes", name)
 		}
 		seen[cost(name)]++

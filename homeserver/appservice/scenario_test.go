@@ -225,9 +225,6 @@ func (a as) fails(status int, code mx.Code, method, path string, body any) {
 }
 func (a as) join(room string)  { a.must("POST", hstest.Room(room)+"/join", obj{}) }
 func (a as) leave(room string) { a.must("POST", hstest.Room(room)+"/leave", obj{}) }
-func (a as) send(room, text string) string {
-	return a.must("PUT", hstest.Room(room)+"/send/m.room.message/"+hstest.Txn(), obj{"msgtype": "m.text", "body": text}).At("event_id").String()
-}
 
 // Interest is that of the moment of the event: who joins later does not get what
 // was before, who left meanwhile gets what was while they were there, however long

@@ -167,21 +167,6 @@ func reap() {
 	}
 }
 
-// commandLine is the value of a word of the kernel's command line.
-func commandLine(key string) (value string, ok bool) {
-	b, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return "", false
-	}
-	for _, w := range strings.Fields(string(b)) {
-		k, v, _ := strings.Cut(w, "=")
-		if k == key {
-			value, ok = v, true
-		}
-	}
-	return value, ok
-}
-
 // openBelow are the files below a folder that this process has open.
 func openBelow(dir string) (list []string) {
 	fds, _ := filepath.Glob("/proc/self/fd/*")

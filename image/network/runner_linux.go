@@ -41,11 +41,10 @@ type runner struct {
 
 // clash is another machine that uses an address of ours.
 type clash struct {
-	mac       string
-	last      time.Time
-	defended  time.Time
-	giveItUp  func() // of an address that DHCP gave
-	announces int
+	mac      string
+	last     time.Time
+	defended time.Time
+	giveItUp func() // of an address that DHCP gave
 }
 
 // clashShown is how long after the last sight it is reported.
@@ -191,13 +190,12 @@ func (r *runner) hasAddress() bool {
 
 // route is one that a runner made.
 type route struct {
-	to      netip.Prefix // 0.0.0.0/0 or ::/0: the default
-	via     netip.Addr   // not valid: directly
-	onlink  bool         // via is in none of the port's networks
-	metric  int
-	mtu     int
-	from    netip.Addr
-	expires time.Duration
+	to     netip.Prefix // 0.0.0.0/0 or ::/0: the default
+	via    netip.Addr   // not valid: directly
+	onlink bool         // via is in none of the port's networks
+	metric int
+	mtu    int
+	from   netip.Addr
 }
 
 // metric of a port's routes: lower is preferred.

@@ -53,7 +53,7 @@ func status(c *canvas, in Info) {
 			break
 		}
 		if left <= 2 && len(in.Alarms)-i > 1 {
-			y = c.para(y, x, width, 1, alarm, fmt.Sprintf("! and %d more; the web console lists them", len(in.Alarms)-i))
+			c.para(y, x, width, 1, alarm, fmt.Sprintf("! and %d more; the web console lists them", len(in.Alarms)-i))
 			break
 		}
 		next := c.para(y, x, width, min(left, 3), alarm, "! "+a)

@@ -389,12 +389,6 @@ func (m *vm) powerButton() {
 	m.off(2 * time.Minute)
 }
 
-// screen takes a picture of the machine's screen, as PPM.
-func (m *vm) screen(to string) {
-	m.t.Helper()
-	m.qmp.must(m.t, "screendump", map[string]any{"filename": to})
-}
-
 // typeSerial types on the serial line.
 func (m *vm) typeSerial(s string) { io.WriteString(m.qmp.stdin, s) }
 

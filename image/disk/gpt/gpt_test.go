@@ -237,7 +237,7 @@ func TestGUID(t *testing.T) {
 			t.Error(bad)
 		}
 	}
-	if NewGUID() == NewGUID() {
+	if a, b := NewGUID(), NewGUID(); a == b {
 		t.Fatal("the same twice")
 	}
 }
