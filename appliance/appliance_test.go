@@ -741,6 +741,40 @@ func TestLogHasNoSecrets(t *testing.T) {
 	}
 }
 
+// signIn is a browser in which somebody signed in at the pages, and their origin.
+func signIn(t *testing.T, s *appliancetest.Server, name string) (c *http.Client, base string) {
+	t.Helper()
+	jar, _ := cookiejar.New(nil)
+	c = &http.Client{Jar: jar}
+	_, port, _ := net.SplitHostPort(s.Addr("http").String())
+	base = "http://localhost:" + port
+	resp, err := c.Get(base + "/login")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	form := url.Values{}
+	for _, m := range regexp.MustCompile(`<input[^>]*type="hidden"[^>]*>`).FindAllString(string(page), -1) {
+		name := regexp.MustCompile(`name="([^"]*)"`).FindStringSubmatch(m)
+		value := regexp.MustCompile(`value="([^"]*)"`).FindStringSubmatch(m)
+		if name != nil && value != nil {
+			form.Set(name[1], html.UnescapeString(value[1]))
+		}
+	}
+	form.Set("username", name)
+	form.Set("password", appliancetest.Password)
+	req, _ := http.NewRequest("POST", base+"/login", strings.NewReader(form.Encode()))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Origin", base)
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	if resp, err = c.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return c, base
+}
+
 // The console is for administrators who are signed in at the pages, and for nobody else.
 func TestConsole(t *testing.T) {
 	s := appliancetest.Start(t)
@@ -748,37 +782,6 @@ func TestConsole(t *testing.T) {
 	s.Login(t, "bert")
 	if code, _ := get(t, s.URL+"/api/console/status", ""); code != 401 {
 		t.Fatal("nobody is answered with", code)
-	}
-	signIn := func(name string) *http.Client {
-		jar, _ := cookiejar.New(nil)
-		c := &http.Client{Jar: jar}
-		_, port, _ := net.SplitHostPort(s.Addr("http").String())
-		base := "http://localhost:" + port
-		resp, err := c.Get(base + "/login")
-		if err != nil {
-			t.Fatal(err)
-		}
-		page, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		form := url.Values{}
-		for _, m := range regexp.MustCompile(`<input[^>]*type="hidden"[^>]*>`).FindAllString(string(page), -1) {
-			name := regexp.MustCompile(`name="([^"]*)"`).FindStringSubmatch(m)
-			value := regexp.MustCompile(`value="([^"]*)"`).FindStringSubmatch(m)
-			if name != nil && value != nil {
-				form.Set(name[1], html.UnescapeString(value[1]))
-			}
-		}
-		form.Set("username", name)
-		form.Set("password", appliancetest.Password)
-		req, _ := http.NewRequest("POST", base+"/login", strings.NewReader(form.Encode()))
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		req.Header.Set("Origin", base)
-		req.Header.Set("Sec-Fetch-Site", "same-origin")
-		if resp, err = c.Do(req); err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		return c
 	}
 	ask := func(c *http.Client, path string) (int, string) {
 		_, port, _ := net.SplitHostPort(s.Addr("http").String())
@@ -790,11 +793,11 @@ func TestConsole(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(b)
 	}
-	bert := signIn("bert")
+	bert, _ := signIn(t, s, "bert")
 	if code, body := ask(bert, "/api/console/users"); code != 403 {
 		t.Errorf("somebody who is no administrator: %d %s", code, body)
 	}
-	anna := signIn("anna")
+	anna, _ := signIn(t, s, "anna")
 	code, body := ask(anna, "/api/console/users")
 	var users []struct {
 		UserID  string `json:"user_id"`

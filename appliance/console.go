@@ -31,6 +31,7 @@ func (a *Appliance) openWeb() error {
 		Admins:   console{a},
 		Invites:  console{a},
 		People:   console{a},
+		Bridges:  console{a},
 		Status:   console{a},
 		SelfTest: selfTest{a},
 		Push:     console{a},

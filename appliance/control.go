@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/homeserver/appservice"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
 )
@@ -231,6 +232,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.mailControl(handle)
 	a.filesControl(handle)
 	a.pushControl(handle)
+	a.appserviceControl(handle)
 	return mux
 }
 
@@ -279,6 +281,8 @@ func (a *Appliance) controlMessage(err error) string {
 		return "this account is locked; unlock it first with: holdfast user disable NAME --undo"
 	case errors.Is(err, unifiedpush.ErrNoPhone):
 		return "this person has no such phone; holdfast push list shows all"
+	case errors.Is(err, appservice.ErrUnknown):
+		return "there is no application service of this id; holdfast appservice list shows all"
 	case errors.Is(err, errClaimed):
 		return "this appliance was set up already; log in, or make an administrator with: holdfast user add NAME --admin"
 	}
@@ -329,6 +333,11 @@ func (c *controlClient) call(ctx context.Context, method, path string, in, out a
 		}
 		body = strings.NewReader(string(b))
 	}
+	return c.send(ctx, method, path, body, out)
+}
+
+// send is call with a body as it is.
+func (c *controlClient) send(ctx context.Context, method, path string, body io.Reader, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, body)
 	if err != nil {
 		return err

@@ -100,6 +100,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Text:             web.Text,
 		AppserviceDir:    a.cfg.Appservice.Dir,
 		Client:           outbound(a.cfg.Network.AllowPrivate),
+		Services:         services(),
 		PlainPush:        a.cfg.Network.AllowPrivate,
 		Own:              a.leadsHere,
 		Push:             a.pushSettings,

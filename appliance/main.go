@@ -57,6 +57,7 @@ type cli struct {
 	device            string
 	files             fileRules
 	push              pushRules
+	app               appserviceFlags
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -156,6 +157,29 @@ func commands() []command {
 				f.StringVar(&c.push.Foreign, "foreign", "", "whether this server's gateway pushes to endpoints of other push servers, too: on or off (`state`; standard: off)")
 			}},
 		{name: "push show", data: true, short: "print the rules for push", run: runPushShow},
+		{name: "appservice list", data: true, short: "list the bridges and bots that are application services", run: runAppserviceList,
+			long: "Lists the application services with what waits for each and whether it takes it. Tokens\nare not shown."},
+		{name: "appservice add", data: true, args: "FILE", nargs: [2]int{1, 1}, short: "register a bridge or bot by its registration file", run: runAppserviceAdd,
+			long: "Registers an application service (a bridge or bot) by its registration file; - is\nstandard input. It counts at once and after a restart; the file itself is not needed\nby the appliance any more."},
+		{name: "appservice remove", args: "ID", nargs: [2]int{1, 1}, short: "remove a bridge or bot", run: runAppserviceRemove,
+			long: "Removes an application service that was added, at once. What waits for it is dropped;\nits users and rooms stay."},
+		{name: "appservice retry", args: "ID", nargs: [2]int{1, 1}, short: "send a bridge or bot now what waits for it", run: runAppserviceRetry,
+			long: "Sends what waits for an application service that was away, without waiting for the\nnext try."},
+		{name: "appservice generate", data: true, args: "ID", nargs: [2]int{1, 1}, short: "write a registration file for a bridge or bot", run: runAppserviceGenerate,
+			long: "Writes a registration file with new random tokens, readable by you alone. Without --users\nthe users of the service are @ID_... and without --sender its own is @IDbot.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.app.URL, "url", "", "where the service listens: an `address` as http://127.0.0.1:29300, or none")
+				f.StringVar(&c.app.Sender, "sender", "", "the `name` of its own user")
+				f.Var(list{&c.app.Users}, "users", "a regular expression (`regex`) of the users that it has, as @irc_.*; may be repeated")
+				f.Var(list{&c.app.Aliases}, "aliases", "a `regex` of room aliases that it has, as #irc_.*; may be repeated")
+				f.Var(list{&c.app.Rooms}, "rooms", "a `regex` of IDs of rooms whose events it gets; may be repeated")
+				f.BoolVar(&c.app.Shared, "shared", false, "others may have users and aliases of these names, too")
+				f.Var(list{&c.app.Protocols}, "protocol", "a `name` under which clients look for its network; may be repeated")
+				f.BoolVar(&c.app.Ephemeral, "ephemeral", false, "send it typing, receipts and presence, too")
+				f.BoolVar(&c.app.Encryption, "encryption", false, "send it what it needs to encrypt for its users without a login")
+				f.StringVar(&c.app.out, "out", "", "the `file` to write; else ID.yaml here; - is standard output")
+				f.BoolVar(&c.app.add, "add", false, "register it at once, too")
+			}},
 		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",

@@ -7,6 +7,7 @@ package homeserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,7 @@ type Options struct {
 	AppserviceDir    string                        // "": no application services
 	Files            func() media.Settings         // what an administrator set for media; nil: the defaults
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
+	Services         *http.Client                  // for requests to application services; nil: Client
 	PlainPush        bool                          // whether push gateways may go without TLS
 	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
 	// Own reports whether a URL leads to this server. nil: none does.
@@ -283,7 +285,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		}
 	}
 	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h.Rooms, h.Timeline},
-		Ephemeral: appEphemeral{h.Ephemeral}, Keys: h.E2EE, Log: o.Log, Registrations: registrations, Client: o.Client,
+		Ephemeral: appEphemeral{h.Ephemeral}, Keys: h.E2EE, Log: o.Log, Registrations: registrations, Client: cmp.Or(o.Services, o.Client),
 		UserExists: userExists, DeviceExists: deviceExists, Took: todevice.Ack})
 	if err != nil {
 		return nil, err

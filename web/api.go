@@ -131,6 +131,28 @@ type Invite struct {
 	Revoked   bool      `json:"revoked"`
 }
 
+// Bridges are the programs that were let in by a registration: bridges to other
+// networks, and bots.
+type Bridges interface {
+	Bridges(ctx context.Context) ([]Bridge, error)
+	// RemoveBridge ends one. Errors: *Error 404; 409 for one that is registered by a file.
+	RemoveBridge(ctx context.Context, id string) error
+	// RetryBridge sends now what waits for one. Errors: *Error 404.
+	RetryBridge(ctx context.Context, id string) error
+}
+
+// Bridge is a bridge or bot. Its tokens are not shown.
+type Bridge struct {
+	ID        string    `json:"id"`
+	URL       string    `json:"url"` // "": nothing is sent to it
+	UserID    string    `json:"user_id"`
+	File      string    `json:"file,omitempty"` // what registers it; "": the command line did
+	Waiting   int64     `json:"waiting"`        // how much it did not take yet
+	LastTaken time.Time `json:"last_taken,omitzero"`
+	Failing   time.Time `json:"failing_since,omitzero"`
+	Trouble   string    `json:"trouble,omitempty"` // why it does not take it
+}
+
 // People are the accounts.
 type People interface {
 	Users(ctx context.Context) ([]User, error)

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -54,6 +55,27 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		return struct{}{}, s.Invites.RevokeInvite(r.Context(), r.PathValue("id"))
 	})
 	s.settingsRoutes(handle)
+	handle("GET /api/console/bridges", func(r *http.Request, _ string) (any, error) {
+		bridges, err := s.Bridges.Bridges(r.Context())
+		if bridges == nil {
+			bridges = []Bridge{}
+		}
+		return bridges, err
+	})
+	// The ID may be anything, so it is not in the path.
+	bridge := func(name string, f func(ctx context.Context, id string) error) {
+		handle("POST /api/console/bridges/"+name, func(r *http.Request, _ string) (any, error) {
+			var in struct {
+				ID string `json:"id"`
+			}
+			if err := decode(r, &in); err != nil {
+				return nil, err
+			}
+			return struct{}{}, f(r.Context(), in.ID)
+		})
+	}
+	bridge("remove", func(ctx context.Context, id string) error { return s.Bridges.RemoveBridge(ctx, id) })
+	bridge("retry", func(ctx context.Context, id string) error { return s.Bridges.RetryBridge(ctx, id) })
 	s.machineRoutes(mux, handle)
 }
 

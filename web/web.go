@@ -30,6 +30,7 @@ type Options struct {
 	Admins   Admins
 	Invites  Invites
 	People   People
+	Bridges  Bridges
 	Status   Status
 	SelfTest SelfTest
 	Push     Push

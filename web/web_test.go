@@ -27,6 +27,7 @@ type fake struct {
 	mail     MailServer
 	tested   []string
 	rules    FileRules
+	bridges  []string
 }
 
 func (f *fake) State(context.Context) (State, error) {
@@ -89,6 +90,15 @@ func (f *fake) SetFileRules(_ context.Context, r FileRules) error {
 	f.rules = r
 	return nil
 }
+func (f *fake) Bridges(context.Context) ([]Bridge, error) { return nil, nil }
+func (f *fake) RemoveBridge(_ context.Context, id string) error {
+	f.bridges = append(f.bridges, "remove "+id)
+	return nil
+}
+func (f *fake) RetryBridge(_ context.Context, id string) error {
+	f.bridges = append(f.bridges, "retry "+id)
+	return nil
+}
 func (f *fake) Status(context.Context) (Report, error) { return Report{Version: "v"}, nil }
 func (f *fake) SelfTest(context.Context) ([]Check, error) {
 	return []Check{{Name: "login", OK: true}}, nil
@@ -96,7 +106,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Settings: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +221,8 @@ func TestClaimAttemptsAreSlowed(t *testing.T) {
 func TestConsoleIsForAdministrators(t *testing.T) {
 	s, f := newServer(t)
 	for path, method := range map[string]string{"/api/console/me": "GET", "/api/console/status": "GET", "/api/console/users": "GET", "/api/console/invites": "POST", "/api/console/invites/1": "DELETE", "/api/console/selftest": "POST", "/api/console/users/@a:x.test/disabled": "POST",
-		"/api/console/mail": "PUT", "/api/console/mail/test": "POST", "/api/console/files": "PUT"} {
+		"/api/console/mail": "PUT", "/api/console/mail/test": "POST", "/api/console/files": "PUT",
+		"/api/console/bridges": "GET", "/api/console/bridges/remove": "POST", "/api/console/bridges/retry": "POST"} {
 		f.visitor = Visitor{}
 		if res, out := ask(t, s, nil, method, path, "{}"); res.StatusCode != 401 || errCode(out) != "signed_out" {
 			t.Errorf("%s %s signed out: %d %v", method, path, res.StatusCode, out)
@@ -221,7 +232,7 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 			t.Errorf("%s %s as a user: %d %v", method, path, res.StatusCode, out)
 		}
 	}
-	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) {
+	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || len(f.bridges) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) {
 		t.Fatal("something was done for somebody without the right")
 	}
 	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
@@ -238,6 +249,11 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 	}
 	if res, _ := ask(t, s, nil, "POST", "/api/console/users/@bob:x.test/disabled", `{"disabled":true}`); res.StatusCode != 200 || !f.disabled["@bob:x.test"] {
 		t.Errorf("locking somebody out: %d", res.StatusCode)
+	}
+	for _, what := range []string{"remove", "retry"} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/bridges/"+what, `{"id":"a/../b"}`); res.StatusCode != 200 || f.bridges[len(f.bridges)-1] != what+" a/../b" {
+			t.Errorf("%s: %d %v %q", what, res.StatusCode, out, f.bridges)
+		}
 	}
 }
 

@@ -61,7 +61,7 @@ type Config struct {
 	} `toml:"limits"`
 
 	Network struct {
-		AllowPrivate bool `toml:"allow_private" doc:"Let the server itself make requests to loopback and private addresses\n(push gateways, application services and other servers in your own network)."`
+		AllowPrivate bool `toml:"allow_private" doc:"Let the server itself make requests to loopback and private addresses\n(push gateways and other servers in your own network). Application services are\nreached wherever they are."`
 	} `toml:"network"`
 
 	Appservice struct {

@@ -366,10 +366,7 @@ func (s *Service) ping(ctx context.Context, r *route.Request, in pingRequest) (p
 			Fields: map[string]any{"status": status, "body": string(body[:min(len(body), maxPingBody)])}}
 	}
 	// It is there: what waits for it need not wait longer.
-	select {
-	case a.kick <- struct{}{}:
-	default:
-	}
+	a.tryNow()
 	return pingResponse{time.Since(start).Milliseconds()}, nil
 }
 

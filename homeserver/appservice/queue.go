@@ -195,6 +195,14 @@ func (a *app) poke() {
 	}
 }
 
+// tryNow ends the wait between two tries.
+func (a *app) tryNow() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
 // maxDirty bounds how many devices are remembered whose key counts changed.
 const maxDirty = 10_000
 

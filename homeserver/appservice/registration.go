@@ -157,7 +157,7 @@ func Parse(b []byte) (Registration, error) {
 		}
 		return r, &Error{Line: more.Line, Msg: "a second document begins here: put each service into its own file"}
 	}
-	m, err := fields(&doc, "the registration", "id", "url", "as_token", "hs_token", "sender_localpart", "namespaces",
+	m, err := fields(&doc, top, "id", "url", "as_token", "hs_token", "sender_localpart", "namespaces",
 		"rate_limited", "protocols", "receive_ephemeral", "push_ephemeral", "ip_range_whitelist")
 	if err != nil {
 		return r, err
@@ -234,6 +234,9 @@ func Parse(b []byte) (Registration, error) {
 	return r, nil
 }
 
+// top is what the whole file is called in errors.
+const top = "the registration"
+
 var lineOf = regexp.MustCompile(`line (\d+): `)
 
 func syntax(err error) error {
@@ -246,7 +249,8 @@ func syntax(err error) error {
 }
 
 // fields are the values of a mapping by their keys. Keys with a dot belong to some
-// extension and are let through; others that are not known are mistakes.
+// extension and are let through, and so is what a service keeps at the top of its file
+// for itself; one that is almost a known one is a mistake.
 func fields(n *yaml.Node, what string, known ...string) (map[string]*yaml.Node, error) {
 	if n.Kind == yaml.DocumentNode {
 		n = n.Content[0]
@@ -266,9 +270,11 @@ func fields(n *yaml.Node, what string, known ...string) (map[string]*yaml.Node, 
 			ok = ok || k == key.Value
 		}
 		if !ok {
-			hint := "it has " + strings.Join(known, ", ")
-			if best := nearest(key.Value, known); best != "" {
+			hint, best := "it has "+strings.Join(known, ", "), nearest(key.Value, known)
+			if best != "" {
 				hint = "did you mean " + best + "?"
+			} else if what == top {
+				continue
 			}
 			return nil, &Error{Line: key.Line, Msg: fmt.Sprintf("%s has no key %.60q; %s", what, key.Value, hint)}
 		}
@@ -291,6 +297,8 @@ func text(n *yaml.Node, key string, maxBytes int) (string, error) {
 	switch {
 	case n.Kind != yaml.ScalarNode || n.Tag == "!!null" || n.Value == "":
 		return "", &Error{Line: n.Line, Msg: key + ": a text is wanted here"}
+	case n.Tag != "!!str" && strings.HasSuffix(key, "_token"): // a secret
+		return "", &Error{Line: n.Line, Msg: key + ": a text is wanted here; put it into quotes"}
 	case n.Tag != "!!str":
 		return "", &Error{Line: n.Line, Msg: fmt.Sprintf("%s: a text is wanted here; put it into quotes: %q", key, n.Value)}
 	case len(n.Value) > maxBytes:

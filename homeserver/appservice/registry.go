@@ -112,7 +112,7 @@ func (s *Service) Add(ctx context.Context, text []byte) (Info, error) {
 }
 
 // Remove ends a service that Add registered, and drops what waits for it. Its users
-// and rooms stay. Errors: ErrUnknown; one for a service that a file registers.
+// and rooms stay. Errors: ErrUnknown; *Error for a service that a file registers.
 func (s *Service) Remove(ctx context.Context, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *Service) Remove(ctx context.Context, id string) error {
 		return ErrUnknown
 	}
 	if a.Source != "" {
-		return fmt.Errorf("%s is registered by the file %s; remove the file and start the appliance anew", id, a.Source)
+		return &Error{Msg: fmt.Sprintf("%s is registered by the file %s; remove the file and start the appliance anew", id, a.Source)}
 	}
 	if a.stop != nil {
 		a.stop()
@@ -137,6 +137,17 @@ func (s *Service) Remove(ctx context.Context, id string) error {
 		s.start(a)
 	}
 	return err
+}
+
+// Retry sends what waits for a service now, without waiting for the next try.
+// Errors: ErrUnknown.
+func (s *Service) Retry(id string) error {
+	a := s.byID(id)
+	if a == nil {
+		return ErrUnknown
+	}
+	a.tryNow()
+	return nil
 }
 
 func (s *Service) replace(apps []*app) {

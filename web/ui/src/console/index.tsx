@@ -7,6 +7,7 @@ import { navigate, usePath } from "../router";
 import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
 import { InviteCard, SelfTest } from "../setup/done";
 import { bytes, date, duration, number, useLoaded } from "./load";
+import { BridgesPage } from "./bridges";
 import { MachinePage } from "./machine";
 import { PushPage } from "./push";
 import { SettingsPage } from "./settings";
@@ -40,7 +41,7 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number };
 }
 
-const allPages = ["status", "people", "invites", "push", "settings", "machine"] as const;
+const allPages = ["status", "people", "invites", "push", "bridges", "settings", "machine"] as const;
 type Page = (typeof allPages)[number];
 
 export default function Console() {
@@ -93,6 +94,7 @@ export default function Console() {
                 {page === "invites" && <InvitesPage />}
                 {page === "push" && <PushPage />}
                 {page === "settings" && <SettingsPage />}
+                {page === "bridges" && <BridgesPage />}
                 {page === "machine" && <MachinePage />}
             </main>
             <Toasts />
