@@ -164,11 +164,16 @@ func (s *Service) publish(ctx context.Context, name string, body []byte, ttl tim
 		if err = insertMessage(tx, m, t.phoneID); err != nil {
 			return err
 		}
-		if _, err := s.dropMessages(tx, beyondTopic, t.id, maxTopicQueue); err != nil {
-			return err
+		topicFull, phoneFull := s.due(t)
+		if topicFull {
+			if _, err := s.dropMessages(tx, beyondTopic, t.id, maxTopicQueue-pruneEvery); err != nil {
+				return err
+			}
 		}
-		if _, err := s.dropMessages(tx, beyondPhone, t.phoneID, maxPhoneQueue); err != nil {
-			return err
+		if phoneFull {
+			if _, err := s.dropMessages(tx, beyondPhone, t.phoneID, maxPhoneQueue-pruneEvery); err != nil {
+				return err
+			}
 		}
 		if s.bytes.Load()+int64(len(body)) > s.maxBytes() {
 			if _, err := s.dropMessages(tx, oldestMessages, sweepBatch); err != nil {
@@ -183,6 +188,24 @@ func (s *Service) publish(ctx context.Context, name string, body []byte, ttl tim
 		return nil
 	})
 	return m, err
+}
+
+// due reports whether the queues of a topic and of its phone are to be looked at.
+// That costs more than a message, so it is done for every so many, and makes room
+// for as many.
+func (s *Service) due(t topic) (ofTopic, ofPhone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := func(m map[int64]int, id int64) bool {
+		left, seen := m[id]
+		if !seen || left == 0 { // after a start nobody knows
+			m[id] = pruneEvery - 1
+			return true
+		}
+		m[id] = left - 1
+		return false
+	}
+	return count(s.topicLeft, t.id), count(s.phoneLeft, t.phoneID)
 }
 
 func (s *Service) maxBytes() int64 { return maxQueued }

@@ -85,8 +85,11 @@ func (s *Service) subscribe(w http.ResponseWriter, r *http.Request, list, kind s
 	if err := s.stream(ctx, o, sub, ids, strings.Join(names, ","), from, poll); err != nil && ctx.Err() == nil {
 		s.o.Log.Debug("a push subscription ended", "user", p.userID, "err", err)
 	}
-	if c, ok := o.(*socket); ok {
-		c.close()
+	switch x := o.(type) {
+	case *socket:
+		x.close()
+	case *stream:
+		x.c.SetWriteDeadline(time.Time{}) // the connection may serve other requests
 	}
 	return nil
 }

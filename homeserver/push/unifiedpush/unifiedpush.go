@@ -42,6 +42,7 @@ const (
 	maxPhones       = 20  // of a person
 	maxTopicQueue   = 100 // messages of a topic; the oldest goes
 	maxPhoneQueue   = 500 // messages of a phone; the oldest goes
+	pruneEvery      = 20  // messages
 	maxQueued       = 256 << 20
 	maxConnections  = 10_000
 	maxOfPhone      = 8 // connections
@@ -115,8 +116,10 @@ type Service struct {
 	ofPhone map[int64]int
 	ofUser  map[string]int
 	rates   map[int64]*rate
-	unknown map[string]time.Time // topic without an owner -> first push to it
-	closed  bool
+	// How many messages a topic and a phone may get until their queues are looked at.
+	topicLeft, phoneLeft map[int64]int
+	unknown              map[string]time.Time // topic without an owner -> first push to it
+	closed               bool
 }
 
 // rate is how much may be published to a topic.
@@ -146,7 +149,7 @@ func New(o Options) *Service {
 	client.Timeout = forwardTimeout
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	s := &Service{o: o, forward: &client, slots: make(chan struct{}, maxForwards), subs: map[*subscriber]struct{}{}, byTopic: map[int64]map[*subscriber]struct{}{},
-		ofPhone: map[int64]int{}, ofUser: map[string]int{}, rates: map[int64]*rate{}, unknown: map[string]time.Time{}}
+		ofPhone: map[int64]int{}, ofUser: map[string]int{}, rates: map[int64]*rate{}, topicLeft: map[int64]int{}, phoneLeft: map[int64]int{}, unknown: map[string]time.Time{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -230,6 +233,8 @@ func (s *Service) sweep(ctx context.Context) error {
 			delete(s.rates, id)
 		}
 	}
+	clear(s.topicLeft)
+	clear(s.phoneLeft)
 	s.mu.Unlock()
 	return err
 }
