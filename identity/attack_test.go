@@ -430,11 +430,15 @@ func TestAttack24Registration(t *testing.T) {
 
 	// What real clients send is accepted, twice the same is one client.
 	again := base()
-	again["grant_types"] = []string{"authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"}
+	again["grant_types"] = []string{"refresh_token", "authorization_code", "implicit"}
 	again["client_name#fr"] = "Exemple"
 	id := r.client(func(m map[string]any) { m["client_name"] = "X" })
 	if a := r.browser().postJSON("/oauth2/registration", again); a.StatusCode != 201 || a.json(t)["client_id"] != id {
 		t.Errorf("the same registration gave another client: %d %s", a.StatusCode, a.body)
+	}
+	again["grant_types"] = []string{"authorization_code", "refresh_token", deviceGrant}
+	if a := r.browser().postJSON("/oauth2/registration", again); a.StatusCode != 201 || a.json(t)["client_id"] == id || !strings.Contains(a.body, deviceGrant) {
+		t.Errorf("with the device grant: %d %s", a.StatusCode, a.body)
 	}
 	r.native()
 }

@@ -30,15 +30,15 @@ func TestMetadata(t *testing.T) {
 	if m["issuer"] != origin {
 		t.Errorf("issuer %v", m["issuer"])
 	}
-	for _, k := range []string{"authorization_endpoint", "token_endpoint", "revocation_endpoint", "registration_endpoint", "jwks_uri", "userinfo_endpoint", "end_session_endpoint", "account_management_uri"} {
+	for _, k := range []string{"authorization_endpoint", "token_endpoint", "revocation_endpoint", "registration_endpoint", "device_authorization_endpoint", "jwks_uri", "userinfo_endpoint", "end_session_endpoint", "account_management_uri"} {
 		if u, _ := m[k].(string); !strings.HasPrefix(u, origin+"/") {
 			t.Errorf("%s is %v", k, m[k])
 		}
 	}
 	// What the clients insist on. Lists hold exactly this: nothing is announced that is refused.
 	for k, want := range map[string][]string{
-		"response_types_supported": {"code"}, "response_modes_supported": {"query", "fragment"}, "grant_types_supported": {"authorization_code", "refresh_token"},
-		"code_challenge_methods_supported": {"S256"}, "token_endpoint_auth_methods_supported": {"none"}, "prompt_values_supported": {"none", "login", "create"},
+		"response_types_supported": {"code"}, "response_modes_supported": {"query", "fragment"}, "grant_types_supported": {"authorization_code", "refresh_token", deviceGrant},
+		"code_challenge_methods_supported": {"S256"}, "token_endpoint_auth_methods_supported": {"none"}, "prompt_values_supported": {"none", "login"},
 	} {
 		var got []string
 		for _, x := range m[k].([]any) {

@@ -29,7 +29,7 @@ const (
 	maxNonce  = 1024
 )
 
-// Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /e/,
+// Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /link, /e/,
 // /.well-known/openid-configuration and /.well-known/oauth-authorization-server.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -49,6 +49,7 @@ func (s *Service) Handler() http.Handler {
 	open("GET /.well-known/oauth-authorization-server", s.discovery)
 	open("GET /oauth2/jwks", func(w http.ResponseWriter, r *http.Request) { op.Keys(w, r, opstore.Storage{S: s.sessions}) })
 	open("POST /oauth2/token", s.token)
+	open("POST /oauth2/device", s.device)
 	open("POST /oauth2/revoke", s.revoke)
 	open("POST /oauth2/registration", s.registration)
 	mux.HandleFunc("GET /oauth2/userinfo", cors(s.userinfo))
@@ -114,11 +115,15 @@ func (s *Service) unavailable(w http.ResponseWriter, r *http.Request, err error)
 // Metadata is the authorization server's metadata at an origin, for auth_metadata
 // and discovery. Spec: cs#server-metadata-discovery, RFC 8414
 func (s *Service) Metadata(origin string) map[string]any {
-	prompts := []string{"none", "login", "create"}
+	prompts := []string{"none", "login"}
+	if s.o.RegistrationOpen { // otherwise it leads to a page that says who makes accounts
+		prompts = append(prompts, "create")
+	}
 	return map[string]any{
 		"issuer":                                         origin,
 		"authorization_endpoint":                         origin + "/oauth2/authorize",
 		"token_endpoint":                                 origin + "/oauth2/token",
+		"device_authorization_endpoint":                  origin + "/oauth2/device",
 		"revocation_endpoint":                            origin + "/oauth2/revoke",
 		"registration_endpoint":                          origin + "/oauth2/registration",
 		"userinfo_endpoint":                              origin + "/oauth2/userinfo",
@@ -126,7 +131,7 @@ func (s *Service) Metadata(origin string) map[string]any {
 		"jwks_uri":                                       origin + "/oauth2/jwks",
 		"response_types_supported":                       []string{"code"},
 		"response_modes_supported":                       []string{"query", "fragment"},
-		"grant_types_supported":                          []string{"authorization_code", "refresh_token"},
+		"grant_types_supported":                          []string{"authorization_code", "refresh_token", register.DeviceGrant},
 		"code_challenge_methods_supported":               []string{"S256"},
 		"token_endpoint_auth_methods_supported":          []string{"none"},
 		"revocation_endpoint_auth_methods_supported":     []string{"none"},
@@ -412,11 +417,14 @@ func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 	}
 	switch v.Get("grant_type") {
 	case string(oidc.GrantTypeCode), string(oidc.GrantTypeRefreshToken):
+	case register.DeviceGrant:
+		s.collect(w, r, v)
+		return
 	case "":
 		oauthError(w, http.StatusBadRequest, "invalid_request", "grant_type is missing.")
 		return
 	default:
-		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "Use authorization_code or refresh_token.")
+		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "Use authorization_code, refresh_token or "+register.DeviceGrant+".")
 		return
 	}
 	var transient error

@@ -137,6 +137,7 @@ type Service struct {
 	provider *op.Provider
 	limit    limiter // of registrations
 	mails    limiter // of mails that pages send
+	devices  limiter // of devices that ask to be signed in
 	seal     []byte  // key of Seal
 
 	mu      sync.Mutex

@@ -17,7 +17,7 @@ const (
 	maxAddresses   = 10_000
 )
 
-// limiter counts registrations by address.
+// limiter counts, by address, registrations or what else may come as often.
 type limiter struct {
 	mu sync.Mutex
 	m  map[string]allowance

@@ -131,6 +131,33 @@ func (a *Accounts) attempt(ctx context.Context, ps []place) (done func(), err er
 	return done, nil
 }
 
+// Wrong guesses of a code before the next has to wait.
+const (
+	freeGuesses            = 10
+	freeGuessesFromNetwork = 50
+)
+
+// Guess runs try, which looks for something by a code that somebody typed, unless
+// there were too many codes that were none: by the account u, or from an address.
+// What is found forgets no failures: who guesses has codes of their own, too.
+// Errors: *SlowDown, try's.
+func (a *Accounts) Guess(ctx context.Context, u User, from string, try func() (found bool, err error)) error {
+	ps := []place{
+		{Hash("code\x00" + u.ID), freeGuesses},
+		{Hash("code from\x00" + Network(from)), freeGuessesFromNetwork},
+	}
+	done, err := a.attempt(ctx, ps)
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := try()
+	if err != nil || found {
+		return err
+	}
+	return a.failed(ctx, ps)
+}
+
 const selectFailures = `SELECT count, until FROM id_auth_failures WHERE key = $1`
 
 const upsertFailure = `INSERT INTO id_auth_failures (key, count, until, at) VALUES ($1, $2, $3, $4)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 
 	"holdfast/identity/account"
+	"holdfast/identity/opstore"
 )
 
 // showInvite shows an invite. It does not use it up: link previews fetch links.
@@ -80,14 +81,22 @@ func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, fixed, token, sour
 
 // showCreate is where an application sends people who have no account (prompt=create).
 func (p *Pages) showCreate(w http.ResponseWriter, r *http.Request) {
-	if _, _, ok := p.load(w, r); !ok {
+	req, _, ok := p.load(w, r)
+	if !ok {
 		return
 	}
 	if !p.RegistrationOpen {
-		p.message(w, r, http.StatusForbidden, "needInvite")
+		p.needInvite(w, r, req)
 		return
 	}
 	p.enrolForm(w, r, http.StatusOK, "", "", "", "")
+}
+
+// needInvite says who makes accounts here; whoever has one can go on with the sign-in.
+func (p *Pages) needInvite(w http.ResponseWriter, r *http.Request, req *opstore.Request) {
+	l := lang(r)
+	p.render(w, r, http.StatusForbidden, "message", "", view{Title: p.text(l, "needInvite.title"), Message: p.text(l, "needInvite.text"),
+		Next: "/login?request=" + url.QueryEscape(req.ID)})
 }
 
 func (p *Pages) doCreate(w http.ResponseWriter, r *http.Request) {
@@ -96,7 +105,7 @@ func (p *Pages) doCreate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !p.RegistrationOpen {
-		p.message(w, r, http.StatusForbidden, "needInvite")
+		p.needInvite(w, r, req)
 		return
 	}
 	u, ok := p.enrol(w, r, "", "", "register")

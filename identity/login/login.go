@@ -105,6 +105,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /consent": p.showConsent, "POST /consent": p.doConsent,
 		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
 		"GET /reauth": p.showReauth, "POST /reauth": p.doReauth,
+		"GET /link": p.showLink, "POST /link": p.doLink,
 		"GET /e/{token}": p.showInvite, "POST /e/{token}": p.doInvite,
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
@@ -152,6 +153,7 @@ type view struct {
 	Next                              string
 	Message                           string
 	Approved                          bool
+	Code, From, Agent, Asked, Device  string // of a device that waits to be signed in
 	HasPhones                         bool
 	Phones                            []phoneView
 	NewPhone                          *NewPhone

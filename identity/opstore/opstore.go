@@ -4,7 +4,8 @@
 // Invariants:
 //   - Tokens and codes are stored as SHA-256 only. Signing keys are sealed under
 //     a key that is not in the database.
-//   - A code makes one session. When it comes again, that session ends.
+//   - A code makes one session. When it comes again, that session ends. So does a
+//     device code. What somebody agreed to makes none once their sessions were ended.
 //   - The child of a refresh token is derived from it, so that a repeated refresh
 //     gives the same pair. The old token is good until its child is first used;
 //     when it comes after that, the session ends.
@@ -70,6 +71,7 @@ type Store struct {
 	derive  []byte // key of derived tokens
 	seal    []byte // key of sealed private keys
 	signing signing
+	paces   paces
 }
 
 // New prepares the store. The signing key is made in the background.
@@ -365,6 +367,11 @@ func (s *Store) EndAllTx(tx *store.Tx, u account.User, keep, reason string) erro
 			continue
 		}
 		if err := s.EndTx(tx, sess.ID, reason, true); err != nil {
+			return err
+		}
+	}
+	for _, q := range []string{dropRequests, dropGrants} {
+		if _, err := tx.Exec(q, u.ID); err != nil {
 			return err
 		}
 	}

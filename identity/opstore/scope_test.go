@@ -49,3 +49,20 @@ func FuzzScopes(f *testing.F) {
 		}
 	})
 }
+
+// FuzzUserCode checks that whatever counts as a code is one that could be given out,
+// and that every code that is given out is read again.
+func FuzzUserCode(f *testing.F) {
+	for _, s := range []string{"BCDF-GHJK", "bcdf ghjk", "", "BCDFGHJ", "AAAA-AAAA", "B C.D_F-G H J K", "\u212aCDF-GHJK"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if code, ok := ParseUserCode(s); ok && (len(code) != userCodeLength || strings.Trim(code, userCodeLetters) != "") {
+			t.Fatalf("%q is taken for %q", s, code)
+		}
+		made := newUserCode()
+		if again, ok := ParseUserCode(strings.ToLower(ShowUserCode(made))); !ok || again != made {
+			t.Fatalf("%q is read as %q", made, again)
+		}
+	})
+}

@@ -18,6 +18,10 @@ const (
 	maxName      = 200
 )
 
+// DeviceGrant is the grant type of devices that are signed in on another's page.
+// Spec: RFC 8628
+const DeviceGrant = "urn:ietf:params:oauth:grant-type:device_code"
+
 // Metadata is what a client registered, checked and without what we do not use.
 // Spec: cs#client-metadata
 type Metadata struct {
@@ -94,15 +98,26 @@ func Parse(body []byte) (Metadata, error) {
 	default:
 		return m, badMetadata("Only public clients can register: token_endpoint_auth_method must be none.")
 	}
-	if len(m.ResponseTypes) > 0 && !slices.Contains(m.ResponseTypes, "code") {
+	code, device := len(m.GrantTypes) == 0 || slices.Contains(m.GrantTypes, "authorization_code"), slices.Contains(m.GrantTypes, DeviceGrant)
+	if !code && !device {
+		return m, badMetadata("grant_types must contain authorization_code or %s.", DeviceGrant)
+	}
+	if code && len(m.ResponseTypes) > 0 && !slices.Contains(m.ResponseTypes, "code") {
 		return m, badMetadata("response_types must contain code.")
 	}
-	if len(m.GrantTypes) > 0 && !slices.Contains(m.GrantTypes, "authorization_code") {
-		return m, badMetadata("grant_types must contain authorization_code.")
+	m.ResponseTypes, m.GrantTypes = []string{}, []string{}
+	if code {
+		m.ResponseTypes, m.GrantTypes = []string{"code"}, []string{"authorization_code"}
 	}
-	m.ResponseTypes, m.GrantTypes = []string{"code"}, []string{"authorization_code", "refresh_token"}
-	if len(m.RedirectURIs) == 0 || len(m.RedirectURIs) > maxRedirects || len(m.PostLogoutRedirectURIs) > maxRedirects {
+	m.GrantTypes = append(m.GrantTypes, "refresh_token")
+	if device {
+		m.GrantTypes = append(m.GrantTypes, DeviceGrant)
+	}
+	if code && len(m.RedirectURIs) == 0 || len(m.RedirectURIs) > maxRedirects || len(m.PostLogoutRedirectURIs) > maxRedirects {
 		return m, badRedirect("Between 1 and %d redirect_uris are needed.", maxRedirects)
+	}
+	if m.RedirectURIs == nil {
+		m.RedirectURIs = []string{}
 	}
 	for _, uri := range slices.Concat(m.RedirectURIs, m.PostLogoutRedirectURIs) {
 		if err := checkRedirect(uri, client, m.ApplicationType == "native"); err != nil {

@@ -153,7 +153,7 @@ func (g *Registry) Client(ctx context.Context, id string) (c *Client, err error)
 // Load is Client inside a read or write.
 func (g *Registry) Load(q store.Querier, id string) (*Client, error) {
 	if id == FirstParty {
-		m := Metadata{ClientName: "Holdfast", ApplicationType: "web", TokenEndpointAuthMethod: "none"}
+		m := Metadata{ClientName: "Holdfast", ApplicationType: "web", TokenEndpointAuthMethod: "none", GrantTypes: []string{"authorization_code", "refresh_token", DeviceGrant}}
 		for _, o := range g.Origins() {
 			m.RedirectURIs = append(m.RedirectURIs, o+"/")
 		}
@@ -207,6 +207,9 @@ func (c *Client) Host() string {
 	}
 	return ""
 }
+
+// Devices reports whether the client may sign devices in that are confirmed elsewhere.
+func (c *Client) Devices() bool { return slices.Contains(c.Metadata.GrantTypes, DeviceGrant) }
 
 // MatchRedirect reports whether the client may be answered at uri.
 func (c *Client) MatchRedirect(uri string) bool {
