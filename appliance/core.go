@@ -10,6 +10,7 @@ import (
 	"holdfast/appliance/settings"
 	"holdfast/homeserver"
 	"holdfast/homeserver/calls"
+	"holdfast/homeserver/notices"
 	"holdfast/identity"
 	"holdfast/sfu"
 	"holdfast/store"
@@ -69,7 +70,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		},
 		Suspended: func(userID string, suspended bool) { c.hs.Suspended(userID, suspended) },
 		Reserved: func(localpart string) bool {
-			return localpart == selfTestUser || c.hs.Appservice.Reserved(localpart, "")
+			return localpart == selfTestUser || localpart == notices.Localpart || c.hs.Appservice.Reserved(localpart, "")
 		},
 	})
 	if err != nil {
@@ -89,6 +90,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Standing:         accounts{c.identity}.Standing,
 		Mail:             mailer{a},
 		Files:            a.files,
+		Notices:          a.notices,
 		Media:            a.media(),
 		TURN:             a.turn,
 		PolicyKey:        a.cfg.Rooms.PolicyServerKey,

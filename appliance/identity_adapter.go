@@ -52,7 +52,7 @@ func matrixError(err error) error {
 	case errors.Is(err, identity.ErrBadName):
 		return mx.Errorf(mx.InvalidUsername, "A user name has small letters, digits and . _ = - / + only, and is not too long.")
 	case errors.Is(err, identity.ErrReserved):
-		return mx.Errorf(mx.Exclusive, "This user name is reserved for an application service.")
+		return mx.Errorf(mx.Exclusive, "This user name is reserved for the server or an application service.")
 	case errors.Is(err, identity.ErrWeakPassword):
 		return mx.Errorf(mx.WeakPassword, "The password needs at least 8 characters and at most 512 bytes.")
 	case errors.Is(err, identity.ErrNoUser):

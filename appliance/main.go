@@ -56,6 +56,9 @@ type cli struct {
 	hardware          bool
 	device            string
 	files             fileRules
+	notices           noticeRules
+	all               bool
+	noticeID          string
 	push              pushRules
 	app               appserviceFlags
 	mail              struct {
@@ -180,6 +183,24 @@ func commands() []command {
 				f.StringVar(&c.app.out, "out", "", "the `file` to write; else ID.yaml here; - is standard output")
 				f.BoolVar(&c.app.add, "add", false, "register it at once, too")
 			}},
+		{name: "notice", data: true, args: "USER TEXT", nargs: [2]int{0, -1}, short: "tell somebody, or everybody, something as the server", run: runNotice,
+			long: "Sends a text into the person's room of notices, which is made for the first one. They can\nread it and not leave. holdfast notice --all TEXT tells everybody who has an account, but\nnot the users of bridges. TEXT may be - to read it from standard input.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.all, "all", false, "tell everybody")
+				f.StringVar(&c.noticeID, "id", "", "a `word` of your own: who was told with it is not told again")
+			}},
+		{name: "notices set", data: true, short: "say how notices look, and whether people may answer", run: runNoticesSet,
+			long: "Changes the rules for notices. What is not named stays as it is. A room that there is\nfollows with its next notice.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.notices.Name, "name", "", "who speaks: a `name` (standard: the organisation's)")
+				f.StringVar(&c.notices.Avatar, "avatar", "", "the picture: an mxc:// `address` of an uploaded one, or none")
+				f.StringVar(&c.notices.RoomName, "room-name", "", "the room's `name`")
+				f.StringVar(&c.notices.RoomAvatar, "room-avatar", "", "the room's picture: an mxc:// `address`, or none")
+				f.StringVar(&c.notices.Topic, "topic", "", "the room's topic: a `text`, or none")
+				f.StringVar(&c.notices.Join, "join", "", "auto: people are in the room at once; ask: they are invited, and cannot decline (`how`)")
+				f.StringVar(&c.notices.Reply, "reply", "", "whether people may write in their room: yes or no (`which`)")
+			}},
+		{name: "notices show", data: true, short: "print the rules for notices", run: runNoticesShow},
 		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",

@@ -29,6 +29,7 @@ import (
 	"holdfast/homeserver/feed"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/notices"
 	"holdfast/homeserver/notify"
 	"holdfast/homeserver/oldsync"
 	"holdfast/homeserver/pdu"
@@ -91,6 +92,8 @@ type Options struct {
 	// FindEveryone reports whether people find all local accounts by name. nil: only
 	// those with whom they share a room or who are in a public one.
 	FindEveryone func() bool
+	// Notices is what an administrator decided about notices of the server; nil: the standard.
+	Notices func() notices.Settings
 	// RoomVersion is the version of new rooms that ask for none. "": pdu.Default.
 	RoomVersion string
 	// ForcesEncryption reports whether the rooms that clients make with a preset are
@@ -118,6 +121,7 @@ type Homeserver struct {
 	Appservice *appservice.Service
 	Files      *media.Service
 	Pushers    *pusher.Service
+	Notices    *notices.Service
 	Phones     *unifiedpush.Service
 
 	db         *store.DB
@@ -147,8 +151,20 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if o.Standing == nil {
 		o.Standing = func(context.Context, string) error { return nil }
 	}
+	settings := o.Notices
+	if settings == nil {
+		settings = func() notices.Settings { return notices.Settings{Name: "Server", RoomName: "Server notices"} }
+	}
+	me := mx.UserID(notices.Localpart, o.ServerName)
 	hub := notify.New()
-	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, Profile: profile,
+	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, NoticesUser: me,
+		Profile: func(q store.Querier, userID string) (displayName, avatarURL string, err error) {
+			if userID == me {
+				set := settings()
+				return set.Name, set.Avatar, nil
+			}
+			return profile(q, userID)
+		},
 		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) }, ForcesEncryption: o.ForcesEncryption,
 		InvitesBlocked: func(q store.Querier, userID string) (bool, error) { return h.Userdata.InvitesBlocked(q, userID) }, Client: client,
 		MayTakeAlias: func(alias, by string) error { return h.Appservice.MayTake(alias, by) },
@@ -159,6 +175,13 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers, Everyone: o.FindEveryone,
+		Builtin: func(userID string) (p userdata.Profile, ok bool) {
+			if ok = userID == me; ok {
+				set := settings()
+				p = userdata.Profile{DisplayName: set.Name, AvatarURL: set.Avatar}
+			}
+			return p, ok
+		},
 		ProfileChanged: func(ctx context.Context, userID string, p userdata.Profile) error {
 			return errors.Join(h.Rooms.SetProfile(ctx, userID, p.DisplayName, p.AvatarURL), h.Ephemeral.ProfileChanged(ctx, userID, p.DisplayName, p.AvatarURL))
 		}})
@@ -202,6 +225,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil
 	})
 	h.Rooms.Hook(h.roomReplaced)
+	h.Notices = notices.New(notices.Options{DB: o.DB, Rooms: h.Rooms, HasTag: h.Userdata.HasTag, AddTag: h.Userdata.AddTag, HasAccount: userExists, Settings: settings})
+	h.Rooms.Hook(h.Notices.Stored)
 	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
 	h.end = append(h.end, counter.Close)
 	deviceExists := func(q store.Querier, userID, deviceID string) (bool, error) {
@@ -294,10 +319,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return h.Appservice.Stored(tx, appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey})
 	})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
-		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret, AppserviceUser: h.Appservice.Owns, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
+		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret,
+		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
+			set := settings()
+			f(set.Avatar)
+			f(set.RoomAvatar)
 			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))
 		}})
 
@@ -310,7 +339,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	routes = append(routes, rendezvous.New(rendezvous.Options{PublicURL: o.PublicURL}).Routes()...)
 	administration = admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
-		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers})
+		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers, Notices: h.Notices})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
 	routes = append(routes, others.ClientRoutes()...)
@@ -396,6 +425,14 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	})
 	for _, m := range list {
 		err = errors.Join(err, h.Rooms.Leave(ctx, m.RoomID, userID, ""))
+		var whose string
+		err = errors.Join(err, h.db.Read(ctx, func(q store.Querier) (err error) {
+			whose, err = h.Rooms.NoticesOf(q, m.RoomID)
+			return err
+		}))
+		if whose == userID { // nobody is told anything there any more
+			err = errors.Join(err, h.Rooms.Leave(ctx, m.RoomID, h.Rooms.NoticesUser(), ""))
+		}
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),

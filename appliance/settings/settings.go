@@ -43,6 +43,15 @@ const (
 	PushForeign = "push.foreign"
 	PushWebKey  = "push.web_key" // private key for Web Push, sealed by the identity provider's key
 
+	// Rules for notices, as holdfast notices set takes them; "": the standard.
+	NoticeName       = "notices.name"
+	NoticeAvatar     = "notices.avatar"
+	NoticeRoom       = "notices.room_name"
+	NoticeRoomAvatar = "notices.room_avatar"
+	NoticeTopic      = "notices.topic"
+	NoticeJoin       = "notices.join"
+	NoticeReply      = "notices.reply"
+
 	ConsolePassword = "console.password" // argon2id hash; the screen's menu asks for it
 	ShareUpdates    = "updates.share"    // "yes": other appliances may fetch the running version
 )

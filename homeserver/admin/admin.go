@@ -18,6 +18,7 @@ import (
 	"holdfast/homeserver/e2ee"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/notices"
 	"holdfast/homeserver/push/pusher"
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
@@ -91,6 +92,7 @@ type Options struct {
 	Files      *media.Service
 	Timeline   *timeline.Timeline
 	Pushers    *pusher.Service
+	Notices    *notices.Service
 	Now        func() time.Time // nil: time.Now
 }
 
@@ -210,6 +212,9 @@ func (s *Service) Routes() []route.Route {
 	add("synapseUserReports", "GET "+v1+"user_reports", route.Get(s.userReports))
 	add("synapseUserReport", "GET "+v1+"user_reports/{reportID}", route.Get(s.getUserReport))
 	add("synapseDeleteUserReport", "DELETE "+v1+"user_reports/{reportID}", s.deleteReport(reports.User))
+
+	add("synapseNotice", "POST "+v1+"send_server_notice", route.JSON(s.sendNotice))
+	add("synapseNoticeOnce", "PUT "+v1+"send_server_notice/{txnID}", route.JSON(s.sendNotice))
 
 	add("synapseVersion", "GET "+v1+"server_version", route.Get(s.version))
 	add("synapseFeatures", "GET "+v1+"experimental_features/{userID}", route.Get(s.features))

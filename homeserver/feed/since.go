@@ -336,7 +336,7 @@ func (a *answer) rooms(data map[string][]userdata.Data, private map[string]bool)
 			if a.ignore[m.Sender] {
 				continue
 			}
-			if a.f.o.InvitesBlocked != nil {
+			if a.f.o.InvitesBlocked != nil && m.Sender != a.f.o.Rooms.NoticesUser() {
 				blocked, err := a.f.o.InvitesBlocked(a.q, a.UserID)
 				if err != nil {
 					return err

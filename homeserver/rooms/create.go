@@ -27,6 +27,8 @@ type Create struct {
 	Preset       string                     `json:"preset"`
 	IsDirect     bool                       `json:"is_direct"`
 	PowerLevels  map[string]json.RawMessage `json:"power_level_content_override"`
+
+	Join []string `json:"-"` // who is invited and joins at once: not for clients
 }
 
 // InitialState is a state event to begin with.
@@ -81,7 +83,7 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 	}
 	err = r.db.Read(ctx, func(q store.Querier) error {
 		for _, u := range c.Invite {
-			if err := r.takesInvites(q, u); err != nil {
+			if err := r.takesInvites(q, creator, u); err != nil {
 				return err
 			}
 		}
@@ -99,6 +101,9 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 	}
 	protos, err := r.firstEvents(ctx, v, creator, alias, c, set)
 	if err != nil {
+		return "", err
+	}
+	if protos, err = r.plusJoins(ctx, protos, c.Join); err != nil {
 		return "", err
 	}
 	h := &hotRoom{version: v, state: map[StateKey]*entry{}, loaded: true}

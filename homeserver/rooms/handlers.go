@@ -135,8 +135,10 @@ func (r *Rooms) resolve(ctx context.Context, idOrAlias string) (id string, err e
 }
 
 func (r *Rooms) join(ctx context.Context, q *route.Request, in map[string]json.RawMessage) (out roomIDResponse, err error) {
-	if err := q.NotSuspended(); err != nil {
-		return out, err
+	if q.Suspended { // before an application service is asked for a name
+		if err := r.mayAct(ctx, q, q.Param("roomID")); err != nil {
+			return out, err
+		}
 	}
 	if out.RoomID, err = r.resolve(ctx, q.Param("roomID")); err != nil {
 		return out, err
@@ -166,7 +168,7 @@ func (r *Rooms) knock(ctx context.Context, q *route.Request, in reasonRequest) (
 }
 
 func (r *Rooms) leave(ctx context.Context, q *route.Request, in reasonRequest) (route.Empty, error) {
-	return route.Empty{}, r.Leave(ctx, q.Param("roomID"), q.UserID, in.Reason)
+	return route.Empty{}, r.leaveIf(ctx, q.Param("roomID"), q.UserID, in.Reason, func(b *batch) error { return b.mustStay(q.UserID) })
 }
 
 func (r *Rooms) forget(ctx context.Context, q *route.Request, _ struct{}) (route.Empty, error) {
@@ -233,7 +235,7 @@ func (r *Rooms) sendMessage(ctx context.Context, q *route.Request) (any, error) 
 	if q.Param("eventType") == mx.RoomRedaction {
 		err = r.mayRedact(ctx, q, pdu.FieldString(body, "redacts"))
 	} else {
-		err = q.NotSuspended()
+		err = r.mayAct(ctx, q, q.Param("roomID"))
 	}
 	if err != nil {
 		return nil, err
@@ -265,7 +267,7 @@ func device(q *route.Request) string {
 func (r *Rooms) setState(ctx context.Context, q *route.Request) (any, error) {
 	body, key := json.RawMessage(q.RawBody()), q.Param("stateKey")
 	leaving := q.Param("eventType") == mx.RoomMember && key == q.UserID && pdu.FieldString(body, "membership") == mx.Leave
-	if err := q.NotSuspended(); err != nil && !leaving {
+	if err := r.mayAct(ctx, q, q.Param("roomID")); err != nil && !leaving {
 		return nil, err
 	}
 	ts, err := timestamp(q)

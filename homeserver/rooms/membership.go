@@ -190,17 +190,22 @@ func (r *Rooms) Invite(ctx context.Context, roomID, sender, target, reason strin
 			case mx.Invite:
 				return errDone
 			}
-			return b.mayInvite(target)
+			return b.mayInvite(sender, target)
 		})
 }
 
 // mayInvite refuses an invitation of a local user who takes none. Spec: cs#invite-permission
-func (b *batch) mayInvite(target string) error {
-	return b.r.db.Read(b.ctx, func(q store.Querier) error { return b.r.takesInvites(q, target) })
+func (b *batch) mayInvite(sender, target string) error {
+	return b.r.db.Read(b.ctx, func(q store.Querier) error { return b.r.takesInvites(q, sender, target) })
 }
 
-func (r *Rooms) takesInvites(q store.Querier, target string) error {
-	if r.o.InvitesBlocked == nil || mx.Domain(target) != r.o.ServerName {
+// takesInvites refuses what a user does not want. The server's own user is nobody to
+// invite, and who is told something by it does not choose.
+func (r *Rooms) takesInvites(q store.Querier, sender, target string) error {
+	switch {
+	case r.o.NoticesUser != "" && target == r.o.NoticesUser:
+		return mx.Errorf(mx.InviteBlocked, "%s is the server itself. It takes no invitations.", target)
+	case r.o.InvitesBlocked == nil, mx.Domain(target) != r.o.ServerName, r.o.NoticesUser != "" && sender == r.o.NoticesUser:
 		return nil
 	}
 	blocked, err := r.o.InvitesBlocked(q, target)
@@ -225,8 +230,16 @@ func (r *Rooms) Join(ctx context.Context, roomID, userID, reason string, extra m
 // Leave takes a user out of a room, or declines the invitation, or takes back the
 // knock. Who has left already stays so. Errors: Forbidden, NotFound.
 func (r *Rooms) Leave(ctx context.Context, roomID, userID, reason string) error {
+	return r.leaveIf(ctx, roomID, userID, reason, func(*batch) error { return nil })
+}
+
+// leaveIf is Leave if may lets the user.
+func (r *Rooms) leaveIf(ctx context.Context, roomID, userID, reason string, may func(b *batch) error) error {
 	return r.setMember(ctx, memberChange{room: roomID, sender: userID, target: userID, membership: mx.Leave, reason: reason},
 		func(b *batch, now string) error {
+			if err := may(b); err != nil {
+				return err
+			}
 			switch now {
 			case mx.Leave:
 				return errDone

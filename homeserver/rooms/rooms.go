@@ -63,7 +63,10 @@ type Options struct {
 	InvitesBlocked func(q store.Querier, userID string) (bool, error)
 	// Client asks identity servers whether a key of theirs is valid. nil: no such key is taken.
 	Client *http.Client
-	Now    func() time.Time // nil: time.Now
+	// NoticesUser is the server's own user, who has no account and speaks to people in a
+	// room for each (notices.go). "": there is none.
+	NoticesUser string
+	Now         func() time.Time // nil: time.Now
 }
 
 // Rooms is the homeserver's rooms. Its methods are safe for concurrent use.

@@ -64,6 +64,9 @@ func (r *Rooms) upgrade(ctx context.Context, q *route.Request, in upgradeRequest
 		if err != nil {
 			return err
 		}
+		if r.noticesFor(create.Event) != "" {
+			return mx.Errorf(mx.Forbidden, "This is a room of the server's notices: only the server makes such rooms.")
+		}
 		if err := json.Unmarshal(create.Content, &c.Content); err != nil {
 			return err
 		}

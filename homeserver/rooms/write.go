@@ -534,7 +534,10 @@ func (b *batch) checkState(n *NewEvent) error {
 		}
 		n.Content = c
 		if pdu.FieldString(c, "membership") == mx.Invite && b.membership(*n.StateKey) != mx.Invite {
-			return b.mayInvite(*n.StateKey)
+			return b.mayInvite(n.Sender, *n.StateKey)
+		}
+		if *n.StateKey == n.Sender && pdu.FieldString(c, "membership") == mx.Leave {
+			return b.mustStay(n.Sender)
 		}
 	case mx.RoomCanonicalAlias:
 		return b.checkAliases(n.Content)

@@ -223,6 +223,27 @@ func loadTags(q store.Querier, userID, roomID string) (c tagContent, err error) 
 	return c, err
 }
 
+// HasTag reports whether a user's room has a tag.
+func (s *Service) HasTag(q store.Querier, userID, roomID, tag string) (bool, error) {
+	c, err := loadTags(q, userID, roomID)
+	_, has := c.Tags[tag]
+	return has, err
+}
+
+// AddTag puts a tag on a user's room, from within the server.
+func (s *Service) AddTag(tx *store.Tx, userID, roomID, tag string) error {
+	c, err := loadTags(tx, userID, roomID)
+	if err != nil {
+		return err
+	}
+	c.Tags[tag] = mx.Raw(`{}`)
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return s.SetData(tx, userID, roomID, mx.Tag, raw)
+}
+
 func (s *Service) getTags(ctx context.Context, r *route.Request) (out tagContent, err error) {
 	roomID, _, err := target(r)
 	if err != nil {

@@ -137,6 +137,11 @@ func (s *Service) read(ctx context.Context, userID string) (p profile, err error
 	if !mx.ValidUserID(userID) {
 		return p, mx.Errorf(mx.InvalidParam, "%.80q is not a user ID.", userID)
 	}
+	if s.o.Builtin != nil {
+		if own, ok := s.o.Builtin(userID); ok {
+			return profile{userID: userID, Profile: own}, nil
+		}
+	}
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
 		p, err = loadProfile(q, userID)
 		return err

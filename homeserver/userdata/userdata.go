@@ -24,6 +24,9 @@ type Rooms interface {
 
 // Options of New.
 type Options struct {
+	// Builtin gives the profile of a user of the server's own, who has no account. nil:
+	// there is none.
+	Builtin func(userID string) (Profile, bool)
 	DB         *store.DB
 	ServerName string
 	Rooms      Rooms

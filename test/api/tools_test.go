@@ -102,6 +102,8 @@ GET    /v1/federation/destinations?from=0&limit=10&order_by=destination&dir=f
 GET    /v1/federation/destinations/elsewhere.example 404
 GET    /v1/federation/destinations/elsewhere.example/rooms 404
 POST   /v1/federation/destinations/elsewhere.example/reset_connection {} 404
+POST   /v1/send_server_notice {"user_id":"{user}","content":{"msgtype":"m.text","body":"hello"}}
+PUT    /v1/send_server_notice/{token} {"user_id":"{user}","content":{"msgtype":"m.text","body":"hello"}}
 POST   /v1/deactivate/{other} {"erase":true}
 `
 

@@ -77,7 +77,7 @@ var floors = [][]string{
 	{"admin"},
 	{"syncv3", "sliding", "oldsync", "calls", "push", "media", "federation", "appservice", "search", "account", "delayed", "rendezvous"},
 	{"feed"},
-	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports"},
+	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports", "notices"},
 	{"rooms"},
 	{"pushrules"},
 	{"stateres", "eventauth", "route", "notify"},

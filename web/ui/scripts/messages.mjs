@@ -4,7 +4,7 @@
 //   messages.mjs set KEY TEXT   adds or changes one message (safe beside other writers)
 //   messages.mjs merge FILE     adds or changes all messages of a JSON file ("-" = stdin)
 // Keys under "identity." are used by the server-rendered pages: they are looked for in /identity/**/*.go
-// and its templates, those under "mail." there as well, those under "unlock." in /image/unlock, the others in src/.
+// and its templates, those under "mail." and "notices." there as well, those under "unlock." in /image/unlock, the others in src/.
 import { closeSync, existsSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -111,6 +111,8 @@ async function check() {
             // The server puts keys together: a page's name and "title", a problem's name and "text".
             const page = `"${short.split(".")[0]}`;
             if (identity && ![key, `"${short}"`, page].some((part) => identity.includes(part))) problems.push(`en.json: unused key ${key}`);
+        } else if (key.startsWith("notices.")) {
+            if (identity && !identity.includes(`"${key}"`)) problems.push(`en.json: unused key ${key}`);
         } else if (key.startsWith("mail.")) {
             // What the server mails: a mail's name, and "subject" or "text".
             if (identity && !identity.includes(`"${key}"`) && !identity.includes(`"${key.slice(0, key.lastIndexOf("."))}`) && !/^mail\.(register|add|password|reset)\./.test(key)) problems.push(`en.json: unused key ${key}`);
