@@ -141,6 +141,9 @@ func TestAnswers(t *testing.T) {
 	}
 	// One that takes connections and says nothing does not answer.
 	hung := open("listen.https=", "tls.mode=off", "listen.http=127.0.0.1:0")
+	if err := hung.Answers(t.Context()); err != nil { // so that nobody starts to serve the mute one
+		t.Fatal(err)
+	}
 	for _, l := range hung.listens {
 		mute, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
