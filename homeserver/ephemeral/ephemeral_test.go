@@ -184,7 +184,7 @@ type receiptContent map[string]map[string]map[string]struct {
 func (w *world) receipts(forUser string, from int64) (out receiptContent) {
 	w.t.Helper()
 	w.read(func(q store.Querier) error {
-		raw, err := w.s.Receipts(q, room, forUser, from, w.db.Pos())
+		raw, err := w.s.Receipts(q, room, forUser, from, w.db.Pos(), nil)
 		if err == nil && raw != nil {
 			err = json.Unmarshal(raw, &out)
 		}

@@ -66,6 +66,13 @@ func listOwnReceipts(q store.Querier, roomID, userID string) ([]receipt, error) 
 	return listRows(q, listOwnReceiptsSQL, roomID, userID)
 }
 
+const ownMovedSQL = `SELECT EXISTS (SELECT 1 FROM room_receipts WHERE room_id = $1 AND user_id = $2 AND type IN ('m.read', 'm.read.private') AND pos > $3 AND pos <= $4)`
+
+func ownMoved(q store.Querier, roomID, userID string, from, to int64) (moved bool, err error) {
+	err = q.QueryRow(ownMovedSQL, roomID, userID, from, to).Scan(&moved)
+	return moved, err
+}
+
 const listPrivateRoomsSQL = `SELECT DISTINCT room_id FROM room_receipts WHERE user_id = $1 AND type = 'm.read.private' AND pos > $2 AND pos <= $3`
 
 func listPrivateRooms(q store.Querier, userID string, from, to int64) ([]string, error) {

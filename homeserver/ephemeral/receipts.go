@@ -3,6 +3,7 @@ package ephemeral
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/notify"
@@ -129,11 +130,16 @@ func (s *Service) move(tx *store.Tx, roomID, userID string, m mark, eventPos int
 }
 
 // Receipts gives the content of the m.receipt event for what changed in (from, to]
-// (from 0: all), or nil. Private receipts are only those of forUser.
-func (s *Service) Receipts(q store.Querier, roomID, forUser string, from, to int64) (mx.Raw, error) {
+// (from 0: all), or nil. Private receipts are only those of forUser; those of ignored
+// users are left out.
+func (s *Service) Receipts(q store.Querier, roomID, forUser string, from, to int64, ignored map[string]bool) (mx.Raw, error) {
 	list, err := listReceipts(q, roomID, forUser, from, to)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(rc receipt) bool { return ignored[rc.userID] })
+	if len(list) == 0 {
+		return nil, nil
 	}
 	type entry struct {
 		TS     int64  `json:"ts"`
@@ -174,6 +180,12 @@ func (s *Service) ReceiptsAfter(q store.Querier, from, to int64, limit int) ([]R
 // (from, to]: they touch notify.User, not notify.Receipt.
 func (s *Service) PrivateRooms(q store.Querier, userID string, from, to int64) ([]string, error) {
 	return listPrivateRooms(q, userID, from, to)
+}
+
+// Read reports whether a public or private receipt of the user in a room moved in
+// (from, to].
+func (s *Service) Read(q store.Querier, roomID, userID string, from, to int64) (bool, error) {
+	return ownMoved(q, roomID, userID, from, to)
 }
 
 // ReadUpTo are positions of events up to which a user has read a room. A user's

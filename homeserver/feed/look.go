@@ -121,18 +121,19 @@ func (l *Look) Events(m rooms.Member, from int64, limit int) (*Room, error) {
 	return room, err
 }
 
-// Member reports whether the user is joined to a room, or was when they left it:
-// its state up to then is theirs to see.
-func (l *Look) Member(m rooms.Member) (bool, error) {
+// Member reports whether the user is joined to a room, or was. Its state up to the
+// position until is theirs to see: that may be before their last member event, where
+// they left and then declined another invitation.
+func (l *Look) Member(m rooms.Member) (until int64, member bool, err error) {
 	if m.Membership == mx.Join {
-		return true, nil
+		return l.To, true, nil
 	}
 	view, err := l.s.f.o.Timeline.View(l.Q, m.RoomID, l.s.UserID, l.To)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
-	_, was := view.Left()
-	return was, nil
+	until, member = view.StateUntil(m.Pos)
+	return until, member, nil
 }
 
 // Summary counts a room's members and names its heroes if it has no name.
@@ -154,7 +155,7 @@ func (l *Look) Unread(roomID string) (Counts, error) {
 // Receipts is the m.receipt event of what changed in (from, To] (from 0: all), nil
 // for nothing.
 func (l *Look) Receipts(roomID string, from int64) (mx.Raw, error) {
-	return l.s.f.o.Ephemeral.Receipts(l.Q, roomID, l.s.UserID, from, l.To)
+	return l.s.f.o.Ephemeral.Receipts(l.Q, roomID, l.s.UserID, from, l.To, l.ignore)
 }
 
 // PrivateReceipts names the rooms in which a private receipt of the user's own

@@ -119,6 +119,7 @@ type answer struct {
 	members map[string]rooms.Member
 	t       touches
 	ignore  map[string]bool
+	allData map[string][]userdata.Data // account data of all rooms, once it was needed
 	out     *Changes
 }
 
@@ -191,9 +192,13 @@ func (a *answer) find() (err error) {
 	}
 	var roomData map[string][]userdata.Data
 	private := map[string]bool{}
-	if a.t.all || a.t.user {
+	if a.t.all || a.t.user || a.r.FullState {
+		from := a.from
+		if a.r.FullState {
+			from = 0
+		}
 		var global []userdata.Data
-		if global, roomData, err = o.Userdata.AccountDataSince(a.q, a.UserID, a.from, a.to); err != nil {
+		if global, roomData, err = o.Userdata.AccountDataSince(a.q, a.UserID, from, a.to); err != nil {
 			return err
 		}
 		for _, d := range global {
@@ -259,6 +264,9 @@ func (a *answer) presence() error {
 		}
 		if userID == a.UserID {
 			return true
+		}
+		if a.ignore[userID] {
+			return false
 		}
 		ok, err := a.f.o.Rooms.ShareRoom(a.q, a.UserID, userID)
 		if err != nil {
@@ -357,12 +365,14 @@ func (a *answer) rooms(data map[string][]userdata.Data, private map[string]bool)
 			} else {
 				a.out.Knocked = append(a.out.Knocked, room)
 			}
-		case (m.Membership == mx.Leave || m.Membership == mx.Ban) && (changed && !initial || a.r.Filter.Room.IncludeLeave && !m.Forgotten && (initial || a.r.FullState)):
-			room, err := a.left(m)
+		case (m.Membership == mx.Leave || m.Membership == mx.Ban) && (changed && !initial || a.r.Filter.Room.IncludeLeave && !m.Forgotten && (initial || a.r.FullState || len(data[id]) > 0)):
+			room, err := a.left(m, data[id])
 			if err != nil {
 				return err
 			}
-			a.out.Left = append(a.out.Left, room)
+			if room != nil {
+				a.out.Left = append(a.out.Left, room)
+			}
 		}
 	}
 	return nil
@@ -389,7 +399,6 @@ func (a *answer) joined(m rooms.Member, touched bool, data []userdata.Data, priv
 			return a.f.o.Timeline.View(a.q, m.RoomID, a.UserID, a.to)
 		})
 	}
-	filter := &a.r.Filter.Room
 	if touched {
 		if err := a.timeline(room, from, view, m); err != nil {
 			return nil, err
@@ -398,18 +407,15 @@ func (a *answer) joined(m rooms.Member, touched bool, data []userdata.Data, priv
 	if err := a.state(room, from, full || fresh, touched); err != nil {
 		return nil, err
 	}
-	for _, d := range data {
-		if filter.AccountData.Pass(d.Type, a.UserID) && filter.AccountData.PassRoom(m.RoomID) {
-			room.Data = append(room.Data, d)
-		}
+	if err := a.roomData(room, data, fresh && !full); err != nil {
+		return nil, err
 	}
-	if fresh && a.from > 0 && data == nil {
-		// Tags and the like may be older than the membership.
-		_, all, err := a.f.o.Userdata.AccountDataSince(a.q, a.UserID, 0, a.to)
-		if err != nil {
+	if !private && (a.t.all || a.t.receipt[m.RoomID]) && a.from > 0 && !a.receiptsPass(m.RoomID) {
+		// The counts change, though the receipt is not to be shown.
+		var err error
+		if private, err = a.f.o.Ephemeral.Read(a.q, m.RoomID, a.UserID, a.from, a.to); err != nil {
 			return nil, err
 		}
-		room.Data = all[m.RoomID]
 	}
 	if err := a.ephemeral(room, fresh, private); err != nil {
 		return nil, err
@@ -426,6 +432,49 @@ func (a *answer) joined(m rooms.Member, touched bool, data []userdata.Data, priv
 	return room, nil
 }
 
+// roomData fills in the account data of a room that passes the filter: data, or all
+// there is, for tags and the like may be older than the membership.
+func (a *answer) roomData(room *Room, data []userdata.Data, all bool) error {
+	f := &a.r.Filter.Room.AccountData
+	if f.None() || !f.PassRoom(room.ID) {
+		return nil
+	}
+	if all && a.from > 0 {
+		if a.allData == nil {
+			_, byRoom, err := a.f.o.Userdata.AccountDataSince(a.q, a.UserID, 0, a.to)
+			if err != nil {
+				return err
+			}
+			a.allData = byRoom
+			if byRoom == nil {
+				a.allData = map[string][]userdata.Data{}
+			}
+		}
+		data = a.allData[room.ID]
+	}
+	for _, d := range data {
+		if f.Pass(d.Type, a.UserID) {
+			room.Data = append(room.Data, d)
+		}
+	}
+	return nil
+}
+
+// receiptsPass reports whether receipts of a room are to be shown.
+func (a *answer) receiptsPass(roomID string) bool {
+	f := &a.r.Filter.Room.Ephemeral
+	return !f.None() && f.PassRoom(roomID) && f.Pass(mx.Receipt, "")
+}
+
+// passes reports whether an event passes a filter and is not one that the user
+// ignores.
+func (a *answer) passes(f *timeline.RoomEventFilter, e *rooms.Event) (bool, error) {
+	if !f.PassEvent(e.Event) || e.StateKey == nil && a.ignore[e.Sender] {
+		return false, nil
+	}
+	return a.f.o.Timeline.Related(a.q, f, e, a.to)
+}
+
 // timeline fills in the room's newest events of (from, to]. view nil: the user was
 // joined all the while and sees them all.
 func (a *answer) timeline(room *Room, from int64, view *timeline.View, m rooms.Member) error {
@@ -435,7 +484,7 @@ func (a *answer) timeline(room *Room, from int64, view *timeline.View, m rooms.M
 	}
 	limit := f.LimitOr(defaultTimeline, maxTimeline)
 	sees := func(e *rooms.Event) bool { return view == nil || e.Pos > m.Pos || view.Sees(e) }
-	if view == nil && f.All() && len(a.ignore) == 0 { // nearly always
+	if view == nil && f.All() && len(a.ignore) == 0 && limit > 0 { // nearly always
 		events, more, err := a.f.o.Rooms.Last(a.q, room.ID, from, a.to, limit)
 		if err != nil {
 			return err
@@ -470,7 +519,11 @@ func (a *answer) pick(room *Room, from, to int64, limit int, f *timeline.RoomEve
 				room.Limited = true
 				break
 			}
-			if !f.PassEvent(e.Event) || e.StateKey == nil && a.ignore[e.Sender] {
+			ok, err := a.passes(f, e)
+			if err != nil {
+				return err
+			}
+			if !ok {
 				continue
 			}
 			if len(back) == limit {
@@ -504,7 +557,7 @@ func (a *answer) ephemeral(room *Room, fresh, private bool) error {
 		from = 0
 	}
 	if (fresh || a.t.all || a.t.receipt[room.ID] || private) && f.Pass(mx.Receipt, "") {
-		content, err := o.Ephemeral.Receipts(a.q, room.ID, a.UserID, from, a.to)
+		content, err := o.Ephemeral.Receipts(a.q, room.ID, a.UserID, from, a.to, a.ignore)
 		if err != nil {
 			return err
 		}

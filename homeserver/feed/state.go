@@ -3,9 +3,11 @@ package feed
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/rooms"
+	"holdfast/homeserver/userdata"
 	"holdfast/store"
 )
 
@@ -33,8 +35,8 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 	}
 	switch {
 	case full:
-		if state, err = a.fullState(room, lazy); err != nil {
-			return err
+		if state, err = a.fullState(room, lazy); err == nil && !a.r.StateAfter {
+			state, err = a.unshown(room, state, a.to)
 		}
 	case !touched:
 	case a.r.StateAfter:
@@ -51,7 +53,7 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 			state, err = a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
 		}
 	default:
-		state, err = a.filteredState(room, from)
+		state, err = a.filteredState(room, from, a.to)
 	}
 	if err != nil {
 		return err
@@ -65,7 +67,7 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 		}
 	}
 	if lazy {
-		if state, err = a.lazy(room, state, senders, full, redundant); err != nil {
+		if state, err = a.lazy(room, state, senders, full, redundant, a.to); err != nil {
 			return err
 		}
 	}
@@ -80,21 +82,47 @@ func (a *answer) state(room *Room, from int64, full, touched bool) error {
 	return nil
 }
 
-// filteredState gives the state that changed since from and that the timeline does
+// filteredState gives the state that changed in (from, to] and that the timeline does
 // not show, because it begins later or its filter leaves it out.
-func (a *answer) filteredState(room *Room, from int64) ([]*rooms.Event, error) {
-	state, err := a.f.o.Rooms.StateChanges(a.q, room.ID, from, room.Prev)
-	if err != nil || room.Prev >= a.to {
-		return state, err
+func (a *answer) filteredState(room *Room, from, to int64) ([]*rooms.Event, error) {
+	state, err := a.f.o.Rooms.StateChanges(a.q, room.ID, from, min(room.Prev, to))
+	if err != nil {
+		return nil, err
 	}
-	later, err := a.f.o.Rooms.StateChanges(a.q, room.ID, room.Prev, a.to)
+	return a.unshown(room, state, to)
+}
+
+// unshown adds to the state before the timeline what changed beside it, up to
+// position to, and is not shown in it, because its filter leaves it out.
+func (a *answer) unshown(room *Room, state []*rooms.Event, to int64) ([]*rooms.Event, error) {
 	f := &a.r.Filter.Room.Timeline
+	if f.All() || room.Prev >= to {
+		return state, nil
+	}
+	later, err := a.f.o.Rooms.StateChanges(a.q, room.ID, room.Prev, to)
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[rooms.StateKey]int, len(state))
+	state = slices.Clone(state) // it may be shared
+	for i, e := range state {
+		at[rooms.StateKey{Type: e.Type, Key: *e.StateKey}] = i
+	}
 	for _, e := range later {
-		if !f.PassEvent(e.Event) {
+		ok, err := a.passes(f, e)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			continue
+		}
+		if i, had := at[rooms.StateKey{Type: e.Type, Key: *e.StateKey}]; had {
+			state[i] = e
+		} else {
 			state = append(state, e)
 		}
 	}
-	return state, err
+	return state, nil
 }
 
 // lastState gives, of each piece of state that the events change, the last event.
@@ -141,8 +169,9 @@ func (a *answer) fullState(room *Room, lazy bool) ([]*rooms.Event, error) {
 
 // lazy reduces member events to those that the client needs and does not have:
 // of who sent something, of itself when it has just joined, of the heroes.
+// What the user may see of the state ends with position until.
 // Spec: cs#lazy-loading-room-members
-func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool, full, redundant bool) ([]*rooms.Event, error) {
+func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool, full, redundant bool, until int64) ([]*rooms.Event, error) {
 	need := map[string]bool{}
 	for u := range senders {
 		need[u] = true
@@ -193,9 +222,9 @@ func (a *answer) lazy(room *Room, state []*rooms.Event, senders map[string]bool,
 		if m, ok := d.sent[room.ID][u]; ok && m.in <= a.from && !redundant {
 			continue
 		}
-		end := a.to
+		end := until
 		if !a.r.StateAfter && len(room.Events) > 0 {
-			end = room.Events[0].Pos - 1
+			end = min(end, room.Events[0].Pos-1)
 		}
 		e, err := a.f.o.Rooms.StateEventAt(a.q, room.ID, mx.RoomMember, u, end)
 		if errors.Is(err, store.ErrNotFound) {
@@ -241,18 +270,39 @@ func (a *answer) summary(roomID string) (*Summary, error) {
 		}
 	}
 	s.Heroes, err = a.f.o.Rooms.Heroes(a.q, roomID, a.UserID, maxHeroes)
+	if s.Heroes == nil { // nobody else was ever there: that has to be told, too
+		s.Heroes = []string{}
+	}
 	return s, err
 }
 
-// left gives the end of a room that the user has left: what they could still see.
-func (a *answer) left(m rooms.Member) (*Room, error) {
+// left gives the end of a room that the user has left: what they could still see of
+// it, and which of its account data changed. nil: nothing.
+func (a *answer) left(m rooms.Member, data []userdata.Data) (*Room, error) {
 	view, err := a.f.o.Timeline.View(a.q, m.RoomID, a.UserID, a.to)
 	if err != nil {
 		return nil, err
 	}
 	room := &Room{ID: m.RoomID, Prev: m.Pos, View: view}
 	from := a.from
-	was := from > 0 && view.Membership(from) == mx.Join // whether the client has the state as of from
+	// told: the client knows that they left. was: it has the state as of from.
+	told, was := from >= m.Pos && !a.r.FullState, from > 0 && view.Membership(from) == mx.Join
+	if m.Forgotten { // only the end is left to know
+		e, err := a.f.o.Rooms.StateEventAt(a.q, m.RoomID, mx.RoomMember, a.UserID, m.Pos)
+		if err == nil && a.r.Filter.Room.Timeline.PassEvent(e.Event) {
+			room.Events, room.Prev = []*rooms.Event{e}, e.Pos-1
+		}
+		return room, err
+	}
+	if err := a.roomData(room, data, !was && !told && !a.r.FullState); err != nil {
+		return nil, err
+	}
+	if told {
+		if len(room.Data) == 0 {
+			return nil, nil
+		}
+		return room, nil
+	}
 	f := &a.r.Filter.Room.Timeline
 	if f.PassRoom(m.RoomID) && !f.None() {
 		if err := a.pick(room, from, m.Pos, f.LimitOr(defaultTimeline, maxTimeline), f, view.Sees); err != nil {
@@ -262,26 +312,46 @@ func (a *answer) left(m rooms.Member) (*Room, error) {
 	if len(room.Events) > 0 {
 		room.Prev = room.Events[0].Pos - 1
 	}
-	_, member := view.Left()
+	end := m.Pos
+	if !a.r.StateAfter && len(room.Events) > 0 {
+		end = room.Prev
+	}
+	// The last member event may be the end of another invitation, or a ban, long after
+	// they left: what became of the room meanwhile is not theirs.
+	until, member := view.StateUntil(end)
 	if !member { // an invitation declined or taken back: the state is not theirs
 		room.Limited = false
 		return room, nil
 	}
 	sf := &a.r.Filter.Room.State
-	end := m.Pos
-	if !a.r.StateAfter && len(room.Events) > 0 {
-		end = room.Prev
-	}
+	full := !was && until > from || a.r.FullState
 	var state []*rooms.Event
 	switch {
-	case was && !a.r.FullState && !room.Limited && !a.r.StateAfter:
-	case was && !a.r.FullState:
-		state, err = a.f.o.Rooms.StateChanges(a.q, m.RoomID, from, end)
-	default:
-		state, err = a.f.o.Rooms.StateAt(a.q, m.RoomID, end, nil)
+	case full:
+		state, err = a.f.o.Rooms.StateAt(a.q, m.RoomID, until, nil)
+	case from >= until:
+	case a.r.StateAfter, room.Limited:
+		state, err = a.f.o.Rooms.StateChanges(a.q, m.RoomID, from, until)
+	case !f.All():
+		state, err = a.f.o.Rooms.StateChanges(a.q, m.RoomID, from, min(room.Prev, until))
+	}
+	if last, _ := view.StateUntil(m.Pos); err == nil && !a.r.StateAfter {
+		state, err = a.unshown(room, state, last)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if sf.LazyLoadMembers || f.LazyLoadMembers {
+		senders := map[string]bool{}
+		for _, e := range room.Events {
+			senders[e.Sender] = true
+		}
+		if state, err = a.lazy(room, state, senders, full, sf.IncludeRedundant || f.IncludeRedundant, until); err != nil {
+			return nil, err
+		}
+	}
+	if !sf.PassRoom(m.RoomID) {
+		return room, nil
 	}
 	for _, e := range state {
 		if sf.PassEvent(e.Event) {

@@ -220,7 +220,7 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 			list = append(list, e)
 		}
 	}
-	member, err := a.Member(m)
+	until, member, err := a.Member(m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -234,7 +234,7 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 		}
 		return list, touched, nil
 	case m.Membership != mx.Join && (initial || changed):
-		all, err = r.StateAt(a.Q, m.RoomID, m.Pos, func(k rooms.StateKey) bool { return want.picks(k.Type, k.Key) })
+		all, err = r.StateAt(a.Q, m.RoomID, until, func(k rooms.StateKey) bool { return want.picks(k.Type, k.Key) })
 	case initial || changed:
 		all, err = a.current(m.RoomID, want)
 	}
@@ -251,11 +251,7 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 		}
 	}
 	if !initial && news {
-		to := a.To
-		if m.Membership != mx.Join {
-			to = m.Pos
-		}
-		changes, err := r.StateChanges(a.Q, m.RoomID, had.At, to)
+		changes, err := r.StateChanges(a.Q, m.RoomID, had.At, until)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -283,7 +279,7 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 			if in[rooms.StateKey{Type: mx.RoomMember, Key: u}] {
 				continue
 			}
-			e, err := r.StateEventAt(a.Q, m.RoomID, mx.RoomMember, u, a.end(m))
+			e, err := r.StateEventAt(a.Q, m.RoomID, mx.RoomMember, u, until)
 			if errors.Is(err, store.ErrNotFound) {
 				continue
 			}
@@ -298,7 +294,7 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 	return list, touched, nil
 }
 
-// end is the position up to which the user sees a room's state.
+// end is the position up to which there can be something new of a room.
 func (a *answer) end(m rooms.Member) int64 {
 	if m.Membership == mx.Join {
 		return a.To
@@ -505,12 +501,12 @@ func (a *answer) write(sh *show, room *feed.Room, state []*rooms.Event, touched 
 // about writes a room's name, avatar, heroes and number of members, what of it
 // changed. Of a room that the user has left it is what it was then.
 func (a *answer) about(m rooms.Member, touched map[string]bool, initial bool) error {
-	member, err := a.Member(m)
+	until, member, err := a.Member(m)
 	if err != nil || !member {
 		return err
 	}
 	read := func(typ, key string) (string, error) {
-		e, err := a.s.o.Rooms.StateEventAt(a.Q, m.RoomID, typ, "", a.end(m))
+		e, err := a.s.o.Rooms.StateEventAt(a.Q, m.RoomID, typ, "", until)
 		if errors.Is(err, store.ErrNotFound) {
 			return "", nil
 		}

@@ -203,7 +203,8 @@ func (a *answer) eligible(m rooms.Member) (bool, error) {
 		if m.Sender == a.user {
 			return false, nil
 		}
-		return a.Member(m)
+		_, member, err := a.Member(m)
+		return member, err
 	}
 	return false, nil
 }

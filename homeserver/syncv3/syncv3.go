@@ -331,13 +331,13 @@ func counts(c map[string]int) map[string]int {
 }
 
 func (w *writer) event(e *rooms.Event, r *feed.Room) error {
-	if w.format == "federation" {
-		w.out = append(w.out, e.JSON()...)
-		return nil
-	}
 	start := len(w.out)
-	out, err := w.s.o.Timeline.Append(w.out, w.q, e, timeline.Reader{UserID: w.user, DeviceID: w.device, To: w.to, Now: w.now,
-		OmitRoomID: true, View: r.View})
+	reader := timeline.Reader{UserID: w.user, DeviceID: w.device, To: w.to, Now: w.now, OmitRoomID: true, View: r.View}
+	render := w.s.o.Timeline.Append
+	if w.format == "federation" {
+		render = w.s.o.Timeline.AppendRaw
+	}
+	out, err := render(w.out, w.q, e, reader)
 	if err != nil {
 		return err
 	}
@@ -410,10 +410,8 @@ func (w *writer) joined(r *feed.Room) error {
 		return err
 	}
 	w.raws("ephemeral", r.Ephemeral)
-	if len(r.Data) > 0 {
-		if err := w.json("account_data", map[string]any{"events": r.Data}); err != nil {
-			return err
-		}
+	if err := w.data(r); err != nil {
+		return err
 	}
 	if s := r.Summary; s != nil {
 		w.key("summary")
@@ -483,8 +481,18 @@ func (w *writer) left(r *feed.Room) error {
 	if err := w.state(r); err != nil {
 		return err
 	}
+	if err := w.data(r); err != nil {
+		return err
+	}
 	w.raw("}")
 	return nil
+}
+
+func (w *writer) data(r *feed.Room) error {
+	if len(r.Data) == 0 {
+		return nil
+	}
+	return w.json("account_data", map[string]any{"events": r.Data})
 }
 
 // onlyFields keeps the fields of an event that the filter's event_fields name:

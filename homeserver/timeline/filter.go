@@ -114,12 +114,13 @@ func (f *EventFilter) check() error {
 	return nil
 }
 
-// LimitOr is the filter's limit between 1 and most, or def.
+// LimitOr is the filter's limit, at most most, or def. 0 is taken at its word: nothing
+// but whether there was anything.
 func (f *EventFilter) LimitOr(def, most int) int {
 	if f.Limit == nil {
 		return def
 	}
-	return max(1, min(*f.Limit, most))
+	return min(*f.Limit, most)
 }
 
 // All reports whether everything passes.
@@ -162,7 +163,7 @@ func (f *RoomEventFilter) PassRoom(roomID string) bool {
 }
 
 // PassEvent reports whether an event passes. What others relate to it is not
-// looked at: see Timeline.related.
+// looked at: see Timeline.Related.
 func (f *RoomEventFilter) PassEvent(e *pdu.Event) bool {
 	if !f.Pass(e.Type, e.Sender) || !f.PassRoom(e.RoomID) {
 		return false

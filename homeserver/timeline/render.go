@@ -34,6 +34,22 @@ func (t *Timeline) Append(dst []byte, q store.Querier, e *rooms.Event, r Reader)
 	return t.append(dst, q, e, r, true)
 }
 
+// AppendRaw writes an event in the federation format: the signed event as other
+// servers get it.
+func (t *Timeline) AppendRaw(dst []byte, q store.Querier, e *rooms.Event, r Reader) ([]byte, error) {
+	hidden, err := t.hides(q, e, r.UserID)
+	if err != nil {
+		return nil, err
+	}
+	raw := e.JSON()
+	if hidden || r.Bare {
+		if raw, err = pdu.Redact(e.Version, raw); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, raw...), nil
+}
+
 func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader, threads bool) ([]byte, error) {
 	o := pdu.ClientOptions{OmitRoomID: r.OmitRoomID, Now: r.Now}
 	if e.Sender == r.UserID && r.UserID != "" {

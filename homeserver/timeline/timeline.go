@@ -287,12 +287,13 @@ func (p *Page) Passes(f *RoomEventFilter) func(e *rooms.Event) (bool, error) {
 		if !p.Sees(e) || !f.PassEvent(e.Event) {
 			return false, nil
 		}
-		return p.t.related(p.q, f, e, p.reader.To)
+		return p.t.Related(p.q, f, e, p.reader.To)
 	}
 }
 
-// related applies the part of a filter that asks what relates to the event.
-func (t *Timeline) related(q store.Querier, f *RoomEventFilter, e *rooms.Event, to int64) (bool, error) {
+// Related applies the part of a filter that asks what relates to the event, as of
+// position to.
+func (t *Timeline) Related(q store.Querier, f *RoomEventFilter, e *rooms.Event, to int64) (bool, error) {
 	if f.RelatedByRelTypes == nil && f.RelatedBySenders == nil {
 		return true, nil
 	}
@@ -518,7 +519,12 @@ func (t *Timeline) context(ctx context.Context, r *route.Request) (out contextRe
 			}
 			want = func(k rooms.StateKey) bool { return k.Type != mx.RoomMember || senders[k.Key] }
 		}
-		state, err := t.o.Rooms.StateAt(p.q, p.room, last.Pos, want)
+		at := last.Pos
+		// Who left sees the end of a later invitation, but not what became of the room.
+		if until, ok := p.view.StateUntil(at); ok {
+			at = until
+		}
+		state, err := t.o.Rooms.StateAt(p.q, p.room, at, want)
 		if err != nil {
 			return err
 		}

@@ -135,6 +135,20 @@ func (v *View) WorldReadable() bool {
 	return at(v.history, 1<<62, mx.VisibilityShared) == mx.VisibilityWorldReadable
 }
 
+// StateUntil is the last position up to pos as of which the user may see the state
+// of the room: to a former member it ends where they left, unless anybody may read
+// the room as it was later. ok is false for those who never were members.
+func (v *View) StateUntil(pos int64) (until int64, ok bool) {
+	if v.Now() == mx.Join {
+		return pos, true
+	}
+	left, ok := v.Left()
+	if ok && pos > left && at(v.history, pos, mx.VisibilityShared) != mx.VisibilityWorldReadable {
+		pos = left
+	}
+	return pos, ok
+}
+
 // Enter reports whether the user may read in the room at all: as a member, a
 // former member, or because anybody may.
 func (v *View) Enter() bool {
