@@ -5,51 +5,13 @@
 import { createClient } from "matrix-js-sdk";
 import { OAuth2, isValidAuthMetadata } from "matrix-js-sdk/lib/oauth/index.js";
 import { logger } from "matrix-js-sdk/lib/logger.js";
+import { Browser } from "./browser.mjs";
 
 logger.setLevel?.("error");
 for (const k of ["debug", "info", "log"]) console[k] = () => {};
 
 const [baseUrl, localpart, password] = process.argv.slice(2);
 const redirectUri = "https://app.client.test/callback";
-
-// Browser keeps cookies and follows redirects until they leave the server.
-class Browser {
-  cookies = new Map();
-
-  async open(url, form) {
-    for (let hops = 0; hops < 10; hops++) {
-      const res = await fetch(url, {
-        method: form ? "POST" : "GET",
-        body: form && new URLSearchParams(form),
-        redirect: "manual",
-        headers: {
-          cookie: [...this.cookies].map(([k, v]) => `${k}=${v}`).join("; "),
-          ...(form && { origin: new URL(url).origin }),
-        },
-      });
-      for (const c of res.headers.getSetCookie()) {
-        const [, name, value] = c.match(/^([^=]+)=([^;]*)/);
-        this.cookies.set(name, value);
-      }
-      const to = res.headers.get("location");
-      if (!to) return { url, status: res.status };
-      url = new URL(to, url).href;
-      form = undefined;
-      if (!url.startsWith(baseUrl)) return { url, status: res.status };
-      if (new URL(url).pathname === "/oauth2/authorize/callback") this.callback = url;
-    }
-    throw new Error("too many redirects");
-  }
-
-  // signIn answers the pages and gives the address that the application is sent to.
-  async signIn(url) {
-    let at = await this.open(url);
-    for (const [path, form] of [["/login", { username: localpart, password }], ["/consent", { answer: "yes" }]]) {
-      if (new URL(at.url).pathname === path) at = await this.open(at.url, form);
-    }
-    return new URL(at.url);
-  }
-}
 
 async function metadata(path) {
   const res = await fetch(baseUrl + path);
@@ -79,7 +41,7 @@ async function main() {
   const clientId = await register();
   out.deduplicated = clientId === (await register());
 
-  const browser = new Browser();
+  const browser = new Browser(baseUrl, localpart, password);
   const login = async (mode, scope) => {
     const oauth = new OAuth2(meta, { clientId });
     const state = `a+b/c=d e&f%${mode}`;
@@ -97,7 +59,7 @@ async function main() {
 
   // The callback was good once, in this browser.
   out.callbackAgain = (await browser.open(browser.callback)).status;
-  out.callbackElsewhere = (await new Browser().open(browser.callback)).status;
+  out.callbackElsewhere = (await new Browser(baseUrl, localpart, password).open(browser.callback)).status;
 
   // Sixteen refreshes of which fifteen answers are lost.
   const pairs = await Promise.all(Array.from({ length: 16 }, () => a.oauth.performRefreshTokenGrant(a.tokens.refresh_token)));
