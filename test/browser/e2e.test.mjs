@@ -10,7 +10,7 @@ const serverName = "demo.example";
 const admin = { name: "Ada Lovelace", localpart: "ada", password: "tram kiosk velvet 7" };
 const guest = { name: "Grace Hopper", localpart: "grace", password: "lantern orbit maple 4" };
 
-let server, ada, grace, inviteUrl;
+let server, ada, grace, tablet, inviteUrl;
 let failed = false;
 
 // step is one part of the story: later parts make no sense when one failed.
@@ -21,7 +21,7 @@ function step(name, run) {
             await run(t);
         } catch (e) {
             failed = true;
-            await keepEvidence(name.replace(/\W+/g, "-"), [ada, grace]);
+            await keepEvidence(name.replace(/\W+/g, "-"), [ada, grace, tablet].filter(Boolean));
             throw e;
         }
     });
@@ -34,7 +34,7 @@ before(async () => {
 });
 
 after(async () => {
-    await Promise.all([ada?.browser.close(), grace?.browser.close()]);
+    await Promise.all([ada, grace, tablet].map((p) => p?.browser.close()));
     if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
 });
 
@@ -192,6 +192,52 @@ step("everything is there again after a reload", async () => {
         await p.getByTestId("room-item").first().click({ timeout: 60_000 });
         await message(p, text);
     }
+});
+
+step("a third device gets the history back with the recovery key", async () => {
+    const g = grace.page;
+    await g.goto(new URL("/settings/security", g.url()).href);
+    await g.getByTestId("security-save").click();
+    const key = (await g.getByTestId("recovery-key").innerText()).trim();
+    await g.getByTestId("recovery-key-next").click();
+    await g.getByTestId("recovery-key-input").fill("EsTc not this one");
+    await g.getByTestId("recovery-key-done").click();
+    await g.locator("[data-testid=save-key-dialog] .hf-error").first().waitFor();
+    await g.getByTestId("recovery-key-input").fill(key);
+    await g.getByTestId("recovery-key-done").click();
+    await g.getByTestId("save-key-dialog").waitFor({ state: "detached" });
+    await g.goto(new URL("/", g.url()).href);
+
+    tablet = await openBrowser("grace-tablet");
+    const p = tablet.page;
+    await p.goto(server.base);
+    await p.getByRole("button", { name: "Sign in" }).or(p.getByRole("link", { name: "Sign in" })).click();
+    await signIn(p, guest);
+    await home(p);
+    await p.goto(new URL("/settings/security", p.url()).href);
+    await p.getByTestId("security-confirm").click({ timeout: 60_000 });
+    await p.getByTestId("recovery-key-input").fill(key);
+    await p.getByTestId("confirm-by-key").click();
+    await p.getByTestId("confirm-dialog").waitFor({ state: "detached" });
+    await p.goto(new URL("/", p.url()).href);
+    await p.getByTestId("room-item").first().click({ timeout: 60_000 });
+    await message(p, "A better second one"); // sent before this device was there, so its key is from the backup
+    await message(p, "This answers the second one");
+
+    // What is said now reaches all of her devices, and is unread where she does not look.
+    await p.goto(new URL("/settings/profile", p.url()).href);
+    await say(ada.page, "For all of your devices");
+    await p.getByTestId("room-item").first().getByTestId("unread").waitFor();
+    await p.goto(new URL("/", p.url()).href);
+    await p.getByTestId("room-item").first().click();
+    await message(p, "For all of your devices");
+    await p.goto(new URL("/settings/profile", p.url()).href);
+    await p.getByTestId("sign-out").click();
+    await p.getByRole("alertdialog").or(p.getByRole("dialog")).getByRole("button", { name: "Sign out" }).click();
+    await until("the device is gone", async () => /\/(login|signed-out|account|oauth|authorize)|^\/$/.test(new URL(p.url()).pathname) && !(await p.getByTestId("start-menu").isVisible()));
+    await tablet.browser.close();
+    await g.getByTestId("room-item").first().click();
+    await message(g, "For all of your devices");
 });
 
 step("the chats are in one tab at a time, and a reload is not another tab", async () => {
