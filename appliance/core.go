@@ -88,6 +88,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Accounts:         accounts{c.identity},
 		People:           people{c.identity},
 		Standing:         accounts{c.identity}.Standing,
+		Site:             a.sharedURL,
 		Mail:             mailer{a},
 		Files:            a.files,
 		Notices:          a.notices,

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/appliance/appliancetest"
 	"holdfast/appliance/mail/mailtest"
@@ -743,5 +744,75 @@ func TestForgottenPasswordOnThePages(t *testing.T) {
 	}
 	if strings.Contains(get("/login"), "/login/forgot") {
 		t.Error("without mail the link is still there")
+	}
+}
+
+// TestMailPusher is a pusher by e-mail with the real mailer: what mail programs need to
+// end the messages is in their head, and the link works.
+func TestMailPusher(t *testing.T) {
+	apps := t.TempDir()
+	err := os.WriteFile(filepath.Join(apps, "bridge.yaml"), []byte(`id: bridge
+url: ""
+as_token: token-of-the-bridge
+hs_token: token-of-the-server
+sender_localpart: bridge
+namespaces: {}
+`), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, m := withMail(t, "appservice.dir="+apps)
+	anna, bert := s.Login(t, "anna"), s.Login(t, "bert")
+	p := newPeer(t, s)
+	p.token = anna.Token
+	sid, submit := p.askMail(addMail, "anna@example.org", "sekret", 1, nil)
+	p.submit(submit, sid, "sekret", mailCode.FindString(m.Next(t).Text)).want(t, 200, "")
+	p.call("POST", "/account/3pid/add", obj{"sid": sid, "client_secret": "sekret", "auth": obj{"type": "m.login.password",
+		"identifier": obj{"type": "m.id.user", "user": "anna"}, "password": appliancetest.Password}}).want(t, 200, "")
+	var room struct {
+		RoomID string `json:"room_id"`
+	}
+	bert.Do(t, "POST", "/_matrix/client/v3/createRoom", obj{"preset": "public_chat", "name": "Attic"}, &room)
+	bridge := newPeer(t, s)
+	bridge.token = "token-of-the-bridge"
+	for _, who := range []*peer{p, bridge} {
+		who.call("POST", "/rooms/"+url.PathEscape(room.RoomID)+"/join", obj{}).want(t, 200, "")
+	}
+	p.call("POST", "/pushers/set", obj{"kind": "email", "app_id": "m.email", "pushkey": "anna@example.org", "app_display_name": "Email Notifications",
+		"device_display_name": "anna@example.org", "lang": "en", "data": obj{}, "append": true}).want(t, 200, "")
+	// Of an hour ago, so that nobody has to wait for ten minutes.
+	bridge.call("PUT", "/rooms/"+url.PathEscape(room.RoomID)+"/send/m.room.message/1?ts="+strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10),
+		obj{"msgtype": "m.text", "body": "plans"}).want(t, 200, "")
+	for end := time.Now().Add(time.Minute); m.Waiting() == 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	got := m.Next(t)
+	link := strings.Trim(got.Header.Get("List-Unsubscribe"), "<>")
+	if got.To != "anna@example.org" || !strings.Contains(got.Text, "Attic: 1 message from ") || strings.Contains(got.Text, "plans") || strings.Contains(got.Text, "{") ||
+		link == "" || !strings.Contains(got.Text, link) || got.Header.Get("List-Unsubscribe-Post") != "List-Unsubscribe=One-Click" || got.Header.Get("Auto-Submitted") != "auto-generated" {
+		t.Fatalf("%+v", got)
+	}
+	u, err := url.Parse(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"anna@example.org", "are stopped", "ends nothing"} {
+		var res *http.Response
+		if want == "anna@example.org" {
+			res, err = http.Get(s.URL + u.RequestURI())
+		} else {
+			res, err = http.PostForm(s.URL+u.RequestURI(), url.Values{"List-Unsubscribe": {"One-Click"}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%d %s %v, want %q", res.StatusCode, b, err, want)
+		}
+	}
+	if got := p.call("GET", "/pushers", nil).want(t, 200, ""); strings.Contains(got.body, "m.email") {
+		t.Error(got.body)
 	}
 }

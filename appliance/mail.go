@@ -13,7 +13,7 @@ import (
 
 	"holdfast/appliance/mail"
 	"holdfast/appliance/settings"
-	"holdfast/homeserver/account"
+	"holdfast/homeserver"
 	"holdfast/web"
 )
 
@@ -21,7 +21,7 @@ import (
 // are at that moment.
 type mailer struct{ a *Appliance }
 
-var _ account.Mailer = mailer{}
+var _ homeserver.Mailer = mailer{}
 
 // Ready reports whether a mail server is set.
 func (m mailer) Ready() bool { return m.a.settings.Get(settings.MailHost) != "" }
@@ -33,6 +33,15 @@ func (m mailer) Send(ctx context.Context, to, subject, text string) error {
 		return err
 	}
 	return s.Send(ctx, mail.Message{To: to, Subject: subject, Text: text})
+}
+
+// SendList sends a plain text of a kind that comes again.
+func (m mailer) SendList(ctx context.Context, to, subject, text, unsubscribe string) error {
+	s, err := m.a.mailServer()
+	if err != nil {
+		return err
+	}
+	return s.Send(ctx, mail.Message{To: to, Subject: subject, Text: text, Unsubscribe: unsubscribe})
 }
 
 var errNoMail = errors.New("no mail server is set; holdfast mail set --help says how")

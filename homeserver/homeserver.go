@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,6 +52,12 @@ import (
 	"holdfast/store/blob"
 )
 
+// Mailer sends e-mail.
+type Mailer interface {
+	account.Mailer
+	pusher.Mailer
+}
+
 // Options of New.
 type Options struct {
 	ServerName string
@@ -66,7 +73,7 @@ type Options struct {
 	// with another proof than an access token, or happens later than it was asked.
 	// Errors: UserLocked, UserDeactivated, UserSuspended. nil: everybody is.
 	Standing func(ctx context.Context, userID string) error
-	Mail     account.Mailer    // nil: no e-mail is sent
+	Mail     Mailer            // nil: no e-mail is sent
 	Media    calls.MediaTokens // nil: no call relay
 	TURN     calls.TURN        // nil: no TURN server
 
@@ -80,6 +87,11 @@ type Options struct {
 	Services         *http.Client                  // for requests to application services; nil: Client
 	PlainPush        bool                          // whether push gateways may go without TLS
 	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
+	// MailWait is how long something is unread before somebody is told of it by e-mail,
+	// and MailPause the time until the next message. 0: the defaults.
+	MailWait, MailPause time.Duration
+	// Site is where people open the chat, "https://host"; nil: the server's name.
+	Site func() string
 	// Own reports whether a URL leads to this server. nil: none does.
 	Own  func(*url.URL) bool
 	Push func() unifiedpush.Settings // what an administrator set for push; nil: the defaults
@@ -248,7 +260,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.Devices.OnDelete(h.Phones.DeviceDeleted)
 	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
-		Local: h.Phones.Deliver, IsLocal: h.Phones.IsGateway, Check: h.Phones.CheckPusher, Held: held})
+		Local: h.Phones.Deliver, IsLocal: h.Phones.IsGateway, Check: h.Phones.CheckPusher, Held: held, Mail: mails(o)})
 	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
 	if err := h.Timeline.Load(ctx); err != nil {
@@ -320,7 +332,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret,
-		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: o.Mail, Erase: h.Timeline.Erase,
+		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: mailOf(o), Subscription: h.Pushers.Subscription, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
@@ -376,6 +388,43 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	h.end = append(h.end, h.Appservice.Close)
 	return h, nil
+}
+
+// mailOf is the mailer as package account sees it: a nil interface without one.
+func mailOf(o Options) account.Mailer {
+	if o.Mail == nil {
+		return nil
+	}
+	return o.Mail
+}
+
+// mails is what pushers by e-mail need.
+func mails(o Options) pusher.Mail {
+	if o.Mail == nil {
+		return pusher.Mail{}
+	}
+	site := o.Site
+	if site == nil {
+		site = func() string { return "https://" + o.ServerName }
+	}
+	text := o.Text
+	if text == nil {
+		text = func(_, key string) string { return key }
+	}
+	return pusher.Mail{Mailer: o.Mail, ServerName: o.ServerName, Site: site, Text: text, Wait: o.MailWait, Pause: o.MailPause,
+		Link: func(id int64, secret string) string { return account.UnsubscribeLink(site(), id, secret) },
+		Owns: func(ctx context.Context, userID, address string) (string, bool, error) {
+			to, err := o.Accounts.CanonicalEmail(address)
+			var refused *mx.Error
+			if errors.As(err, &refused) {
+				return "", false, nil
+			}
+			if err != nil {
+				return "", false, err
+			}
+			list, err := o.Accounts.Emails(ctx, userID)
+			return to, slices.ContainsFunc(list, func(e account.Email) bool { return e.Address == to }), err
+		}}
 }
 
 // Routes are the operations that Handler answers.

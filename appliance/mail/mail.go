@@ -52,7 +52,12 @@ type Server struct {
 }
 
 // Message is a plain text to one person.
-type Message struct{ To, Subject, Text string }
+type Message struct {
+	To, Subject, Text string
+	// Unsubscribe is the address that ends messages of this kind. "": it comes once.
+	// Spec: RFC 2369, RFC 8058
+	Unsubscribe string
+}
 
 // Error says at which step a message failed, and what to do about it.
 type Error struct {
@@ -265,7 +270,7 @@ func headerSafe(s string) bool { return !strings.ContainsAny(s, "\r\n\x00") }
 
 // compose makes the message as it goes over the wire.
 func compose(from *mail.Address, to string, m Message, now time.Time) ([]byte, error) {
-	if !headerSafe(m.Subject) || !headerSafe(to) || !headerSafe(from.String()) {
+	if strings.ContainsAny(m.Unsubscribe, "<> ") || !headerSafe(m.Unsubscribe) || !headerSafe(m.Subject) || !headerSafe(to) || !headerSafe(from.String()) {
 		return nil, &Error{What: "A line of the message's head would end early"}
 	}
 	_, domain, _ := strings.Cut(from.Address, "@")
@@ -277,6 +282,10 @@ func compose(from *mail.Address, to string, m Message, now time.Time) ([]byte, e
 		{"Content-Type", "text/plain; charset=utf-8"}, {"Content-Transfer-Encoding", "quoted-printable"},
 	} {
 		b.WriteString(h[0] + ": " + h[1] + "\r\n")
+	}
+	if m.Unsubscribe != "" {
+		// One line each: a long line in the head may have 998 bytes.
+		b.WriteString("List-Unsubscribe: <" + m.Unsubscribe + ">\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
 	}
 	b.WriteString("\r\n")
 	q := quotedprintable.NewWriter(&b)

@@ -140,6 +140,8 @@ func TestHeadersCannotBeAdded(t *testing.T) {
 		{To: "anna@example.org", Subject: "x\r\nBcc: eve@example.org", Text: "x"},
 		{To: "Anna <anna@example.org>", Subject: "x", Text: "x"},
 		{To: "", Subject: "x", Text: "x"},
+		{To: "anna@example.org", Subject: "x", Text: "x", Unsubscribe: "https://x\r\nBcc: eve@example.org"},
+		{To: "anna@example.org", Subject: "x", Text: "x", Unsubscribe: "https://x>, <mailto:eve@example.org"},
 	} {
 		if err := s.Send(t.Context(), m); err == nil {
 			t.Errorf("%+v was sent", m)

@@ -83,6 +83,9 @@ type Options struct {
 	RegistrationOpen bool
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
 	Mail             Mailer // nil: no e-mail is sent
+	// Subscription is the address that messages about what is unread go to, by their
+	// link; end ends them. Errors: NotFound. nil: there are no such messages.
+	Subscription func(ctx context.Context, id int64, secret string, end bool) (address string, err error)
 	// Erase keeps what a closed account wrote from those who join a room later.
 	Erase func(ctx context.Context, userID string) error
 	// WellKnown adds to /.well-known/matrix/client. May be nil.
@@ -170,6 +173,8 @@ func (s *Service) Routes() []route.Route {
 		{Op: "requestTokenToRegisterEmail", Pattern: "POST " + v3 + "register/email/requestToken", Aliases: []string{r0 + "register/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofRegister))},
 		{Op: "requestTokenToResetPasswordEmail", Pattern: "POST " + v3 + "account/password/email/requestToken", Aliases: []string{r0 + "account/password/email/requestToken"}, Auth: route.Optional, Limit: route.Logins, Handle: route.JSON(s.requestToken(ProofPassword))},
 		{Op: "uiaEmailPage", Pattern: "GET " + submitPath, Limit: route.Logins, Handle: route.Get(s.emailPage)},
+		{Op: "unsubscribePage", Pattern: "GET " + unsubscribePath, Limit: route.Logins, Handle: route.Get(s.unsubscribePage)},
+		{Op: "unsubscribe", Pattern: "POST " + unsubscribePath, Limit: route.Logins, Handle: route.Get(s.unsubscribe)},
 		{Op: "submitEmailToken", Pattern: "POST " + submitPath, Limit: route.Logins, Handle: route.Get(s.submitEmail)},
 		{Op: "requestTokenTo3PIDMSISDN", Pattern: "POST " + v3 + "account/3pid/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidMedium)},
 		{Op: "requestTokenToRegisterMSISDN", Pattern: "POST " + v3 + "register/msisdn/requestToken", Auth: route.Optional, Limit: route.Logins, Refuse: noPhones(mx.ThreepidDenied)},

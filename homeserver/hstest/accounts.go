@@ -18,7 +18,7 @@ import (
 const Password = "correct horse battery staple"
 
 // accounts stands in for the identity provider: it keeps in memory what the real one
-// keeps on disk, and knows no e-mail addresses and invites.
+// keeps on disk, proves no e-mail addresses, and knows no invites.
 type accounts struct {
 	hs *HS
 
@@ -26,12 +26,13 @@ type accounts struct {
 	passwords map[string]string    // by user ID; missing: Password
 	standing  map[string]*mx.Error // of those that are not in a good one
 	logins    map[string]string    // login token → user ID
+	emails    map[string]string    // address → user ID
 }
 
 var _ account.Accounts = (*accounts)(nil)
 
 func newAccounts(hs *HS) *accounts {
-	return &accounts{hs: hs, passwords: map[string]string{}, standing: map[string]*mx.Error{}, logins: map[string]string{}}
+	return &accounts{hs: hs, passwords: map[string]string{}, standing: map[string]*mx.Error{}, logins: map[string]string{}, emails: map[string]string{}}
 }
 
 // Standing is homeserver.Options.Standing.
@@ -225,7 +226,16 @@ func (a *accounts) OAuth(context.Context, string) bool { return false }
 
 func (a *accounts) Metadata(origin string) any { return map[string]string{"issuer": origin + "/"} }
 
-// E-mail addresses: there are none.
+// SetEmail gives an address to a user's account, or takes it away: userID "".
+func (hs *HS) SetEmail(address, userID string) {
+	hs.accounts.mu.Lock()
+	defer hs.accounts.mu.Unlock()
+	if hs.accounts.emails[address] = userID; userID == "" {
+		delete(hs.accounts.emails, address)
+	}
+}
+
+// E-mail addresses are given by SetEmail alone.
 
 var errNoEmails = mx.Errorf(mx.ThreepidAuthFailed, "no e-mail address was ever proved here")
 
@@ -233,9 +243,22 @@ func (a *accounts) CanonicalEmail(address string) (string, error) {
 	return strings.ToLower(address), nil
 }
 
-func (a *accounts) EmailOwner(context.Context, string) (string, error) { return "", nil }
+func (a *accounts) EmailOwner(_ context.Context, address string) (string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.emails[address], nil
+}
 
-func (a *accounts) Emails(context.Context, string) ([]account.Email, error) { return nil, nil }
+func (a *accounts) Emails(_ context.Context, userID string) (out []account.Email, _ error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for address, owner := range a.emails {
+		if owner == userID {
+			out = append(out, account.Email{Address: address})
+		}
+	}
+	return out, nil
+}
 
 func (a *accounts) AddEmail(context.Context, string, string, string) error { return errNoEmails }
 

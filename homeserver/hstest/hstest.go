@@ -227,6 +227,22 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (a Answe
 	return a, nil
 }
 
+// Answer sends a request as nobody.
+func (hs *HS) Answer(t testing.TB, req *http.Request) (a Answer) {
+	t.Helper()
+	resp, err := hs.web.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	a.Status = resp.StatusCode
+	if a.Body, err = io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	json.Unmarshal(a.Body, &a.JSON.V)
+	return a
+}
+
 // Must sends a request that has to succeed.
 func (c *Client) Must(method, path string, body any) Value {
 	c.t.Helper()

@@ -526,6 +526,14 @@ CREATE TABLE push_counts (
 ) WITHOUT ROWID;
 
 -- owner: homeserver/push/pusher
+CREATE TABLE pusher_mails (
+	pusher_id INTEGER PRIMARY KEY,
+	secret    TEXT NOT NULL,    -- of the link in the messages, which can do nothing but end them
+	sent_ts   INTEGER NOT NULL, -- ms; of the last message; 0: none
+	in_row    INTEGER NOT NULL  -- messages since the user read anything
+);
+
+-- owner: homeserver/push/pusher
 CREATE TABLE pushers (
 	id          INTEGER PRIMARY KEY,
 	user_id     TEXT NOT NULL,

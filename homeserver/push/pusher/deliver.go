@@ -366,6 +366,9 @@ func (s *Service) step(x *sender) (more bool) {
 		return false
 	}
 	s.mu.Unlock()
+	if r.isMail() {
+		return s.stepMail(x, r)
+	}
 	waiting, total, err := s.count(x.user, r.pos)
 	if err != nil {
 		return s.trouble(x, err)
@@ -477,6 +480,9 @@ func (s *Service) Troubles() []Trouble {
 				continue
 			}
 			host := hostOf(x.at)
+			if x.isMail() {
+				host = "e-mail"
+			}
 			t := m[host]
 			if t == nil {
 				t = &Trouble{Gateway: host}

@@ -46,6 +46,7 @@ type Options struct {
 	// Check reports what is wrong with a pusher that a client sets. nil: nothing.
 	Check     func(appID, pushkey, at string, data map[string]any) error
 	FirstWait time.Duration // after a failure; 0: defaultWait
+	Mail      Mail          // of pushers by e-mail; zero: there are none
 	// Held reports whether a user is told nothing for now, as one whose account is
 	// locked. Reload is called when that changed. nil: nobody is held.
 	Held func(ctx context.Context, userID string) (bool, error)
@@ -91,6 +92,12 @@ func New(o Options) *Service {
 	}
 	if o.FirstWait == 0 {
 		o.FirstWait = defaultWait
+	}
+	if o.Mail.Wait == 0 {
+		o.Mail.Wait = mailWait
+	}
+	if o.Mail.Pause == 0 {
+		o.Mail.Pause = mailPause
 	}
 	client := http.Client{Timeout: requestTimeout}
 	if o.Client != nil {
@@ -142,7 +149,7 @@ func (s *Service) List(q store.Querier, userID string) ([]pusherJSON, error) {
 	rows, err := listOf(q, userID)
 	out := make([]pusherJSON, 0, len(rows))
 	for _, p := range rows {
-		out = append(out, pusherJSON{p.pushkey, "http", p.appID, p.appName, p.deviceName, p.tag, p.lang, p.data, p.enabled, p.deviceID})
+		out = append(out, pusherJSON{p.pushkey, p.kind(), p.appID, p.appName, p.deviceName, p.tag, p.lang, p.data, p.enabled, p.deviceID})
 	}
 	return out, err
 }
@@ -204,12 +211,8 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 	if json.Unmarshal(in.Kind, &kind) != nil {
 		return out, mx.Errorf(mx.BadJSON, `The kind must be "http", or null to delete the pusher.`)
 	}
-	switch kind {
-	case "http":
-	case "email":
-		return out, mx.Errorf(mx.InvalidParam, "This server does not send notifications by e-mail. Set a pusher of kind \"http\".")
-	default:
-		return out, mx.Errorf(mx.InvalidParam, "There is no kind of pushers called %.20q. Set one of kind \"http\".", kind)
+	if kind != "http" && kind != "email" {
+		return out, mx.Errorf(mx.InvalidParam, "There is no kind of pushers called %.20q. Set one of kind \"http\" or \"email\".", kind)
 	}
 	for _, f := range []struct {
 		name, is string
@@ -220,17 +223,16 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 			return out, mx.Errorf(mx.InvalidParam, "The %s has at most %d bytes.", f.name, f.most)
 		}
 	}
-	at, _ := in.Data["url"].(string)
-	if err := s.checkURL(at); err != nil {
+	at, deviceID := "", r.DeviceID
+	if kind == "email" {
+		// E-mail is for when no device is at hand: it does not end with the one that set it.
+		deviceID = ""
+		at, err = s.mailAt(ctx, r.UserID, in.AppID, in.Pushkey)
+	} else {
+		at, err = s.gateway(in)
+	}
+	if err != nil {
 		return out, err
-	}
-	if s.o.Check != nil {
-		if err := s.o.Check(in.AppID, in.Pushkey, at, in.Data); err != nil {
-			return out, err
-		}
-	}
-	if f, ok := in.Data["format"]; ok && f != "event_id_only" {
-		return out, mx.Errorf(mx.InvalidParam, "The only format is \"event_id_only\"; leave it out for the full one.")
 	}
 	data, err := json.Marshal(in.Data)
 	if err != nil {
@@ -239,7 +241,7 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 	if len(data) > maxData {
 		return out, mx.Errorf(mx.TooLarge, "The data of a pusher has at most %d bytes.", maxData)
 	}
-	p := record{userID: r.UserID, deviceID: r.DeviceID, appID: in.AppID, pushkey: in.Pushkey, appName: *in.AppName, deviceName: *in.DeviceName,
+	p := record{userID: r.UserID, deviceID: deviceID, appID: in.AppID, pushkey: in.Pushkey, appName: *in.AppName, deviceName: *in.DeviceName,
 		tag: in.Tag, lang: *in.Lang, at: at, data: data, enabled: in.Enabled == nil || *in.Enabled, setTS: time.Now().UnixMilli()}
 	return out, s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		n, err := countOf(tx, p.userID, p.appID, p.pushkey)
@@ -258,6 +260,26 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 		tx.AfterCommit(func() { s.reload(p.userID) })
 		return upsert(tx, p)
 	})
+}
+
+// gateway checks what is particular to a pusher of kind "http", and gives its URL.
+func (s *Service) gateway(in setRequest) (at string, err error) {
+	if in.AppID == appEmail {
+		return "", mx.Errorf(mx.InvalidParam, "The app_id %q is that of pushers of kind \"email\".", appEmail)
+	}
+	at, _ = in.Data["url"].(string)
+	if err := s.checkURL(at); err != nil {
+		return "", err
+	}
+	if s.o.Check != nil {
+		if err := s.o.Check(in.AppID, in.Pushkey, at, in.Data); err != nil {
+			return "", err
+		}
+	}
+	if f, ok := in.Data["format"]; ok && f != "event_id_only" {
+		return "", mx.Errorf(mx.InvalidParam, "The only format is \"event_id_only\"; leave it out for the full one.")
+	}
+	return at, nil
 }
 
 func (s *Service) checkURL(at string) error {

@@ -163,7 +163,8 @@ func TestSet(t *testing.T) {
 		{obj{"lang": nil}, mx.MissingParam},
 		{obj{"data": nil}, mx.MissingParam},
 		{obj{"data": obj{}}, mx.MissingParam},
-		{obj{"kind": "email"}, mx.InvalidParam},
+		{obj{"kind": "email"}, mx.InvalidParam}, // there is no mail server
+		{obj{"app_id": "m.email"}, mx.InvalidParam},
 		{obj{"kind": "pigeon"}, mx.InvalidParam},
 		{obj{"kind": 1}, mx.BadJSON},
 		{obj{"pushkey": strings.Repeat("k", 513)}, mx.InvalidParam},

@@ -59,6 +59,18 @@ const upsertPusher = `INSERT INTO pushers (user_id, device_id, app_id, pushkey, 
 	pos = CASE WHEN pushers.enabled = 1 THEN pushers.pos ELSE excluded.pos END, failures = 0, retry_ts = 0`
 
 func upsert(tx *store.Tx, r record) error {
+	if !r.isMail() {
+		return upsertRow(tx, r)
+	}
+	if err := upsertRow(tx, r); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`INSERT INTO pusher_mails (pusher_id, secret, sent_ts, in_row) SELECT id, $4, 0, 0 FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id = $3
+		ON CONFLICT (pusher_id) DO NOTHING`, r.appID, r.pushkey, r.userID, newSecret())
+	return err
+}
+
+func upsertRow(tx *store.Tx, r record) error {
 	_, err := tx.Exec(upsertPusher, r.userID, r.deviceID, r.appID, r.pushkey, r.appName, r.deviceName, r.tag, r.lang, r.at, string(r.data), r.enabled, r.setTS, r.pos)
 	return err
 }
@@ -70,19 +82,50 @@ func countOf(q store.Querier, userID, appID, pushkey string) (others int, err er
 
 // remove deletes pushers and returns whose they were.
 func remove(tx *store.Tx, where string, args ...any) (users []string, err error) {
-	rows, err := tx.Query(`DELETE FROM pushers WHERE `+where+` RETURNING user_id`, args...)
+	rows, err := tx.Query(`DELETE FROM pushers WHERE `+where+` RETURNING user_id, url`, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
+	mail := false
 	for rows.Next() {
-		var u string
-		if err := rows.Scan(&u); err != nil {
+		var r record
+		if err := rows.Scan(&r.userID, &r.at); err != nil {
 			return nil, err
 		}
-		users = append(users, u)
+		users = append(users, r.userID)
+		mail = mail || r.isMail()
 	}
-	return users, rows.Err()
+	if err := rows.Err(); err != nil || !mail {
+		return users, err
+	}
+	_, err = tx.Exec(`DELETE FROM pusher_mails WHERE pusher_id NOT IN (SELECT id FROM pushers)`)
+	return users, err
+}
+
+// mailState is what is known of a pusher by e-mail.
+type mailState struct {
+	address, secret string
+	sentTS          int64
+	row             int // messages since the user read anything
+}
+
+const loadMailSQL = `SELECT p.pushkey, m.secret, m.sent_ts, m.in_row FROM pusher_mails m JOIN pushers p ON p.id = m.pusher_id WHERE m.pusher_id = $1`
+
+func loadMail(q store.Querier, id int64) (m mailState, err error) {
+	err = q.QueryRow(loadMailSQL, id).Scan(&m.address, &m.secret, &m.sentTS, &m.row)
+	return m, err
+}
+
+func updateMail(tx *store.Tx, id, sentTS int64, row int) error {
+	_, err := tx.Exec(`UPDATE pusher_mails SET sent_ts = $2, in_row = $3 WHERE pusher_id = $1`, id, sentTS, row)
+	return err
+}
+
+// restMail notes that the user read something.
+func restMail(tx *store.Tx, id int64) error {
+	_, err := tx.Exec(`UPDATE pusher_mails SET in_row = 0 WHERE pusher_id = $1`, id)
+	return err
 }
 
 func saveProgress(tx *store.Tx, id int64, p progress) error {

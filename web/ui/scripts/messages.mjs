@@ -101,7 +101,7 @@ async function check() {
         };
         visit(source);
     }
-    const identity = ["identity", "homeserver/account", "appliance"].flatMap((dir) => [...walk(join(root, "../..", dir), /\.(go|html|tmpl)$/)]).map((f) => readFileSync(f, "utf8")).join("\n");
+    const identity = ["identity", "homeserver/account", "homeserver/push", "appliance"].flatMap((dir) => [...walk(join(root, "../..", dir), /\.(go|html|tmpl)$/)]).map((f) => readFileSync(f, "utf8")).join("\n");
     const unlock = [...walk(join(root, "../../image/unlock"), /\.(go|html)$/)].map((f) => readFileSync(f, "utf8")).join("\n");
     for (const key of keys) {
         if (key.startsWith("unlock.")) {
