@@ -280,6 +280,15 @@ func TestAccountPageEmails(t *testing.T) {
 	if list, _ := r.svc.Emails(t.Context(), mallory.UserID); len(list) != 0 {
 		t.Error(list)
 	}
+	// Who is suspended may add addresses and remove none.
+	if err := r.svc.SetSuspended(t.Context(), u.UserID, true); err != nil {
+		t.Fatal(err)
+	}
+	b.post("/account/email/remove", url.Values{"email": {"alice@example.net"}}).has(t, 403, "suspended")
+	b.post("/account/email", url.Values{"email": {"more@example.net"}}).has(t, 200, "on its way")
+	if err := r.svc.SetSuspended(t.Context(), u.UserID, false); err != nil {
+		t.Fatal(err)
+	}
 	// A sign-in of some time ago does not do for what can set the password.
 	r.wait(6 * time.Minute)
 	if to := b.post("/account/email/remove", url.Values{"email": {"alice@example.net"}}).to(t); to.Path != "/reauth" {

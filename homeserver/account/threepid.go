@@ -397,6 +397,10 @@ func (s *Service) delete3PID(ctx context.Context, r *route.Request, in threepidR
 	if err := in.check(); err != nil {
 		return nil, err
 	}
+	// A suspended person may add addresses, and not remove any: they are how to reach them.
+	if err := r.NotSuspended(); err != nil {
+		return nil, err
+	}
 	if in.Medium == mediumEmail {
 		address, err := s.o.Accounts.CanonicalEmail(in.Address)
 		if err != nil {

@@ -74,6 +74,19 @@ func TestNotifications(t *testing.T) {
 		first.At("actions").List()[0].String() != "notify" {
 		t.Errorf("%s", first.Text())
 	}
+	// Highlights by pages, over what is none.
+	alice.SendEvent(one, mx.RoomMessage, m{"msgtype": "m.text", "body": "e", "m.mentions": m{"user_ids": []string{bob.UserID}}})
+	all = nil
+	for next := ""; ; {
+		got, n := listed(bob, "?only=highlight&limit=1&from="+next)
+		if all = append(all, got...); n == "" {
+			break
+		}
+		next = n
+	}
+	if !slices.Equal(all, []string{"e", "c"}) {
+		t.Errorf("highlights by pages: %v", all)
+	}
 	// A room of one's own says nothing; a room that was left neither.
 	if got, _ := listed(alice, ""); !slices.Equal(got, []string{"mine"}) && !slices.Equal(got, []string{"(mine)"}) {
 		t.Errorf("alice: %v", got)

@@ -250,6 +250,10 @@ func (p *Pages) doRemoveEmail(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if b.User.Suspended {
+		p.accountPage(w, r, http.StatusForbidden, "account", b, p.text(lang(r), "account.suspended"), "")
+		return
+	}
 	if err := p.Accounts.RemoveEmail(r.Context(), b.User.ID, r.PostForm.Get("email")); err != nil {
 		p.fail(w, r, err)
 		return

@@ -169,6 +169,9 @@ func TestSuspension(t *testing.T) {
 			{"PUT", "/directory/room/" + esc("#"+unique("x")+":"+serverName), obj{"room_id": roomID}},
 			{"DELETE", "/directory/room/" + esc(alias), nil},
 			{"PUT", "/directory/list/room/" + esc(roomID), obj{"visibility": "public"}},
+			{"POST", "/account/3pid/delete", obj{"medium": "email", "address": "a@example.org"}},
+			{"POST", "/_matrix/media/v3/upload", obj{}},
+			{"POST", "/_matrix/media/v1/create", nil},
 		} {
 			who.fails(403, "M_USER_SUSPENDED", ask.method, ask.path, ask.body)
 		}
@@ -198,6 +201,17 @@ func TestSuspension(t *testing.T) {
 	alice.ok("POST", "/keys/query", obj{"device_keys": obj{alice.id: list{}}})
 	alice.ok("POST", "/room_keys/version", obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": obj{"public_key": "x"}})
 	alice.ok("PUT", "/sendToDevice/m.key.verification.request/"+unique("txn"), obj{"messages": obj{alice.id: obj{session.device: obj{"x": 1}}}})
+	// Verifying other devices, cross-signing, backups; deleting devices.
+	alice.ok("POST", "/keys/upload", obj{"one_time_keys": obj{"signed_curve25519:a": obj{"key": "a"}}})
+	if a := alice.do("POST", "/keys/device_signing/upload", obj{}); a.status != 400 {
+		t.Errorf("cross-signing keys: %d %s", a.status, a.body)
+	}
+	alice.ok("POST", "/keys/signatures/upload", obj{})
+	alice.ok("PUT", "/room_keys/keys/"+esc(roomID)+"/s?version=1", obj{"first_message_index": 0, "forwarded_count": 0, "is_verified": true, "session_data": obj{}})
+	another := alice.login()
+	alice.ok("DELETE", "/devices/"+esc(another.device), obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": alice.id}, "password": password}})
+	another.fails(401, "M_UNKNOWN_TOKEN", "GET", "/account/whoami", nil)
+	alice.fails(400, "M_THREEPID_AUTH_FAILED|M_INVALID_PARAM|M_UNAUTHORIZED", "POST", "/account/3pid/add", obj{"sid": "x", "client_secret": "y"})
 	session.ok("POST", "/logout", nil)
 
 	// Locked and suspended are two things: the one ends without the other.

@@ -69,6 +69,7 @@ type sender struct {
 	record
 	user           *user
 	running, again bool
+	looked         time.Time // when a pusher by e-mail looked last
 	gone           bool
 	problem        string // why the gateway took no notification
 	timer          *time.Timer
@@ -321,6 +322,8 @@ func (s *Service) schedule(x *sender) {
 	case x.gone || s.closed || !x.enabled || x.user.held:
 	case x.running:
 		x.again = true
+	case x.isMail() && time.Since(x.looked) < s.lookEvery():
+		s.later(x, s.lookEvery()-time.Since(x.looked))
 	default:
 		x.running = true
 		s.wg.Go(func() { s.run(x) })
@@ -331,8 +334,12 @@ func (s *Service) run(x *sender) {
 	for {
 		more := s.step(x)
 		s.mu.Lock()
-		if (!more && !x.again) || x.gone || s.closed || !x.enabled || x.user.held {
+		// What is touched while e-mail is looked at is seen the next time.
+		if again := x.again && x.isMail(); (!more && !x.again) || again || x.gone || s.closed || !x.enabled || x.user.held {
 			x.running, x.again = false, false
+			if again {
+				s.schedule(x)
+			}
 			s.mu.Unlock()
 			return
 		}

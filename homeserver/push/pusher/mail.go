@@ -53,6 +53,7 @@ const (
 	mailPeople   = 3  // named of one room
 	maxShown     = 60 // runes of a name
 	mailOff      = 10 * time.Minute
+	mailLook     = 30 * time.Second // between two looks: a busy room must not cost one for each message
 )
 
 func (r record) kind() string {
@@ -80,9 +81,15 @@ func (s *Service) mailAt(ctx context.Context, userID, appID, address string) (at
 	return mailScheme + to, err
 }
 
+// lookEvery is how long a pusher by e-mail rests between two looks.
+func (s *Service) lookEvery() time.Duration { return min(mailLook, s.o.Mail.Wait) }
+
 // stepMail is step for a pusher by e-mail.
 func (s *Service) stepMail(x *sender, r record) (more bool) {
 	m := s.o.Mail
+	s.mu.Lock()
+	x.looked = time.Now()
+	s.mu.Unlock()
 	if m.Mailer == nil || !m.Mailer.Ready() { // until an administrator sets a mail server again
 		s.mu.Lock()
 		s.later(x, mailOff)

@@ -27,6 +27,7 @@ type postOffice struct {
 	closed bool
 	fail   error
 	asked  int
+	looked int
 }
 
 type letter struct{ to, subject, text, unsubscribe string }
@@ -34,6 +35,7 @@ type letter struct{ to, subject, text, unsubscribe string }
 func (p *postOffice) Ready() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.looked++
 	return !p.closed
 }
 
@@ -237,6 +239,28 @@ func TestMailOfMany(t *testing.T) {
 	got := post.rooms()
 	if len(got) != 21 || got[20] != "3 more rooms" || !strings.HasSuffix(got[0], "…: 20+ from alice, c, d and 2 more") || len([]rune(got[0])) > 110 {
 		t.Errorf("%d %q", len(got), got)
+	}
+}
+
+// TestMailRests: a busy room costs a look now and then, not one for each message.
+func TestMailRests(t *testing.T) {
+	post := &postOffice{t: t, got: make(chan letter, 100)}
+	hs := hstest.New(t, func(o *homeserver.Options) { o.Mail, o.Text, o.MailWait, o.PlainPush = post, texts, time.Hour, true })
+	alice, bob, carol := hs.Login(t, "alice"), hs.Login(t, "bob"), hs.Login(t, "carol")
+	hs.SetEmail(address, bob.UserID)
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	carol.Join(room)
+	witness := newGateway(t)
+	carol.Must("POST", set, witness.pusher("W", nil))
+	bob.Must("POST", set, byMail(nil))
+	for range 60 {
+		witness.event(alice.Send(room, "x"))
+	}
+	post.mu.Lock()
+	defer post.mu.Unlock()
+	if post.looked > 30 {
+		t.Errorf("60 messages made it look %d times", post.looked)
 	}
 }
 
