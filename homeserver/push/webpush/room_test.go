@@ -70,7 +70,7 @@ func TestFromRoomToBrowser(t *testing.T) {
 	if key := info.At("key").String(); key != b.Vapid {
 		t.Errorf("the server is known by %s and told clients %s", b.Vapid, key)
 	}
-	b.Status = 410
+	b.Status.Store(410)
 	alice.Send(room, "another")
 	for end := time.Now().Add(time.Minute); len(bob.Must("GET", "/pushers", nil).At("pushers").List()) > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -58,7 +59,7 @@ type Browser struct {
 	T      *testing.T
 	Key    *ecdh.PrivateKey
 	Auth   []byte
-	Status int
+	Status atomic.Int32 // of its answers; 0: it takes the message
 	Head   http.Header
 	Got    chan string
 	Vapid  string // key that identified the sender
@@ -84,12 +85,12 @@ func (b *Browser) At(url string) Subscription {
 func (b *Browser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	b.Head = r.Header
-	if b.Status != 0 {
+	if status := b.Status.Load(); status != 0 {
 		w.Header().Set("Retry-After", "7")
-		w.WriteHeader(b.Status)
+		w.WriteHeader(int(status))
 		return
 	}
-	b.Got <- b.open(body)
+	text := b.open(body)
 	t, k, ok := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "vapid t="), ", k=")
 	if !ok {
 		b.T.Errorf("no VAPID: %s", r.Header.Get("Authorization"))
@@ -114,6 +115,7 @@ func (b *Browser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := json.Unmarshal(b64(b.T, parts[1]), &c); err != nil || c.Aud != "https://"+r.Host || c.Sub != "https://chat.example.org" || time.Until(time.Unix(c.Exp, 0)) > 24*time.Hour || time.Until(time.Unix(c.Exp, 0)) < time.Hour {
 		b.T.Errorf("the token says %+v", c)
 	}
+	b.Got <- text // whoever waits for it may look at the rest
 	w.WriteHeader(201)
 }
 
@@ -178,7 +180,7 @@ func TestSend(t *testing.T) {
 		500: func(err error) bool { return err != nil && !errors.Is(err, ErrGone) },
 		302: func(err error) bool { return err != nil && !errors.Is(err, ErrGone) },
 	} {
-		b.Status = status
+		b.Status.Store(int32(status))
 		if err := s.Send(ctx, to, []byte("x"), false, 0); !is(err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("on %d: %v", status, err)
 		}
