@@ -144,7 +144,11 @@ func (a *Appliance) wrap(next http.Handler) http.Handler {
 			took := time.Since(start)
 			a.metrics.request(r, rec.code(), took)
 			if log.Enabled(r.Context(), slog.LevelDebug) {
-				log.Debug("request", "method", r.Method, "path", r.URL.Path, "pattern", r.Pattern, "status", rec.code(), "ms", took.Milliseconds(), "from", r.RemoteAddr)
+				path := r.URL.Path
+				if unifiedpush.Serves(path) {
+					path = r.Pattern // the names of topics are secrets
+				}
+				log.Debug("request", "method", r.Method, "path", path, "pattern", r.Pattern, "status", rec.code(), "ms", took.Milliseconds(), "from", r.RemoteAddr)
 			}
 		}()
 		next.ServeHTTP(rec, r)

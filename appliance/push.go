@@ -52,7 +52,7 @@ func (a *Appliance) leadsHere(u *url.URL) bool {
 			return a.ownName(host)
 		case l.name == "http" && u.Scheme == "http":
 			addr, err := netip.ParseAddr(host)
-			return host == "localhost" || err == nil && addr.IsLoopback()
+			return host == "localhost" || err == nil && addr.IsLoopback() && l.reaches(addr)
 		}
 	}
 	return false

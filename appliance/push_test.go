@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -204,6 +205,57 @@ func TestPushCommands(t *testing.T) {
 		out, e, code := s.CLI(t, c.args...)
 		if code != c.code || !strings.Contains(out+e, c.says) {
 			t.Errorf("%v: %d %s%s", c.args, code, out, e)
+		}
+	}
+}
+
+// A pusher at any address of the appliance reaches it without the network, which it
+// may not use here; one at another port or host is no address of it.
+func TestOwnGateway(t *testing.T) {
+	s := appliancetest.StartBare(t, "server_name="+appliancetest.ServerName, "listen.https=127.0.0.1:0", "listen.http=127.0.0.1:0", "listen.metrics=127.0.0.1:0",
+		"limits.enabled=false", "sfu.enabled=false")
+	alice, bob := s.Login(t, "alice"), s.Login(t, "bob")
+	out, e, code := s.CLI(t, "push", "add", "bob", "--json")
+	var phone struct{ Password string }
+	if decodeInto(t, out, &phone); code != 0 {
+		t.Fatal(e)
+	}
+	const topic = "upAtAllAddress"
+	_, https, _ := net.SplitHostPort(s.Addr("https").String())
+	_, plain, _ := net.SplitHostPort(s.Addr("http").String())
+	req, _ := http.NewRequest("GET", s.URL+"/"+topic+"/json", nil)
+	req.Header.Set("Authorization", "Bearer "+phone.Password)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(err, resp)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Scan() // open
+	pusher := func(origin string) obj {
+		return obj{"kind": "http", "app_id": "im.example", "pushkey": origin + "/" + topic + "?up=1", "app_display_name": "A", "device_display_name": "B", "lang": "en",
+			"data": obj{"url": origin + "/_matrix/push/v1/notify", "format": "event_id_only"}}
+	}
+	for _, origin := range []string{"https://127.0.0.1:" + https, "https://localhost:" + https, "https://" + appliancetest.ServerName, "http://localhost:" + plain} {
+		if status := bob.Do(t, "POST", "/_matrix/client/v3/pushers/set", pusher(origin), nil); status != 200 {
+			t.Fatalf("%s: %d", origin, status)
+		}
+		var room struct {
+			RoomID string `json:"room_id"`
+		}
+		alice.Do(t, "POST", "/_matrix/client/v3/createRoom", obj{"invite": []string{bob.ID}}, &room)
+		for lines.Scan() && !strings.Contains(lines.Text(), room.RoomID) { // of rooms before, the count alone
+		}
+		if !strings.Contains(lines.Text(), strings.ReplaceAll(origin, "&", "")+"/"+topic) {
+			t.Errorf("%s: the phone got %s", origin, lines.Text())
+		}
+		p := pusher(origin)
+		p["kind"] = nil
+		bob.Do(t, "POST", "/_matrix/client/v3/pushers/set", p, nil)
+	}
+	for _, origin := range []string{"http://127.0.0.9:" + plain, "http://localhost:1", "http://elsewhere.example:" + plain} {
+		if status := bob.Do(t, "POST", "/_matrix/client/v3/pushers/set", pusher(origin), nil); status != 400 {
+			t.Errorf("%s is taken for the appliance's own: %d", origin, status)
 		}
 	}
 }

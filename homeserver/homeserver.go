@@ -253,7 +253,8 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		browsers = webpush.New(webpush.Options{Client: o.Client, Key: o.WebPushKey, Subject: o.WebPushSubject})
 	}
 	held := func(ctx context.Context, userID string) (bool, error) { return lockedOut(o.Standing(ctx, userID)) }
-	h.Phones = unifiedpush.New(unifiedpush.Options{DB: o.DB, Log: o.Log, Client: o.Client, Own: o.Own, Held: held, Settings: o.Push, Web: browsers, HasDevice: deviceExists})
+	h.Phones = unifiedpush.New(unifiedpush.Options{DB: o.DB, Log: o.Log, Client: o.Client, Own: o.Own, Held: held, Settings: o.Push, Web: browsers, HasDevice: deviceExists,
+		Claimed: func(userID string) { h.Pushers.RetryLocal(userID) }})
 	h.end = append(h.end, h.Phones.Close)
 	if err := h.Phones.Start(ctx); err != nil {
 		return nil, err

@@ -511,6 +511,23 @@ func (s *Service) Troubles() []Trouble {
 	return out
 }
 
+// RetryLocal has a user's pushers at this server's own gateway try again at once, as
+// after a phone has come for the first time.
+func (s *Service) RetryLocal(userID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.users[userID]
+	if u == nil || s.o.IsLocal == nil {
+		return
+	}
+	for _, x := range u.senders {
+		if x.failures > 0 && s.o.IsLocal(x.at) {
+			x.failures, x.retryTS = 0, 0
+			s.schedule(x)
+		}
+	}
+}
+
 // trouble is for what is no fault of a gateway: the database, in the main.
 func (s *Service) trouble(x *sender, err error) bool {
 	if s.ctx.Err() != nil {

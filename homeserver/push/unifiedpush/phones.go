@@ -222,6 +222,7 @@ func (s *Service) claim(ctx context.Context, p phone, names []string) (ids map[i
 	now := nowMS()
 	old := now - seenExact.Milliseconds()
 	change := p.lastSeen < old
+	claimed := false
 	ids = make(map[int64]string, len(names))
 	look := func(q store.Querier, write *store.Tx) error {
 		clear(ids)
@@ -254,6 +255,7 @@ func (s *Service) claim(ctx context.Context, p phone, names []string) (ids map[i
 				if t.id, err = claimTopic(write, s.topics.Add(1), n, p, now); err != nil {
 					return err
 				}
+				claimed = true
 				if err := moveMessages(write, t.id, p.id); err != nil {
 					return err
 				}
@@ -290,6 +292,9 @@ func (s *Service) claim(ctx context.Context, p phone, names []string) (ids map[i
 			delete(s.unknown, n)
 		}
 		s.mu.Unlock()
+		if claimed && s.o.Claimed != nil {
+			s.o.Claimed(p.userID)
+		}
 	}
 	return ids, err
 }

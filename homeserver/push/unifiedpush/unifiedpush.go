@@ -90,7 +90,10 @@ type Options struct {
 	// Web sends to browsers; nil: they are refused.
 	Web *webpush.Sender
 	// HasDevice reports whether a user has a device.
-	HasDevice  func(q store.Querier, userID, deviceID string) (bool, error)
+	HasDevice func(q store.Querier, userID, deviceID string) (bool, error)
+	// Claimed is called when a person's phone subscribed to a topic for the first time.
+	// nil: nothing.
+	Claimed    func(userID string)
 	UnknownFor time.Duration // how long a topic without an owner is not refused; 0: an hour
 }
 

@@ -294,6 +294,31 @@ func TestFromRoomToPhone(t *testing.T) {
 	}
 }
 
+// A client may set its pusher before its distributor has subscribed: what is pushed
+// meanwhile arrives as soon as the phone comes, however long that took.
+func TestPusherBeforePhone(t *testing.T) {
+	p := newPlace(t, func(o *homeserver.Options) { o.PushWait = time.Hour })
+	alice, bob := p.Login(t, "alice"), p.Login(t, "bob")
+	room := alice.CreateRoom(obj{"preset": "private_chat", "invite": []string{bob.UserID}})
+	bob.Join(room)
+	bob.Must("POST", "/pushers/set", p.pusher(topicA))
+	id := alice.Send(room, "early")
+	for end := time.Now().Add(time.Minute); len(p.Pushers.Troubles()) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the gateway took what nobody can fetch")
+		}
+	}
+	_, secret := p.phone(bob.UserID, "")
+	ws := p.socket(topicA, "since=none", "bob", secret)
+	ws.opens(topicA)
+	if m := ws.next(); !strings.Contains(m.Message, id) {
+		t.Errorf("the phone got %+v", m)
+	}
+	if len(bob.Must("GET", "/pushers", nil).At("pushers").List()) != 1 {
+		t.Error("the pusher is gone")
+	}
+}
+
 func TestStreams(t *testing.T) {
 	p := newPlace(t, nil)
 	bob := p.Login(t, "bob")

@@ -4,7 +4,7 @@ import { ClientEvent, KnownMembership, type MatrixEvent, NotificationCountType, 
 import { PushProcessor } from "matrix-js-sdk/lib/pushprocessor";
 import { playTones } from "../call/tones";
 import { t } from "../i18n";
-import { notify as display, keepPush, onPushOpened } from "../push";
+import { notify as display, keepPush, onPushOpened, settle } from "../push";
 import { nameOf, useClient, useOn, useRefresh } from "./context";
 import { kindOf, summary } from "./describe";
 import { directs, otherOf, roomName } from "./rooms";
@@ -85,6 +85,14 @@ export function useNotifications(current: string | undefined): void {
 
     useRefresh(client, [RoomEvent.UnreadNotifications, RoomEvent.Receipt, RoomEvent.MyMembership, ClientEvent.Room]);
     const unread = client.getVisibleRooms().reduce((n, r) => n + (r.getMyMembership() === KnownMembership.Invite ? 1 : r.getUnreadNotificationCount(NotificationCountType.Total)), 0);
+    // What was said while the chat was closed goes when it is looked at, or was read elsewhere; what is kept from the
+    // last time does not know of it yet.
+    useEffect(() => {
+        if (current) void settle(current).catch(() => undefined);
+    }, [current]);
+    useOn(client, [ClientEvent.Sync], (now: SyncState) => {
+        if (now === SyncState.Syncing && !unread) void settle().catch(() => undefined);
+    });
     useEffect(() => {
         document.title = unread ? t("app.titleUnread", { count: unread }) : t("app.name");
         const badge = navigator as { setAppBadge?: (n: number) => Promise<void>; clearAppBadge?: () => Promise<void> };

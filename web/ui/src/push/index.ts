@@ -44,6 +44,11 @@ export async function notify(title: string, options: NotificationOptions, path: 
     };
 }
 
+/** settle takes away what the worker said of a chat, or with none of all, because it was read. */
+export async function settle(roomId?: string): Promise<void> {
+    for (const n of (await (await registration())?.getNotifications(roomId ? { tag: roomId } : {})) ?? []) n.close();
+}
+
 /** turnPushOn is for a click: the browser may ask for permission. */
 export async function turnPushOn(client: MatrixClient): Promise<void> {
     if (Notification.permission === "default") await Notification.requestPermission();
