@@ -51,6 +51,13 @@ func (s *Service) subscribe(w http.ResponseWriter, r *http.Request, list, kind s
 	if err != nil {
 		return err
 	}
+	// Read before the topics get their phone: what comes from then on is for it.
+	if err := s.o.DB.Read(r.Context(), func(q store.Querier) (err error) {
+		from.last, err = lastMessage(q)
+		return err
+	}); err != nil {
+		return err
+	}
 	ids, err := s.claim(r.Context(), p, names)
 	if err != nil {
 		return err
@@ -172,7 +179,7 @@ func (s *Service) stream(ctx context.Context, o out, sub *subscriber, names map[
 	err := s.o.DB.Read(ctx, func(q store.Querier) (err error) {
 		switch {
 		case from.none:
-			cursor, err = lastMessage(q)
+			cursor = from.last
 		case from.latest:
 			if first, err = latest(q, nowMS(), sub.topics); err == nil {
 				cursor, err = lastMessage(q)

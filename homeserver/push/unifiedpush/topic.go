@@ -131,6 +131,7 @@ type since struct {
 	none, latest bool
 	id           string
 	time         int64 // ms; 0: all
+	last         int64 // number of the newest message when the request came
 }
 
 // parseSince reads the parameter. Errors: errSince.
