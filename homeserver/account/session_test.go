@@ -1,7 +1,9 @@
 package account_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
@@ -12,6 +14,45 @@ type obj = map[string]any
 // withPassword is the auth object that confirms by password.
 func withPassword(c *hstest.Client, password string) obj {
 	return obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": c.UserID}, "password": password}
+}
+
+// TestWaitingSyncs: an answer that was waited for is given to nobody who was signed out
+// or locked meanwhile.
+func TestWaitingSyncs(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(obj{"preset": "public_chat"})
+	bob.Join(room)
+	for _, c := range []struct {
+		name string
+		end  func(who *hstest.Client)
+		code mx.Code
+	}{
+		{"nothing", func(*hstest.Client) {}, ""},
+		{"locked", func(who *hstest.Client) { hs.Lock(who.UserID, true) }, mx.UserLocked},
+		{"suspended", func(who *hstest.Client) { hs.Lock(who.UserID, false); hs.Suspend(who.UserID, true) }, ""},
+		{"signed out", func(who *hstest.Client) { hs.Suspend(who.UserID, false); bob.Must("POST", "/logout/all", obj{}) }, mx.UnknownToken},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hs.Lock(bob.UserID, false)
+			who := hs.Login(t, "bob")
+			who.Sync()
+			wait := who.SyncAsync(t.Context(), "timeout=300000")
+			slide := who.Async(t.Context(), "POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=300000&pos="+
+				who.Must("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", obj{"lists": obj{"a": obj{"ranges": [][]int{{0, 9}}, "timeline_limit": 1, "required_state": [][]string{}}}}).At("pos").String(),
+				obj{"lists": obj{"a": obj{"ranges": [][]int{{0, 9}}, "timeline_limit": 1, "required_state": [][]string{}}}})
+			time.Sleep(50 * time.Millisecond) // likelier to be waiting by now; right either way
+			c.end(who)
+			alice.Send(room, "after")
+			for _, answers := range []<-chan hstest.Answer{wait, slide} {
+				a := <-answers
+				got := mx.Code(a.JSON.At("errcode").String())
+				if got != c.code || (c.code == "") != strings.Contains(string(a.Body), "after") {
+					t.Errorf("%d %s, want %q", a.Status, a.Body, c.code)
+				}
+			}
+		})
+	}
 }
 
 // TestSessions goes through the operations of accounts and sessions with the identity

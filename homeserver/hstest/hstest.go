@@ -397,6 +397,19 @@ func (c *Client) Woken(do func()) Value {
 	}
 }
 
+// Async starts a request and returns where its answer comes.
+func (c *Client) Async(ctx context.Context, method, path string, body any) <-chan Answer {
+	out := make(chan Answer, 1)
+	go func() {
+		a, err := c.do(ctx, method, path, body)
+		if err != nil {
+			a.Body = []byte(err.Error())
+		}
+		out <- a
+	}()
+	return out
+}
+
 // SyncAsync starts a sync and returns where its answer comes.
 func (c *Client) SyncAsync(ctx context.Context, params ...string) <-chan Answer {
 	out := make(chan Answer, 1)

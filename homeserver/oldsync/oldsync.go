@@ -45,7 +45,7 @@ func New(o Options) *Service { return &Service{o} }
 // Routes are the package's operations.
 func (s *Service) Routes() []route.Route {
 	get := func(op, path string, h route.Handler) route.Route {
-		return route.Route{Op: op, Pattern: "GET /_matrix/client/v3" + path, Aliases: []string{"/_matrix/client/r0" + path}, Auth: route.User, Limit: route.Reads, Handle: h}
+		return route.Route{Op: op, Pattern: "GET /_matrix/client/v3" + path, Aliases: []string{"/_matrix/client/r0" + path}, Auth: route.User, Limit: route.Reads, Waits: true, Handle: h}
 	}
 	return []route.Route{
 		get("initialSync", "/initialSync", route.Get(s.initial)),

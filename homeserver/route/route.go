@@ -136,6 +136,9 @@ type Route struct {
 	Handle  Handler
 	Refuse  *Refusal // nil: Handle answers
 	Locked  bool     // also for a user whose account is locked: signing out only. Spec: cs#account-locking
+	// Waits marks an answer that may come much later than it was asked for: whether it
+	// may still be given is asked once more.
+	Waits bool
 	// NewUsers lets an application service name a user whose account does not exist
 	// yet in user_id.
 	NewUsers bool

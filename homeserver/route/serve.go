@@ -185,7 +185,28 @@ func (s *Server) call(w http.ResponseWriter, r *Request) (out any, err error) {
 	if no := r.Route.Refuse; no != nil {
 		return nil, no.Answer
 	}
-	return r.Route.Handle(r.Context(), r)
+	out, err = r.Route.Handle(r.Context(), r)
+	if r.Route.Waits {
+		if err := s.still(r); err != nil {
+			return nil, err
+		}
+	}
+	return out, err
+}
+
+// still reports who lost the access while an answer was waited for: signed out, locked
+// or closed. A token that merely expired or was replaced meanwhile is good for what it
+// was sent with.
+func (s *Server) still(r *Request) error {
+	if r.Appservice != "" {
+		return nil
+	}
+	_, err := s.auth.Authenticate(r.Context(), Token(r.Request))
+	var e *mx.Error
+	if !errors.As(err, &e) || e.Code == mx.UnknownToken && e.Fields["soft_logout"] == true {
+		return nil
+	}
+	return e
 }
 
 func (s *Server) authenticate(r *Request) error {

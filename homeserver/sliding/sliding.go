@@ -85,8 +85,8 @@ func (s *Service) Close() {
 // Routes are the package's operations.
 func (s *Service) Routes() []route.Route {
 	return []route.Route{
-		{Op: "slidingSync", Pattern: "POST /_matrix/client/v4/sync", Auth: route.User, Limit: route.Reads, Handle: route.JSON(s.stable)},
-		{Op: "slidingSyncUnstable", Pattern: "POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Auth: route.User, Limit: route.Reads, Handle: route.JSON(s.unstable)},
+		{Op: "slidingSync", Pattern: "POST /_matrix/client/v4/sync", Auth: route.User, Limit: route.Reads, Waits: true, Handle: route.JSON(s.stable)},
+		{Op: "slidingSyncUnstable", Pattern: "POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Auth: route.User, Limit: route.Reads, Waits: true, Handle: route.JSON(s.unstable)},
 	}
 }
 

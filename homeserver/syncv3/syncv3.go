@@ -61,7 +61,7 @@ func New(o Options) *Sync { return &Sync{o: o, filters: map[filterKey]*timeline.
 // Routes are the package's operations.
 func (s *Sync) Routes() []route.Route {
 	return []route.Route{{Op: "sync", Pattern: "GET /_matrix/client/v3/sync", Aliases: []string{"/_matrix/client/r0/sync"},
-		Auth: route.User, Limit: route.Reads, Handle: s.sync}}
+		Auth: route.User, Limit: route.Reads, Waits: true, Handle: s.sync}}
 }
 
 // filter is the filter that the request names by ID or gives in JSON.
