@@ -1,6 +1,6 @@
 // Settings: the person, this device's look and notifications, all devices, security, about.
 import { useCallback, useEffect, useRef, useState } from "react";
-import type { IMyDevice } from "matrix-js-sdk";
+import { type IMyDevice, MatrixError } from "matrix-js-sdk";
 import { Avatar, Button, Confirm, Dialog, Empty, ErrorNote, Icon, IconButton, type IconName, RadioGroup, Spinner, Switch, TextField, toast } from "../design";
 import { setTheme, type Theme, useTheme } from "../design/theme";
 import { t } from "../i18n";
@@ -163,9 +163,56 @@ function Look() {
                 {t("settings.notify")}
             </Switch>
             <PushSwitch />
+            <MailSwitch />
             <Switch isSelected={soundOn()} onChange={(on) => (turnSoundOn(on), again((n) => n + 1))} hint={t("settings.soundHint")} data-testid="sound">
                 {t("settings.sound")}
             </Switch>
+        </>
+    );
+}
+
+// The app_id of all pushers by e-mail. Spec: cs#post_matrixclientv3pushersset
+const mailApp = "m.email";
+
+function MailSwitch() {
+    const { client } = useChat();
+    // undefined: not known yet; address "": the account has none.
+    const [state, setState] = useState<{ address: string; on: boolean }>();
+    const [busy, setBusy] = useState(false);
+    const [problem, setProblem] = useState<string>();
+    const load = useCallback(async () => {
+        const [{ threepids }, { pushers }] = await Promise.all([client.getThreePids(), client.getPushers()]);
+        const pusher = pushers.find((p) => (p.kind as string) === "email");
+        setState({ address: pusher?.pushkey ?? threepids.find((p) => (p.medium as string) === "email")?.address ?? "", on: !!pusher });
+    }, [client]);
+    useEffect(() => void load().catch(() => setState(undefined)), [load]);
+    const turn = async (on: boolean, address: string): Promise<void> => {
+        setBusy(true);
+        setProblem(undefined);
+        try {
+            // Switched off, the kind is null: that ends a pusher.
+            const kind = (on ? "email" : null) as unknown as string;
+            await client.setPusher({ kind, app_id: mailApp, pushkey: address, app_display_name: t("settings.mail"), device_display_name: address, lang: document.documentElement.lang || "en", data: {}, append: true });
+            await load();
+        } catch (e) {
+            setProblem(e instanceof MatrixError && e.data.error ? e.data.error : t("settings.notSaved"));
+        }
+        setBusy(false);
+    };
+    // Where no mail is sent nobody has an address, and the account page tells who could add one.
+    if (!state?.address) return null;
+    return (
+        <>
+            <Switch
+                isSelected={state.on}
+                isDisabled={busy}
+                onChange={(on) => void turn(on, state.address)}
+                hint={t("settings.mailHint", { address: state.address })}
+                data-testid="mail-notifications"
+            >
+                {t("settings.mail")}
+            </Switch>
+            <ErrorNote>{problem}</ErrorNote>
         </>
     );
 }
