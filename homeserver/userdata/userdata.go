@@ -26,7 +26,7 @@ type Rooms interface {
 type Options struct {
 	// Builtin gives the profile of a user of the server's own, who has no account. nil:
 	// there is none.
-	Builtin func(userID string) (Profile, bool)
+	Builtin    func(userID string) (Profile, bool)
 	DB         *store.DB
 	ServerName string
 	Rooms      Rooms

@@ -185,7 +185,7 @@ func (s *Service) stepMail(x *sender, r record) (more bool) {
 // here, and may be told soon again.
 func (s *Service) readSince(x *sender, unread int) bool {
 	s.mu.Lock()
-	was := x.badge
+	was, id := x.badge, x.id
 	if was >= 0 && unread >= was || x.gone {
 		s.mu.Unlock()
 		return false
@@ -196,7 +196,7 @@ func (s *Service) readSince(x *sender, unread int) bool {
 	if was < 0 {
 		return false
 	}
-	err := s.o.DB.Write(context.WithoutCancel(s.ctx), func(tx *store.Tx) error { return restMail(tx, x.id) })
+	err := s.o.DB.Write(context.WithoutCancel(s.ctx), func(tx *store.Tx) error { return restMail(tx, id) })
 	if err != nil {
 		s.o.Log.Warn("that somebody read messages was not noted for e-mail", "err", err)
 	}
