@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"holdfast/homeserver/mx"
@@ -580,12 +581,36 @@ func (r *Rooms) pick(q store.Querier, state map[StateKey]int64, want func(StateK
 // StateChanges gives, for each piece of state that changed in (from, to], its
 // last event of that range.
 func (r *Rooms) StateChanges(q store.Querier, roomID string, from, to int64) ([]*Event, error) {
+	if events, more, ok := r.tails.last(roomID, from, to, 2*maxTail+1); ok && !more {
+		return lastStates(events), nil
+	}
 	nid, err := r.nid(q, roomID)
 	if err != nil {
 		return nil, err
 	}
 	return r.eventsOf(q, `SELECT max(pos) FROM events WHERE room = $1 AND state_key IS NOT NULL AND pos > $2 AND pos <= $3
 		GROUP BY type, state_key ORDER BY 1`, nid, from, to)
+}
+
+// lastStates keeps, of events in their order, the last one for each piece of state.
+func lastStates(events []*Event) (list []*Event) {
+	var seen map[StateKey]bool
+	for _, e := range slices.Backward(events) {
+		if e.StateKey == nil {
+			continue
+		}
+		k := StateKey{e.Type, *e.StateKey}
+		if seen[k] {
+			continue
+		}
+		if seen == nil {
+			seen = map[StateKey]bool{}
+		}
+		seen[k] = true
+		list = append(list, e)
+	}
+	slices.Reverse(list)
+	return list
 }
 
 // StateHistory gives all events that ever set one piece of state, oldest first.

@@ -1,11 +1,15 @@
 package sliding_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -92,6 +96,8 @@ func BenchmarkLargeAccount(b *testing.B) {
 	})
 }
 
+var posOf, sentAt = regexp.MustCompile(`"pos":"([^"]+)"`), regexp.MustCompile(`"body":"([0-9]{19})"`)
+
 // BenchmarkConnections is how long a message takes from its PUT until it has reached
 // each of the connections that wait for it: 200 people in 40 rooms of 50, 50 messages a
 // second.
@@ -120,27 +126,46 @@ func BenchmarkConnections(b *testing.B) {
 		wg   sync.WaitGroup
 		over = make(chan struct{})
 	)
+	// The clients read as little as they can: it is the server that is measured.
+	web := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: people}}
+	ask, err := json.Marshal(roomList(n))
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, c := range clients {
 		wg.Go(func() {
-			pos := slide(c, roomList(n)).JSON.At("pos").String()
+			pos, in := "", bytes.Buffer{}
 			for {
 				select {
 				case <-over:
 					return
 				default:
 				}
-				a := slide(c, roomList(n), "pos="+pos, "timeout=500")
+				req, _ := http.NewRequest("POST", hs.URL+unstable+"?timeout=500&pos="+pos, bytes.NewReader(ask))
+				if pos == "" {
+					req.URL.RawQuery = "timeout=0"
+				}
+				req.Header.Set("Authorization", "Bearer "+c.Token)
+				res, err := web.Do(req)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				in.Reset()
+				in.ReadFrom(res.Body)
+				res.Body.Close()
 				now := time.Now()
-				pos = a.JSON.At("pos").String()
-				for _, id := range a.JSON.At("rooms").Keys() {
-					for _, e := range a.JSON.At("rooms", id, "timeline").List() {
-						var sent int64
-						if fmt.Sscan(e.At("content", "body").String(), &sent); sent > 0 {
-							mu.Lock()
-							took = append(took, now.Sub(time.Unix(0, sent)))
-							mu.Unlock()
-						}
-					}
+				m := posOf.FindSubmatch(in.Bytes())
+				if res.StatusCode != 200 || m == nil {
+					b.Errorf("%d %s", res.StatusCode, in.Bytes())
+					return
+				}
+				pos = string(m[1])
+				for _, m := range sentAt.FindAllSubmatch(in.Bytes(), -1) {
+					sent, _ := strconv.ParseInt(string(m[1]), 10, 64)
+					mu.Lock()
+					took = append(took, now.Sub(time.Unix(0, sent)))
+					mu.Unlock()
 				}
 			}
 		})
