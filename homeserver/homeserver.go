@@ -45,6 +45,7 @@ import (
 	"holdfast/homeserver/search"
 	"holdfast/homeserver/sliding"
 	"holdfast/homeserver/syncv3"
+	"holdfast/homeserver/tasks"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/todevice"
 	"holdfast/homeserver/userdata"
@@ -271,6 +272,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		UserExists: userExists})
 	h.Search = search.New(search.Options{DB: o.DB, Rooms: h.Rooms, Timeline: h.Timeline, Log: o.Log})
 	h.Rooms.Hook(h.Search.Stored)
+	h.Rooms.OnPurge(h.Search.Purged)
 	h.Feed = feed.New(feed.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Ephemeral: h.Ephemeral,
 		E2EE: h.E2EE, Ignored: h.Userdata.Ignored, InvitesBlocked: h.Userdata.InvitesBlocked,
 		Unread: func(q store.Querier, roomID, userID string, to int64) (feed.Counts, map[string]feed.Counts, error) {
@@ -351,7 +353,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		routes = append(routes, more...)
 	}
 	routes = append(routes, rendezvous.New(rendezvous.Options{PublicURL: o.PublicURL}).Routes()...)
-	administration = admin.New(admin.Options{DB: o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
+	work := tasks.New(tasks.Options{DB: o.DB, Log: o.Log})
+	administration = admin.New(admin.Options{Tasks: work, ForgetCounts: counter.DeleteRoom,
+		Sweeps: []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom},
+		DB:     o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
 		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers, Notices: h.Notices})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
@@ -373,9 +378,6 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Search.Close)
-	if err := administration.Start(run); err != nil {
-		return nil, err
-	}
 	if err := h.Delayed.Start(run); err != nil {
 		return nil, err
 	}
@@ -388,6 +390,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, h.Appservice.Close)
+	if err := administration.Start(run); err != nil {
+		return nil, err
+	}
+	h.end = append(h.end, work.Close)
 	return h, nil
 }
 
@@ -486,7 +492,7 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),
-			h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Phones.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
+			h.Rooms.DropDepartures(tx, userID), h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Phones.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
 	}))
 }
 
@@ -557,6 +563,9 @@ type appRooms struct {
 
 func (a appRooms) Event(q store.Querier, pos int64) (mx.Raw, error) {
 	e, err := a.EventAt(q, pos)
+	if errors.Is(err, store.ErrNotFound) { // perhaps the end of a membership of a room that was deleted
+		e, err = a.DepartureAt(q, pos)
+	}
 	if err != nil {
 		return nil, err
 	}

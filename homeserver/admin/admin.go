@@ -23,6 +23,7 @@ import (
 	"holdfast/homeserver/reports"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/tasks"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/userdata"
 	"holdfast/store"
@@ -93,7 +94,14 @@ type Options struct {
 	Timeline   *timeline.Timeline
 	Pushers    *pusher.Service
 	Notices    *notices.Service
-	Now        func() time.Time // nil: time.Now
+	Tasks      *tasks.Service
+	// Sweeps delete what there is of a room that was deleted, at most limit rows at
+	// once, and tell how many. Their order must not change between releases that may
+	// follow each other amidst a deletion; new ones go to the end.
+	Sweeps []func(tx *store.Tx, roomID string, limit int) (int64, error)
+	// ForgetCounts has what is unread in a room counted anew, as a sweep does.
+	ForgetCounts func(tx *store.Tx, roomID string, limit int) (int64, error)
+	Now          func() time.Time // nil: time.Now
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
@@ -111,7 +119,9 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{o: o, rates: rates{m: map[string]Rate{}}, resets: resets{m: map[string]time.Time{}}}
+	s := &Service{o: o, rates: rates{m: map[string]Rate{}}, resets: resets{m: map[string]time.Time{}}}
+	s.handleTasks()
+	return s
 }
 
 const (
@@ -206,6 +216,14 @@ func (s *Service) Routes() []route.Route {
 	add("synapseLargestRooms", "GET "+v1+"statistics/database/rooms", route.Get(s.largestRooms))
 	add("synapseRoomBlock", "GET "+v1+"rooms/{roomID}/block", route.Get(s.getBlock))
 	add("synapseBlockRoom", "PUT "+v1+"rooms/{roomID}/block", route.JSON(s.putBlock))
+	add("synapseDeleteRoom", "DELETE "+v1+"rooms/{roomID}", route.JSON(s.deleteRoomV1))
+	add("synapseDeleteRoomV2", "DELETE "+v2+"rooms/{roomID}", route.JSON(s.deleteRoomV2))
+	add("synapseDeleteRoomStatus", "GET "+v2+"rooms/{roomID}/{deleteID}", route.Get(s.deleteStatus))
+	add("synapsePurgeHistory", "POST "+v1+"purge_history/{roomID}", route.JSON(s.purge), v1+"purge_history/{roomID}/{eventID}")
+	add("synapsePurgeHistoryStatus", "GET "+v1+"purge_history_status/{purgeID}", route.Get(s.purgeStatus))
+	add("synapseRedactUser", "POST "+v1+"user/{userID}/redact", route.JSON(s.redactUser))
+	add("synapseRedactStatus", "GET "+v1+"user/redact_status/{redactID}", route.Get(s.redactStatus))
+	add("synapseTasks", "GET "+v1+"scheduled_tasks", route.Get(s.scheduledTasks))
 	add("synapseEventReports", "GET "+v1+"event_reports", route.Get(s.eventReports))
 	add("synapseEventReport", "GET "+v1+"event_reports/{reportID}", route.Get(s.getEventReport))
 	add("synapseDeleteEventReport", "DELETE "+v1+"event_reports/{reportID}", s.deleteReport(reports.Event))

@@ -43,11 +43,15 @@ func (s *Service) RateOf(userID string) (perSecond, burst float64, own bool) {
 // Start reads what the service keeps in memory and goes on with what was begun.
 // Close ends it.
 func (s *Service) Start(ctx context.Context) error {
-	return s.o.DB.Read(ctx, func(q store.Querier) error {
+	err := s.o.DB.Read(ctx, func(q store.Querier) error {
 		m, err := listRates(q)
 		s.rates.m = m
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return s.startTasks(ctx)
 }
 
 func (s *Service) getRate(ctx context.Context, r *route.Request) (any, error) {

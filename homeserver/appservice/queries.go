@@ -176,3 +176,5 @@ const (
 	listNetworkSQL   = `SELECT room_id FROM appservice_rooms WHERE id = $1 AND network_id = $2`
 	listAllSQL       = `SELECT DISTINCT room_id FROM appservice_rooms`
 )
+
+const deleteListedRoomSQL = `DELETE FROM appservice_rooms WHERE room_id = $1`

@@ -368,3 +368,10 @@ func cutInstance(instance string) (id, network string, ok bool) {
 	}
 	return "", "", false
 }
+
+// DeleteRoom takes a room that is gone out of the directories of networks.
+func (s *Service) DeleteRoom(tx *store.Tx, roomID string, _ int) (int64, error) {
+	tx.AfterCommit(func() { s.rooms.drop(roomID) })
+	_, err := tx.Exec(deleteListedRoomSQL, roomID)
+	return 0, err
+}

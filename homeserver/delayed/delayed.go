@@ -368,6 +368,12 @@ func (s *Service) Drop(tx *store.Tx, userID string) error {
 	return err
 }
 
+// DeleteRoom drops the events that wait for a room that is gone, and those that were
+// sent, at most limit at once, and tells how many.
+func (s *Service) DeleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	return tx.Exec(deleteRoomSQL, roomID, limit)
+}
+
 func (s *Service) load(ctx context.Context, id string) (r row, err error) {
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
 		r, err = load(q, id)

@@ -139,6 +139,7 @@ const (
 	pruneUserSQL = `DELETE FROM delayed_events WHERE user_id = $1 AND due_ts IS NULL AND rowid NOT IN
 		(SELECT rowid FROM delayed_events WHERE user_id = $1 AND due_ts IS NULL ORDER BY finalised_ts DESC, rowid DESC LIMIT $2)`
 	deleteUserSQL = `DELETE FROM delayed_events WHERE user_id = $1`
+	deleteRoomSQL = `DELETE FROM delayed_events WHERE rowid IN (SELECT rowid FROM delayed_events WHERE room_id = $1 LIMIT $2)`
 )
 
 // prune removes what was finalised before a time.

@@ -103,6 +103,20 @@ func deleteReceipts(tx *store.Tx, userID string) error {
 }
 
 const (
+	deleteRoomReceiptsSQL = `DELETE FROM room_receipts WHERE (room_id, user_id, type, thread_id) IN
+		(SELECT room_id, user_id, type, thread_id FROM room_receipts WHERE room_id = $1 LIMIT $2)`
+	deleteRoomTypingSQL = `DELETE FROM room_typing WHERE room_id = $1`
+)
+
+// deleteRoom deletes at most limit receipts of a room and tells how many there were.
+func deleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	if _, err := tx.Exec(deleteRoomTypingSQL, roomID); err != nil {
+		return 0, err
+	}
+	return tx.Exec(deleteRoomReceiptsSQL, roomID, limit)
+}
+
+const (
 	insertTypingSQL = `INSERT INTO room_typing (room_id) VALUES ($1) ON CONFLICT DO NOTHING`
 	takeTypingSQL   = `DELETE FROM room_typing RETURNING room_id`
 )

@@ -215,6 +215,17 @@ func (s *Service) ReadUpTo(q store.Querier, roomID, userID string) (out ReadUpTo
 	return out, err
 }
 
+// DeleteRoom deletes receipts of a room that is gone, at most limit at once, and tells
+// how many; nobody types in it any more.
+func (s *Service) DeleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		delete(s.typing, roomID)
+		s.mu.Unlock()
+	})
+	return deleteRoom(tx, roomID, limit)
+}
+
 // Deactivated removes the receipts and the presence of an account that is closed.
 func (s *Service) Deactivated(tx *store.Tx, userID string) error {
 	tx.AfterCommit(func() {

@@ -29,18 +29,20 @@ type Touched struct {
 	Lists                   bool // device lists, or who shares a room
 }
 
-// Look calls f with a snapshot.
+// Look calls f with a snapshot, again where a room was deleted meanwhile.
 func (s *Session) Look(ctx context.Context, f func(l *Look) error) error {
-	to, members, err := s.now(ctx)
-	if err != nil {
-		return err
-	}
-	return s.f.o.DB.Read(ctx, func(q store.Querier) error {
-		l := &Look{To: to, Q: q, Members: members, s: s}
-		if l.ignore, err = s.ignored(q, to); err != nil {
+	return again(func() error {
+		to, members, err := s.now(ctx)
+		if err != nil {
 			return err
 		}
-		return f(l)
+		return s.f.o.DB.Read(ctx, func(q store.Querier) error {
+			l := &Look{To: to, Q: q, Members: members, s: s}
+			if l.ignore, err = s.ignored(q, to); err != nil {
+				return err
+			}
+			return f(l)
+		})
 	})
 }
 
@@ -89,6 +91,17 @@ func (l *Look) Last(m rooms.Member) (int64, error) {
 // room that the user has left these end with the leaving.
 func (l *Look) Events(m rooms.Member, from int64, limit int) (*Room, error) {
 	a := l.answer(from)
+	if m.Gone {
+		room := &Room{ID: m.RoomID, Prev: m.Pos}
+		if m.Pos <= from {
+			return room, nil
+		}
+		e, err := l.s.f.o.Rooms.Departure(l.Q, m.RoomID, l.s.UserID)
+		if err == nil {
+			room.Events, room.Prev = []*rooms.Event{e}, e.Pos-1
+		}
+		return room, err
+	}
 	room, end := &Room{ID: m.RoomID, Prev: l.To}, l.To
 	load := func() (*timeline.View, error) { return l.s.f.o.Timeline.View(l.Q, m.RoomID, l.s.UserID, l.To) }
 	if m.Membership == mx.Join {
@@ -127,6 +140,9 @@ func (l *Look) Events(m rooms.Member, from int64, limit int) (*Room, error) {
 func (l *Look) Member(m rooms.Member) (until int64, member bool, err error) {
 	if m.Membership == mx.Join {
 		return l.To, true, nil
+	}
+	if m.Gone {
+		return 0, false, nil
 	}
 	view, err := l.s.f.o.Timeline.View(l.Q, m.RoomID, l.s.UserID, l.To)
 	if err != nil {

@@ -158,7 +158,11 @@ func (s *Session) load(ctx context.Context) error {
 	members := map[string]rooms.Member{}
 	err := f.o.DB.Read(ctx, func(q store.Querier) error {
 		list, err := f.o.Rooms.Rooms(q, u.id)
-		for _, m := range list {
+		if err != nil {
+			return err
+		}
+		gone, err := f.o.Rooms.Departures(q, u.id)
+		for _, m := range append(list, gone...) {
 			members[m.RoomID] = m
 			at = max(at, m.Pos)
 		}

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"sort"
 	"sync"
 
@@ -126,6 +127,21 @@ type answer struct {
 // Since finds what changed for the device since r.From and calls render with it,
 // in the snapshot it was read from.
 func (s *Session) Since(ctx context.Context, r Request, render func(q store.Querier, c *Changes) error) error {
+	return again(func() error { return s.since(ctx, r, render) })
+}
+
+// again does once more what met a room that was deleted after it began: it then finds
+// how the user left it.
+func again(f func() error) (err error) {
+	for range 3 {
+		if err = f(); !errors.Is(err, store.ErrNotFound) {
+			break
+		}
+	}
+	return err
+}
+
+func (s *Session) since(ctx context.Context, r Request, render func(q store.Querier, c *Changes) error) error {
 	to, members, err := s.now(ctx)
 	if err != nil {
 		return err
@@ -365,7 +381,7 @@ func (a *answer) rooms(data map[string][]userdata.Data, private map[string]bool)
 			} else {
 				a.out.Knocked = append(a.out.Knocked, room)
 			}
-		case (m.Membership == mx.Leave || m.Membership == mx.Ban) && (changed && !initial || a.r.Filter.Room.IncludeLeave && !m.Forgotten && (initial || a.r.FullState || len(data[id]) > 0)):
+		case (m.Membership == mx.Leave || m.Membership == mx.Ban) && (changed && !initial || a.r.Filter.Room.IncludeLeave && !m.Forgotten && !m.Gone && (initial || a.r.FullState || len(data[id]) > 0)):
 			room, err := a.left(m, data[id])
 			if err != nil {
 				return err

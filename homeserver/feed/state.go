@@ -279,6 +279,18 @@ func (a *answer) summary(roomID string) (*Summary, error) {
 // left gives the end of a room that the user has left: what they could still see of
 // it, and which of its account data changed. nil: nothing.
 func (a *answer) left(m rooms.Member, data []userdata.Data) (*Room, error) {
+	if m.Gone {
+		room := &Room{ID: m.RoomID, Prev: m.Pos}
+		e, err := a.f.o.Rooms.Departure(a.q, m.RoomID, a.UserID)
+		if err != nil {
+			return nil, err
+		}
+		f := &a.r.Filter.Room.Timeline
+		if f.PassRoom(m.RoomID) && !f.None() && f.PassEvent(e.Event) {
+			room.Events, room.Prev = []*rooms.Event{e}, e.Pos-1
+		}
+		return room, nil
+	}
 	view, err := a.f.o.Timeline.View(a.q, m.RoomID, a.UserID, a.to)
 	if err != nil {
 		return nil, err

@@ -176,6 +176,16 @@ func (hs *HS) Login(t testing.TB, name string) *Client {
 	return c
 }
 
+// Admin is Login as an administrator.
+func (hs *HS) Admin(t testing.TB, name string) *Client {
+	t.Helper()
+	c := hs.Login(t, name)
+	hs.tokens.mu.Lock()
+	hs.tokens.m[c.Token] = route.Principal{UserID: c.UserID, DeviceID: c.DeviceID, Admin: true}
+	hs.tokens.mu.Unlock()
+	return c
+}
+
 // Answer is an answer in JSON.
 type Answer struct {
 	Status int

@@ -295,7 +295,9 @@ func (c *Counter) settle(e *entry) {
 	}
 	if e.work >= saveAfter {
 		e.work = 0
-		c.unsaved[e.key] = e.checkpoint()
+		if c.entries[e.key] != nil && c.entries[e.key].Value == e { // else it may have been forgotten
+			c.unsaved[e.key] = e.checkpoint()
+		}
 	}
 }
 
@@ -517,6 +519,30 @@ func (c *Counter) mayNotify(q store.Querier, roomID, sender, key string) bool {
 		levels = pl.Event
 	}
 	return eventauth.MayNotify(create.Version, create.Event, levels, sender, key)
+}
+
+// DeleteRoom forgets what was counted in a room whose events, or some of them, were
+// deleted: checkpoints, at most limit at once, and what is in memory. It tells how many.
+// Where the room is still there, it is counted anew when somebody asks.
+func (c *Counter) DeleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	tx.AfterCommit(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for k, el := range c.entries {
+			if k.room == roomID {
+				c.cost -= el.Value.(*entry).size
+				c.lru.Remove(el)
+				delete(c.entries, k)
+			}
+		}
+		for k := range c.unsaved {
+			if k.room == roomID {
+				delete(c.unsaved, k)
+			}
+		}
+		delete(c.rooms, roomID)
+	})
+	return tx.Exec(deleteRoomSQL, roomID, limit)
 }
 
 // run writes checkpoints now and then.

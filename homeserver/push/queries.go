@@ -71,3 +71,5 @@ func saveCheckpoint(tx *store.Tx, k key, cp checkpoint) error {
 	_, err := tx.Exec(upsertCheckpoint, k.user, k.room, cp.pos, string(cp.data))
 	return err
 }
+
+const deleteRoomSQL = `DELETE FROM push_counts WHERE (user_id, room_id) IN (SELECT user_id, room_id FROM push_counts WHERE room_id = $1 LIMIT $2)`

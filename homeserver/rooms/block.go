@@ -61,10 +61,13 @@ func (r *Rooms) Blocked(roomID string) (by string, yes bool) {
 	return by, yes
 }
 
-// notBlocked refuses joins of a blocked room.
+// notBlocked refuses joins of a blocked room, and of one that is being deleted.
 func (r *Rooms) notBlocked(roomID string) error {
 	if _, yes := r.Blocked(roomID); yes {
 		return mx.Errorf(mx.Forbidden, "The administrator has blocked this room: nobody can join it.")
+	}
+	if r.closing.has(roomID) {
+		return mx.Errorf(mx.Forbidden, "This room is being deleted: nobody can join it.")
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type Create struct {
 	PowerLevels  map[string]json.RawMessage `json:"power_level_content_override"`
 
 	Join []string `json:"-"` // who is invited and joins at once: not for clients
+	// With is part of the write that makes the room. nil: nothing.
+	With func(tx *store.Tx, roomID string) error `json:"-"`
 }
 
 // InitialState is a state event to begin with.
@@ -116,6 +118,9 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 			h.w.nid, err = insertRoom(tx, h.id, v, c.Visibility == "public", r.o.Now().UnixMilli())
 			return err
 		})
+		if c.With != nil {
+			b.also = append(b.also, func(tx *store.Tx, _ int64) error { return c.With(tx, h.id) })
+		}
 		if alias != "" {
 			b.also = append(b.also, func(tx *store.Tx, nid int64) error { return insertAlias(tx, alias, nid, creator) })
 		}

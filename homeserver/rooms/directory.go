@@ -200,9 +200,13 @@ func (r *Rooms) MaySendState(q store.Querier, roomID, userID, typ string) (bool,
 	return pl.User(userID) >= pl.Event(typ, true), nil
 }
 
-// Aliases lists a room's local aliases.
+// Aliases lists a room's local aliases. A room that is not there, or not any more, has
+// none.
 func (r *Rooms) Aliases(q store.Querier, roomID string) ([]string, error) {
 	nid, err := r.nid(q, roomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +226,7 @@ func (r *Rooms) roomAliases(ctx context.Context, q *route.Request) (any, error) 
 		}
 		a, err := r.Aliases(s, id)
 		list = append(list, a...)
-		return noRoom(err)
+		return err
 	})
 	return map[string]any{"aliases": list}, err
 }

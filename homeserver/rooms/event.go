@@ -36,6 +36,8 @@ type eventCache struct {
 	byID  map[string]*list.Element
 	lru   *list.List // of *Event
 	bytes int
+	// purged tells up to which position messages of rooms were deleted since the start.
+	purged map[string]int64
 }
 
 const maxEventCacheBytes = 12 << 20
@@ -75,6 +77,9 @@ func (c *eventCache) put(e *Event, replace bool) *Event {
 			return old
 		}
 		c.remove(el)
+	}
+	if len(c.purged) > 0 && c.isPurged(e) {
+		return e
 	}
 	el := c.lru.PushFront(e)
 	c.byPos[e.Pos], c.byID[e.ID] = el, el

@@ -19,6 +19,7 @@ type hotRoom struct {
 
 	mu     sync.Mutex // held while an event is built and queued
 	loaded bool
+	gone   bool       // shut to be deleted: nothing is built in it any more
 	head   string     // event ID of the last event
 	last   *pdu.Event // the last event, in versions that name events with their hashes
 	depth  int64
@@ -114,6 +115,10 @@ func (r *Rooms) lock(ctx context.Context, roomID string, alone bool) (*hotRoom, 
 	}
 	r.hot.mu.Unlock()
 	h.mu.Lock()
+	if h.gone {
+		h.mu.Unlock()
+		return nil, errNoRoom
+	}
 	if alone {
 		h.pending.Wait()
 	}

@@ -35,6 +35,9 @@ func (r *Rooms) nid(q store.Querier, roomID string) (int64, error) {
 	}
 	if _, writing := q.(*store.Tx); !writing {
 		r.nids.m.Store(roomID, nid)
+		if _, gone := r.nids.gone.Load(roomID); gone {
+			r.nids.m.Delete(roomID)
+		}
 	}
 	return nid, nil
 }
@@ -42,9 +45,11 @@ func (r *Rooms) nid(q store.Querier, roomID string) (int64, error) {
 // Number is the number that a room has in rows of the database. Errors: store.ErrNotFound.
 func (r *Rooms) Number(q store.Querier, roomID string) (int64, error) { return r.nid(q, roomID) }
 
+// insertRoom adds a room. Its number is a position, so that none is used twice, also
+// after rooms were deleted.
 func insertRoom(tx *store.Tx, roomID string, v pdu.Version, public bool, now int64) (nid int64, err error) {
-	err = tx.QueryRow(`INSERT INTO rooms (room_id, version, public, created) VALUES ($1, $2, $3, $4) RETURNING nid`,
-		roomID, string(v), public, now).Scan(&nid)
+	nid = tx.NextPos()
+	_, err = tx.Exec(`INSERT INTO rooms (nid, room_id, version, public, created) VALUES ($1, $2, $3, $4, $5)`, nid, roomID, string(v), public, now)
 	return nid, err
 }
 
@@ -244,6 +249,7 @@ type Member struct {
 	Sender     string // of the member event
 	Pos        int64  // of the member event
 	Forgotten  bool
+	Gone       bool // the room was deleted since; of it there is only the Departure
 }
 
 // Rooms lists a user's memberships, those of the kinds given, or all.
@@ -306,9 +312,13 @@ func strs(rows *sql.Rows, err error) ([]string, error) {
 	return list, rows.Err()
 }
 
-// Members lists the users with a membership of a room.
+// Members lists the users with a membership of a room. A room that is not there, or not
+// any more, has none.
 func (r *Rooms) Members(q store.Querier, roomID, membership string) ([]string, error) {
 	nid, err := r.nid(q, roomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

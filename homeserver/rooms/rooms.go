@@ -75,6 +75,8 @@ type Rooms struct {
 	db    *store.DB
 	key   pdu.SigningKey
 	hooks []func(tx *store.Tx, e *Event) error
+	// purged are called when events are deleted.
+	purged []func(tx *store.Tx, at []int64) error
 
 	hot   hotCache
 	cache eventCache
@@ -82,7 +84,8 @@ type Rooms struct {
 	txns  txnCache
 	nids  nidCache
 
-	blocks blocks
+	blocks  blocks
+	closing closings
 }
 
 // New loads the signing key, or makes one, and returns the rooms.
@@ -157,6 +160,9 @@ type NewEvent struct {
 	Timestamp int64          // ms; 0: now
 	Redacts   string         // with m.room.redaction
 	Unsigned  map[string]any // what the server adds to unsigned for the sending device
+
+	unchecked bool                // the room's rules are not asked
+	asOf      map[StateKey]*Event // state to judge it by instead of the current one; nil: the current one
 }
 
 // Errors that more than one function returns.
@@ -166,8 +172,11 @@ var errNoRoom = mx.Errorf(mx.NotFound, "This server does not know the room.")
 func errNotIn() error { return mx.Errorf(mx.Forbidden, "You are not in this room.") }
 
 // nidCache maps room IDs to the numbers that rows carry. Rooms are never
-// renumbered, so entries are never wrong.
-type nidCache struct{ m sync.Map }
+// renumbered, and no number is used twice, so entries are never wrong.
+type nidCache struct {
+	m    sync.Map
+	gone sync.Map // rooms that were deleted: a reader of an older snapshot puts none back
+}
 
 // minChain is the least length of a chain of state groups between snapshots.
 const minChain = 100

@@ -134,7 +134,11 @@ func (b *batch) add(n NewEvent) (*Event, error) {
 		proto.PrevEvents = []string{h.head}
 	}
 	for _, k := range eventauth.AuthTypes(h.version, n.Type, n.Sender, n.StateKey, n.Content) {
-		if e := h.state[StateKey{k.Type, k.StateKey}]; e != nil {
+		if n.asOf != nil {
+			if e := n.asOf[StateKey{k.Type, k.StateKey}]; e != nil {
+				proto.AuthEvents = append(proto.AuthEvents, e.ID)
+			}
+		} else if e := h.state[StateKey{k.Type, k.StateKey}]; e != nil {
 			proto.AuthEvents = append(proto.AuthEvents, e.id)
 		}
 	}
@@ -148,7 +152,18 @@ func (b *batch) add(n NewEvent) (*Event, error) {
 		return nil, err
 	}
 	var readErr error
-	err = eventauth.Check(h.version, p, b.lookup(&readErr))
+	switch {
+	case n.unchecked:
+	case n.asOf != nil:
+		err = eventauth.Check(h.version, p, func(typ, key string) *pdu.Event {
+			if e := n.asOf[StateKey{typ, key}]; e != nil {
+				return e.Event
+			}
+			return nil
+		})
+	default:
+		err = eventauth.Check(h.version, p, b.lookup(&readErr))
+	}
 	if readErr != nil {
 		return nil, readErr
 	}

@@ -45,6 +45,9 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 	if !errors.As(err, &e) {
 		var id = rand.Text()[:12]
 		e = &mx.Error{Code: mx.Unknown, Status: http.StatusInternalServerError, Msg: "Something went wrong in the server. Its log has the cause under " + id + "."}
+		if errors.Is(err, store.ErrNotFound) { // as when a room was deleted while somebody read in it
+			e = &mx.Error{Code: mx.NotFound, Msg: "This is not there, or not there any more."}
+		}
 		if errors.Is(err, store.ErrUnavailable) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // the latter of files
 			e = &mx.Error{Code: mx.Unknown, Status: http.StatusServiceUnavailable, Msg: "The server cannot use its disk. Try again; an administrator finds the cause in the log under " + id + "."}
 		}

@@ -63,17 +63,26 @@ func (s *Service) redacted(tx *store.Tx, e *rooms.Event) error {
 	return removeEvent(tx, pos)
 }
 
-// Purge takes a room's events up to a position out of the index. It belongs into the
-// transaction that deletes them, before the room itself goes.
-func (s *Service) Purge(tx *store.Tx, roomID string, upTo int64) error {
-	room, err := s.o.Rooms.Number(tx, roomID)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
+// Purged takes events out of the index, with their edits. It belongs into the
+// transaction that deletes them, or the room that they are in. What is on its way into
+// the index is looked at again.
+func (s *Service) Purged(tx *store.Tx, at []int64) error {
+	// Whoever has read events before this is committed must not write them after it.
+	s.purges.Add(1)
+	tx.AfterCommit(func() {
+		s.purges.Add(1)
+		s.mu.Lock()
+		if n := len(s.queue); n > 0 { // they are read again
+			s.queue, s.from = nil, s.queue[n-1].Pos
+		}
+		s.mu.Unlock()
+	})
+	for _, pos := range at {
+		if err := removeEvent(tx, pos); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return removeRoom(tx, room, upTo)
+	return nil
 }
 
 // Start reads how far the index is and keeps it up to date until Close.
@@ -147,11 +156,14 @@ func (s *Service) catchUp(ctx context.Context) error {
 	s.catching.Lock()
 	defer s.catching.Unlock()
 	for {
+		purges := s.purges.Load()
 		list, high, err := s.next(ctx, to)
 		if err != nil || high <= s.high {
 			return err
 		}
-		if err := s.write(ctx, list, s.low, high); err != nil {
+		if err := s.write(ctx, list, s.low, high, purges); errors.Is(err, errPurged) {
+			continue
+		} else if err != nil {
 			return err
 		}
 		s.forget(high)
@@ -209,6 +221,7 @@ func (s *Service) older(ctx context.Context) (more bool, err error) {
 	if s.low == 0 {
 		return false, nil
 	}
+	purges := s.purges.Load()
 	var list []*rooms.Event
 	err = s.o.DB.Read(ctx, func(q store.Querier) (err error) {
 		list, err = s.o.Rooms.OfTypes(q, 0, s.low, atOnce, true, types[:3]...)
@@ -221,12 +234,22 @@ func (s *Service) older(ctx context.Context) (more bool, err error) {
 	if len(list) == atOnce {
 		low = list[atOnce-1].Pos - 1
 	}
-	return low > 0, s.write(ctx, list, low, s.high)
+	err = s.write(ctx, list, low, s.high, purges)
+	if errors.Is(err, errPurged) {
+		return true, nil
+	}
+	return low > 0, err
 }
 
-// write puts events into the index and moves on what it covers, in one write.
-func (s *Service) write(ctx context.Context, list []*rooms.Event, low, high int64) error {
+var errPurged = errors.New("search: events were deleted since they were read")
+
+// write puts events into the index and moves on what it covers, in one write. Errors:
+// errPurged, if events were deleted since there were as many purges.
+func (s *Service) write(ctx context.Context, list []*rooms.Event, low, high, purges int64) error {
 	err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if s.purges.Load() != purges {
+			return errPurged
+		}
 		rows := make([]row, 0, len(list))
 		for _, e := range list {
 			if e.Type == mx.RoomRedaction {

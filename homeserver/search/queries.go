@@ -93,10 +93,6 @@ func removeEvent(tx *store.Tx, pos int64) error {
 		UNION ALL SELECT pos, text FROM search_texts WHERE event = $1 AND event <> pos`, pos)
 }
 
-func removeRoom(tx *store.Tx, room, upTo int64) error {
-	return remove(tx, `SELECT pos, text FROM search_texts WHERE room = $1 AND pos <= $2`, room, upTo)
-}
-
 func loadProgress(q store.Querier) (low, high int64, err error) {
 	err = q.QueryRow(`SELECT low, high FROM search_progress WHERE id = 1`).Scan(&low, &high)
 	return low, high, err

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/rooms"
@@ -42,6 +43,8 @@ type Service struct {
 
 	catching  sync.Mutex // held while the index is written
 	low, high int64      // what it holds; with catching
+
+	purges atomic.Int64 // how often events were deleted; changed in the writer
 
 	mu    sync.Mutex
 	queue []*rooms.Event // all that was stored for the index after position from

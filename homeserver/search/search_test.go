@@ -525,19 +525,46 @@ func TestOlderEvents(t *testing.T) {
 	expect(t, find(alice, "gone", nil))
 }
 
-// A room that is deleted leaves the index.
+// Messages that are deleted leave the index, with their edits, or do not get there.
 func TestPurge(t *testing.T) {
 	hs := hstest.New(t, nil)
 	alice := hs.Login(t, "alice")
 	room, other := alice.CreateRoom(nil), alice.CreateRoom(nil)
-	alice.Send(room, "flotsam one")
+	first := alice.Send(room, "flotsam one")
 	alice.Send(other, "flotsam two")
 	expect(t, find(alice, "flotsam", recent), "flotsam two", "flotsam one")
-	err := hs.DB.Write(context.Background(), func(tx *store.Tx) error { return hs.Search.Purge(tx, room, hs.DB.Pos()) })
-	if err != nil {
-		t.Fatal(err)
+	purge := func() {
+		t.Helper()
+		for after := int64(0); ; {
+			to := hs.DB.Pos()
+			err := hs.DB.Write(context.Background(), func(tx *store.Tx) (err error) {
+				after, _, err = hs.Rooms.PurgeHistory(tx, room, after, to, true, 3)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after == to {
+				return
+			}
+		}
 	}
+	alice.SendEvent(room, mx.RoomMessage, obj{"msgtype": "m.text", "body": "* jetsam", "m.new_content": obj{"msgtype": "m.text", "body": "flotsam jetsam"},
+		"m.relates_to": obj{"rel_type": mx.RelReplace, "event_id": first}})
+	expect(t, find(alice, "jetsam", recent), "flotsam one")
+	alice.Send(room, "flotsam that never gets there")
+	alice.Send(room, "the last one stays")
+	purge()
 	expect(t, find(alice, "flotsam", recent), "flotsam two")
+	expect(t, find(alice, "jetsam", recent))
+	expect(t, find(alice, "stays", recent), "the last one stays")
+	var rows int
+	err := hs.DB.Read(context.Background(), func(q store.Querier) error {
+		return q.QueryRow(`SELECT count(*) FROM search_texts`).Scan(&rows)
+	})
+	if err != nil || rows != 2 {
+		t.Errorf("there are %d texts, %v", rows, err)
+	}
 }
 
 // What an erased person wrote is not found by who came later.

@@ -38,6 +38,7 @@ type answer struct {
 	rooms []byte // members of the object of rooms
 	ext   []byte // members of the object of extensions
 	empty bool   // nothing that is worth answering for
+	told  bool   // of a room that is not shown again: the next answer counts anew
 }
 
 func (a *answer) make() error {
@@ -199,6 +200,12 @@ func (a *answer) room(sh *show) error {
 		s.Limit = min(had.Limit+len(room.Events), maxTimeline)
 	}
 	a.next[m.RoomID] = s
+	if m.Gone || m.Forgotten { // told once, it is in no list any more
+		a.told = true
+	}
+	if m.Gone {
+		a.next[m.RoomID] = nil
+	}
 	if initial {
 		a.fresh[m.RoomID] = room.Events
 	}
@@ -225,6 +232,13 @@ func (a *answer) state(m rooms.Member, room *feed.Room, want *config, had sent, 
 		return nil, nil, err
 	}
 	switch {
+	case m.Gone:
+		e, err := r.Departure(a.Q, m.RoomID, a.user)
+		if err != nil {
+			return nil, nil, err
+		}
+		add(e)
+		return list, touched, nil
 	case !member: // an invitation that ended: only that is theirs to know
 		e, err := r.StateEventAt(a.Q, m.RoomID, mx.RoomMember, a.user, m.Pos)
 		if err == nil {

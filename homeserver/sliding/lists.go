@@ -194,10 +194,11 @@ func (a *answer) eligible(m rooms.Member) (bool, error) {
 	case mx.Invite:
 		return !a.Ignores(m.Sender), nil
 	case mx.Leave, mx.Ban:
-		if m.Forgotten {
-			return false, nil
+		had, known := a.c.Rooms[m.RoomID]
+		if m.Forgotten || m.Gone { // until the client knows
+			return known && had.At < m.Pos, nil
 		}
-		if _, known := a.c.Rooms[m.RoomID]; known {
+		if known {
 			return true, nil
 		}
 		if m.Sender == a.user {
@@ -233,6 +234,9 @@ func (a *answer) passing(l *list) (func(candidate) (bool, error), error) {
 			f.Tags != nil && !a.tagged(id, f.Tags),
 			f.NotTags != nil && a.tagged(id, f.NotTags):
 			return false, nil
+		}
+		if c.m.Gone { // nothing more is known of it, and its client has to be told
+			return true, nil
 		}
 		if f.RoomTypes != nil || f.NotRoomTypes != nil {
 			typ, err := a.s.kinds.typ(a, id)

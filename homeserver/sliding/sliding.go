@@ -228,6 +228,9 @@ func (s *Service) sync(ctx context.Context, r *route.Request, in wire, stable bo
 			out := a.finish()
 			c.commit(a.next, a.begun, a.To, a.n)
 			c.shape, c.counts, c.direct = q.shape, a.counts, a.direct
+			if a.told {
+				c.counts = nil
+			}
 			c.replay, c.replayOf = nil, q.shape
 			if len(out) <= maxReplay {
 				c.replay = out

@@ -199,3 +199,11 @@ func (s *Service) Holding(q store.Querier, text string, f func(string)) error {
 	}
 	return rows.Err()
 }
+
+// deleteRoomSQL names the condition of the index, which has only data of rooms.
+const deleteRoomSQL = `DELETE FROM user_account_data WHERE (user_id, room_id, type) IN
+	(SELECT user_id, room_id, type FROM user_account_data WHERE room_id = $1 AND room_id <> '' LIMIT $2)`
+
+func deleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	return tx.Exec(deleteRoomSQL, roomID, limit)
+}

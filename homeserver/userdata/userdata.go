@@ -109,3 +109,9 @@ func (s *Service) Deactivated(tx *store.Tx, userID string) error {
 	})
 	return deleteUser(tx, userID)
 }
+
+// DeleteRoom deletes what users noted of a room that is gone, at most limit rows at
+// once, and tells how many.
+func (s *Service) DeleteRoom(tx *store.Tx, roomID string, limit int) (int64, error) {
+	return deleteRoom(tx, roomID, limit)
+}

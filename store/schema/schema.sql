@@ -43,6 +43,7 @@ CREATE TABLE appservice_rooms (
 	room_id    TEXT NOT NULL,
 	PRIMARY KEY (id, network_id, room_id)
 ) WITHOUT ROWID;
+CREATE INDEX appservice_rooms_room ON appservice_rooms (room_id);
 
 -- owner: homeserver/appservice
 CREATE TABLE appservice_transactions (
@@ -82,6 +83,7 @@ CREATE TABLE delayed_events (
 CREATE INDEX delayed_events_due ON delayed_events (due_ts) WHERE due_ts IS NOT NULL;
 CREATE INDEX delayed_events_finalised ON delayed_events (finalised_ts) WHERE finalised_ts IS NOT NULL;
 CREATE UNIQUE INDEX delayed_events_request ON delayed_events (user_id, device_id, request) WHERE request IS NOT NULL;
+CREATE INDEX delayed_events_room ON delayed_events (room_id);
 CREATE INDEX delayed_events_user ON delayed_events (user_id, due_ts);
 
 -- owner: homeserver/todevice
@@ -524,6 +526,7 @@ CREATE TABLE push_counts (
 	data    TEXT NOT NULL, -- JSON
 	PRIMARY KEY (user_id, room_id)
 ) WITHOUT ROWID;
+CREATE INDEX push_counts_room ON push_counts (room_id);
 
 -- owner: homeserver/push/pusher
 CREATE TABLE pusher_mails (
@@ -586,6 +589,20 @@ CREATE TABLE room_blocks (
 	user_id TEXT NOT NULL,   -- who blocked it
 	ts      INTEGER NOT NULL -- ms
 ) WITHOUT ROWID;
+
+-- owner: homeserver/rooms
+CREATE TABLE room_departures (
+	user_id  TEXT NOT NULL,
+	room_id  TEXT NOT NULL,
+	pos      INTEGER NOT NULL, -- of the event
+	version  TEXT NOT NULL,    -- of the room
+	event_id TEXT NOT NULL,
+	ts       INTEGER NOT NULL, -- ms; when the room was deleted
+	json     BLOB NOT NULL,    -- the member event
+	PRIMARY KEY (user_id, room_id)
+) WITHOUT ROWID;
+CREATE INDEX room_departures_age ON room_departures (ts);
+CREATE INDEX room_departures_pos ON room_departures (pos);
 
 -- owner: homeserver/rooms
 CREATE TABLE room_members (
@@ -706,6 +723,23 @@ CREATE TABLE store_sequence (
 	value INTEGER NOT NULL -- positions up to here may have been handed out
 ) WITHOUT ROWID;
 
+-- owner: homeserver/tasks
+CREATE TABLE tasks (
+	seq      INTEGER PRIMARY KEY,      -- position when it was scheduled: their order
+	id       TEXT NOT NULL UNIQUE,
+	action   TEXT NOT NULL,
+	resource TEXT NOT NULL,            -- what it works on, such as a room ID; '': nothing in particular
+	status   TEXT NOT NULL,            -- scheduled, active, complete, cancelled or failed
+	ts       INTEGER NOT NULL,         -- ms; when it came to its status
+	params   TEXT NOT NULL,            -- JSON
+	cursor   TEXT,                     -- JSON: how far it has come
+	result   TEXT,                     -- JSON
+	error    TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX tasks_age ON tasks (ts);
+CREATE INDEX tasks_open ON tasks (seq) WHERE status IN ('scheduled', 'active');
+CREATE INDEX tasks_resource ON tasks (resource, seq);
+
 -- owner: homeserver/push/unifiedpush
 CREATE TABLE up_messages (
 	id       INTEGER PRIMARY KEY,
@@ -752,6 +786,7 @@ CREATE TABLE user_account_data (
 	PRIMARY KEY (user_id, room_id, type)
 ) WITHOUT ROWID;
 CREATE INDEX user_account_data_pos ON user_account_data (user_id, pos);
+CREATE INDEX user_account_data_room ON user_account_data (room_id) WHERE room_id <> '';
 
 -- owner: homeserver/userdata
 CREATE TABLE user_filters (

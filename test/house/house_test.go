@@ -80,7 +80,7 @@ var floors = [][]string{
 	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports", "notices"},
 	{"rooms"},
 	{"pushrules"},
-	{"stateres", "eventauth", "route", "notify"},
+	{"stateres", "eventauth", "route", "notify", "tasks"},
 	{"pdu"},
 	{"mx"},
 }
