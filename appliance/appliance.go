@@ -69,6 +69,8 @@ type Appliance struct {
 
 	machine *Machine    // nil: the appliance is a program among others
 	trial   atomic.Bool // nobody but this machine is answered
+
+	previewsParsed atomic.Pointer[parsedPreviews]
 }
 
 // Start opens the data folder and serves it. out receives what a person at the

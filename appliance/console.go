@@ -33,6 +33,7 @@ func (a *Appliance) openWeb() error {
 		People:   console{a},
 		Bridges:  console{a},
 		Status:   console{a},
+		Previews: console{a},
 		SelfTest: selfTest{a},
 		Push:     console{a},
 		Settings: console{a},

@@ -234,6 +234,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.noticeControl(handle)
 	a.pushControl(handle)
 	a.appserviceControl(handle)
+	a.previewsControl(handle)
 	return mux
 }
 

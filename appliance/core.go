@@ -104,6 +104,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		AppserviceDir:    a.cfg.Appservice.Dir,
 		Client:           outbound(a.cfg.Network.AllowPrivate),
 		Services:         services(),
+		PublicAddress:    elsewhere,
 		PlainPush:        a.cfg.Network.AllowPrivate,
 		Own:              a.leadsHere,
 		Push:             a.pushSettings,

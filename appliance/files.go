@@ -116,6 +116,7 @@ func (a *Appliance) files() media.Settings {
 	if err != nil { // an older version wrote them
 		a.log.Error("the rules for files cannot be read; set them anew with holdfast files set", "err", err)
 	}
+	set.Previews = a.previews()
 	return set
 }
 

@@ -61,6 +61,7 @@ type cli struct {
 	noticeID          string
 	push              pushRules
 	app               appserviceFlags
+	previews          previewRules
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -201,6 +202,19 @@ func commands() []command {
 				f.StringVar(&c.notices.Reply, "reply", "", "whether people may write in their room: yes or no (`which`)")
 			}},
 		{name: "notices show", data: true, short: "print the rules for notices", run: runNoticesShow},
+		{name: "previews set", data: true, short: "have links previewed or not, and of which hosts", run: runPreviewsSet,
+			long: "Changes the rules for previews of links; they hold at once. What is not named stays as it\nis. With previews the server itself fetches the pages that people's links lead to, and\nlearns which they are. Lists have commas between their entries; a host is a name, *.NAME\nfor all names below it, an IP address, or a range such as 10.1.0.0/16.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.previews.Enabled, "enabled", "", "on or off (`state`; standard: off)")
+				f.StringVar(&c.previews.Allow, "allow", "", "only these `hosts`, or all")
+				f.StringVar(&c.previews.Deny, "deny", "", "not these `hosts`, or none")
+				f.StringVar(&c.previews.Private, "private", "", "`hosts` that may be in your private network, or none")
+				f.StringVar(&c.previews.Ports, "ports", "", "`ports` besides 80 and 443, or none")
+				f.StringVar(&c.previews.Space, "space", "", "what the previews' pictures may take on the disk (`size`; standard: 1G)")
+			}},
+		{name: "previews show", data: true, short: "print the rules for previews of links", run: runPreviewsShow},
+		{name: "previews test", data: true, args: "URL", nargs: [2]int{1, 1}, short: "fetch a page as for a preview", run: runPreviewsTest,
+			long: "Fetches a page as the server does for a preview, also while previews are off, and prints\nwhat it found or the whole reason why there is no preview. Nothing is kept."},
 		{name: "mail off", short: "send no e-mail any more", run: runMailOff},
 		{name: "install", short: "make it a service of this Linux system", run: runInstall,
 			long:  "Puts this program at /usr/local/bin/holdfast, writes a hardened systemd unit, an account\nwithout a login and /etc/holdfast/appliance.toml, and starts the service. Called again with\na newer program it is the update. Data and configuration that are there stay.",

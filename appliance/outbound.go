@@ -57,7 +57,12 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("198.51.100.0/24"),
 	netip.MustParsePrefix("203.0.113.0/24"),
 	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("192.88.99.0/24"), // relays of 6to4
 	netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("::/96"),     // IPv4 addresses inside
+	netip.MustParsePrefix("2001::/23"), // tunnels, benchmarks and the like
+	netip.MustParsePrefix("3fff::/20"),
+	netip.MustParsePrefix("5f00::/16"),
 	netip.MustParsePrefix("100::/64"),
 	netip.MustParsePrefix("2001:db8::/32"),
 	netip.MustParsePrefix("fec0::/10"),
@@ -83,6 +88,25 @@ func public(a netip.Addr) bool {
 	}
 	for _, p := range notPublic {
 		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// elsewhere reports whether an address is one of the Internet and of none of the
+// networks that this machine is in: behind a firewall, addresses of the Internet may
+// be as private as others. It judges addresses that any user can name.
+func elsewhere(a netip.Addr) bool {
+	if a = a.Unmap().WithZone(""); !public(a) {
+		return false
+	}
+	near, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, n := range near {
+		if p, ok := n.(*net.IPNet); ok && p.Contains(a.AsSlice()) {
 			return false
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"sync"
@@ -86,6 +87,7 @@ type Options struct {
 	Files            func() media.Settings         // what an administrator set for media; nil: the defaults
 	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
 	Services         *http.Client                  // for requests to application services; nil: Client
+	PublicAddress    func(netip.Addr) bool         // whether a page whose link is previewed may be at an address; nil: at none
 	PlainPush        bool                          // whether push gateways may go without TLS
 	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
 	// MailWait is how long something is unread before somebody is told of it by e-mail,
@@ -336,14 +338,15 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret,
 		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: mailOf(o), Subscription: h.Pushers.Subscription, Erase: h.Timeline.Erase,
-		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return delayedLimits(h.Delayed) }})
-	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, RoomEvents: h.Rooms.EventsHolding,
+		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return h.capabilities() }})
+	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, PublicAddress: o.PublicAddress, RoomEvents: h.Rooms.EventsHolding,
 		InUse: func(q store.Querier, f func(string)) error {
 			set := settings()
 			f(set.Avatar)
 			f(set.RoomAvatar)
 			return errors.Join(h.Userdata.Holding(q, "mxc://", f), h.Rooms.StateHolding(q, "mxc://", func(event json.RawMessage) { f(string(event)) }))
 		}})
+	h.end = append(h.end, h.Files.Close)
 
 	// The list of everything the homeserver answers.
 	var routes []route.Route
@@ -660,4 +663,11 @@ func delayedLimits(d *delayed.Service) map[string]any {
 	delay, scheduled := d.Limits()
 	limits := map[string]int64{"max_delay_ms": delay.Milliseconds(), "max_scheduled": int64(scheduled)}
 	return map[string]any{"m.delayed_events": limits, "org.matrix.msc4140.delayed_events": limits}
+}
+
+// capabilities are those that parts have. Spec: MSC4140, MSC4452
+func (h *Homeserver) capabilities() map[string]any {
+	caps := delayedLimits(h.Delayed)
+	caps["io.element.msc4452.preview_url"] = map[string]bool{"enabled": h.Files.PreviewsOn()}
+	return caps
 }

@@ -214,3 +214,20 @@ type Check struct {
 	Detail string `json:"detail"` // what was seen; on failure also what to do
 	MS     int64  `json:"ms"`     // how long it took, in milliseconds
 }
+
+// Previews is how links are previewed.
+type Previews interface {
+	LinkPreviews(ctx context.Context) (LinkPreviews, error)
+	// SetLinkPreviews changes all of it. Errors: *Error with Field for an entry that is
+	// no host.
+	SetLinkPreviews(ctx context.Context, p LinkPreviews) error
+}
+
+// LinkPreviews are the rules for previews of links. Hosts are names, "*." and a name,
+// IP addresses or ranges of them.
+type LinkPreviews struct {
+	Enabled bool     `json:"enabled"`
+	Allow   []string `json:"allow"`   // only these; empty: all
+	Deny    []string `json:"deny"`    // not these
+	Private []string `json:"private"` // these may be in a private network
+}

@@ -32,6 +32,7 @@ type Options struct {
 	People   People
 	Bridges  Bridges
 	Status   Status
+	Previews Previews
 	SelfTest SelfTest
 	Push     Push
 	Settings Settings

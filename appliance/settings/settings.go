@@ -42,6 +42,13 @@ const (
 	PushKeep    = "push.keep"
 	PushForeign = "push.foreign"
 	PushWebKey  = "push.web_key" // private key for Web Push, sealed by the identity provider's key
+	// Rules for previews of links, as holdfast previews set takes them; "": the standard.
+	Previews        = "previews.enabled" // "on"
+	PreviewsAllow   = "previews.allow"
+	PreviewsDeny    = "previews.deny"
+	PreviewsPrivate = "previews.private"
+	PreviewsPorts   = "previews.ports"
+	PreviewsSpace   = "previews.space"
 
 	// Rules for notices, as holdfast notices set takes them; "": the standard.
 	NoticeName       = "notices.name"

@@ -136,7 +136,6 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133.stable"]},
 		"m.3pid_changes":                  enabled{s.mailReady()},
 		"m.get_login_token":               enabled{true},
-		"io.element.msc4452.preview_url":  enabled{false},
 	}
 	if r.Admin {
 		caps["m.account_moderation"] = map[string]bool{"suspend": true, "lock": true}

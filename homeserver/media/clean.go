@@ -93,14 +93,17 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// Expire deletes announced uploads that did not come, and media that nobody has asked
-// for in the time that is set.
+// Expire deletes announced uploads that did not come, previews of links that are too
+// old, and media that nobody has asked for in the time that is set.
 func (s *Service) Expire(ctx context.Context) error {
 	if err := s.writeAccesses(ctx); err != nil {
 		return err
 	}
 	now := s.o.Now()
 	if err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return deleteExpired(tx, now.UnixMilli()) }); err != nil {
+		return err
+	}
+	if err := s.expirePreviews(ctx); err != nil {
 		return err
 	}
 	if lifetime := s.settings().Lifetime; lifetime > 0 {

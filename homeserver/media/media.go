@@ -6,16 +6,18 @@
 // quarantine is served on no path; a file is served so that a browser cannot run it
 // (sandboxed, inline only for harmless types); decoding of images is bounded in
 // memory, in time and in how many run at once; a thumbnail is never larger than its
-// original.
+// original; what is kept of other hosts' pages for previews of links is nobody's
+// file, expires, and has a bound of its own.
 package media
 
 import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/netip"
 	"time"
 
-	"holdfast/homeserver/mx"
+	"holdfast/homeserver/media/preview"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 	"holdfast/store/blob"
@@ -32,7 +34,19 @@ type Settings struct {
 	// OpenBefore is when the paths that ask for no access token were frozen: what was
 	// uploaded before is served there too. Zero: nothing is.
 	OpenBefore time.Time
+	// Previews are of links. They are off unless On.
+	Previews Previews
 }
+
+// Previews are the rules for previews of links.
+type Previews struct {
+	On    bool
+	Rules preview.Rules
+	Space int64 // bytes that their pictures may take; 0: DefaultPreviewSpace
+}
+
+// DefaultPreviewSpace is how many bytes the pictures of previews take at most.
+const DefaultPreviewSpace = 1 << 30
 
 // DefaultMaxUpload is the largest file in bytes.
 const DefaultMaxUpload = 100 << 20
@@ -49,7 +63,10 @@ type Options struct {
 	// InUse gives f texts with the URIs of media that profiles and the state of rooms
 	// show. nil: none.
 	InUse func(q store.Querier, f func(text string)) error
-	Now   func() time.Time // nil: time.Now
+	// PublicAddress reports whether an address is one of the Internet, for pages whose
+	// links are previewed. nil: none is.
+	PublicAddress func(netip.Addr) bool
+	Now           func() time.Time // nil: time.Now
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.
@@ -59,6 +76,8 @@ type Service struct {
 	accesses accesses
 	space    space
 	decode   chan struct{} // one token for each image that may be decoded at once
+	pages    *preview.Fetcher
+	flights  flights
 }
 
 // New makes the service.
@@ -69,8 +88,14 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{o: o, decode: make(chan struct{}, maxDecoding)}
+	s := &Service{o: o, decode: make(chan struct{}, maxDecoding)}
+	s.pages = preview.New(preview.Options{Public: o.PublicAddress, Rules: func() preview.Rules { return s.settings().Previews.Rules }})
+	s.flights.start()
+	return s
 }
+
+// Close ends what is fetched for previews.
+func (s *Service) Close() { s.flights.close() }
 
 func (s *Service) settings() (set Settings) {
 	if s.o.Settings != nil {
@@ -78,6 +103,9 @@ func (s *Service) settings() (set Settings) {
 	}
 	if set.MaxUpload <= 0 {
 		set.MaxUpload = DefaultMaxUpload
+	}
+	if set.Previews.Space <= 0 {
+		set.Previews.Space = DefaultPreviewSpace
 	}
 	return set
 }
@@ -104,8 +132,10 @@ func (s *Service) Routes() []route.Route {
 		get("getContentThumbnailAuthed", v1+"thumbnail/{serverName}/{mediaID}", s.thumbnail),
 		get("getConfigAuthed", v1+"config", s.config),
 		get("getConfig", "/_matrix/media/v3/config", s.config, "/_matrix/media/r0/config"),
-		get("getUrlPreviewAuthed", v1+"preview_url", s.preview),
-		get("getUrlPreview", "/_matrix/media/v3/preview_url", s.preview),
+		{Op: "getUrlPreviewAuthed", Auth: route.User, Limit: route.Previews, Pattern: "GET " + v1 + "preview_url", Handle: s.preview,
+			Aliases: []string{"/_matrix/client/unstable/org.matrix.msc3916/media/preview_url"}},
+		{Op: "getUrlPreview", Auth: route.User, Limit: route.Previews, Pattern: "GET /_matrix/media/v3/preview_url", Handle: s.preview,
+			Aliases: []string{"/_matrix/media/r0/preview_url", "/_matrix/media/v1/preview_url"}},
 		open("getContent", "download/{serverName}/{mediaID}", s.download),
 		open("getContentOverrideName", "download/{serverName}/{mediaID}/{fileName}", s.download),
 		open("getContentThumbnail", "thumbnail/{serverName}/{mediaID}", s.thumbnail),
@@ -115,10 +145,4 @@ func (s *Service) Routes() []route.Route {
 // config answers the largest upload. Spec: cs#get_matrixclientv1mediaconfig
 func (s *Service) config(context.Context, *route.Request) (any, error) {
 	return map[string]any{"m.upload.size": s.settings().MaxUpload}, nil
-}
-
-// preview refuses: fetching pages for people tells other hosts what they read.
-// Clients see the same in GET /capabilities (MSC4452).
-func (s *Service) preview(context.Context, *route.Request) (any, error) {
-	return nil, mx.Errorf(mx.Forbidden, "Previews of links are turned off on this server.")
 }

@@ -55,9 +55,10 @@ func addUsage(tx *store.Tx, userID string, files, bytes int64) error {
 	return err
 }
 
-const usedSQL = `SELECT coalesce(sum(bytes) FILTER (WHERE user_id = $1), 0), coalesce(sum(bytes), 0) FROM media_usage`
+const usedSQL = `SELECT coalesce(sum(bytes) FILTER (WHERE user_id = $1), 0), coalesce(sum(bytes) FILTER (WHERE user_id <> ''), 0) FROM media_usage`
 
-// used is how many bytes a user has stored, and all users together.
+// used is how many bytes a user has stored, and all users together. The server
+// itself, with the pictures of previews, is the user "" and not among them.
 func used(q store.Querier, userID string) (own, all int64, err error) {
 	err = q.QueryRow(usedSQL, userID).Scan(&own, &all)
 	return own, all, err
@@ -296,4 +297,97 @@ const insertThumbSQL = `INSERT INTO media_thumbnails (hash, width, height, metho
 func insertThumb(tx *store.Tx, t thumb) error {
 	_, err := tx.Exec(insertThumbSQL, t.Hash, t.Width, t.Height, t.Method, t.Type, t.Blob, t.Size)
 	return err
+}
+
+// linkPreview is a row of media_previews.
+type linkPreview struct {
+	URL, Lang        string
+	Fetched, Expires int64  // ms
+	Answer           string // JSON
+	Failure          string // kind of the error; "": there is an answer
+	MediaID          string // of the picture; "": there is none
+}
+
+const (
+	loadPreviewSQL = `SELECT fetched_ts, expires_ts, answer, failure, coalesce(media_id, '') FROM media_previews
+		WHERE url = $1 AND lang = $2 AND fetched_ts <= $3 AND expires_ts > $3 ORDER BY fetched_ts DESC LIMIT 1`
+	insertPreviewSQL = `INSERT INTO media_previews (url, lang, fetched_ts, expires_ts, answer, failure, media_id) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (url, lang, fetched_ts) DO UPDATE SET expires_ts = excluded.expires_ts, answer = excluded.answer, failure = excluded.failure, media_id = excluded.media_id`
+	// Those that expire first, which are the oldest.
+	oldPreviewsSQL    = `SELECT url, lang, fetched_ts, coalesce(media_id, '') FROM media_previews WHERE expires_ts < $1 ORDER BY expires_ts LIMIT $2`
+	oldPicturesSQL    = `SELECT m.media_id, m.size FROM media_previews p JOIN media m ON m.media_id = p.media_id ORDER BY p.expires_ts LIMIT $1`
+	strayPicturesSQL  = `SELECT media_id FROM media WHERE user_id = '' AND preview = 1 AND NOT EXISTS (SELECT 1 FROM media_previews WHERE media_previews.media_id = media.media_id)`
+	deletePreviewSQL  = `DELETE FROM media_previews WHERE url = $1 AND lang = $2 AND fetched_ts = $3`
+	deleteFailuresSQL = `DELETE FROM media_previews WHERE failure <> ''`
+	surplusSQL        = `SELECT coalesce((SELECT expires_ts FROM media_previews ORDER BY expires_ts DESC LIMIT 1 OFFSET $1), 0)`
+)
+
+// loadPreview finds the preview of a page that held at a time.
+func loadPreview(q store.Querier, url, lang string, at int64) (p linkPreview, found bool, err error) {
+	p.URL, p.Lang = url, lang
+	err = q.QueryRow(loadPreviewSQL, url, lang, at).Scan(&p.Fetched, &p.Expires, &p.Answer, &p.Failure, &p.MediaID)
+	if errors.Is(err, store.ErrNotFound) {
+		return p, false, nil
+	}
+	return p, err == nil, err
+}
+
+func insertPreview(tx *store.Tx, p linkPreview) error {
+	_, err := tx.Exec(insertPreviewSQL, p.URL, p.Lang, p.Fetched, p.Expires, p.Answer, p.Failure, null(p.MediaID))
+	return err
+}
+
+// oldPreviews lists previews that expired before a time.
+func oldPreviews(q store.Querier, before int64, limit int) (list []linkPreview, err error) {
+	rows, err := q.Query(oldPreviewsSQL, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var p linkPreview
+		if err := rows.Scan(&p.URL, &p.Lang, &p.Fetched, &p.MediaID); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, rows.Err()
+}
+
+// oldPictures lists pictures of previews, those that expire first, as many as take so
+// many bytes.
+func oldPictures(q store.Querier, bytes int64, limit int) (ids []string, err error) {
+	rows, err := q.Query(oldPicturesSQL, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for bytes > 0 && rows.Next() {
+		var id string
+		var size int64
+		if err := rows.Scan(&id, &size); err != nil {
+			return nil, err
+		}
+		ids, bytes = append(ids, id), bytes-size
+	}
+	return ids, rows.Err()
+}
+
+// strayPictures lists pictures whose previews are gone.
+func strayPictures(q store.Querier) ([]string, error) { return strs(q.Query(strayPicturesSQL)) }
+
+func deletePreview(tx *store.Tx, p linkPreview) error {
+	_, err := tx.Exec(deletePreviewSQL, p.URL, p.Lang, p.Fetched)
+	return err
+}
+
+// deleteFailures forgets what could not be fetched.
+func deleteFailures(tx *store.Tx) error {
+	_, err := tx.Exec(deleteFailuresSQL)
+	return err
+}
+
+// surplus is the time of expiry of the preview after the newest n; 0: there are no more.
+func surplus(q store.Querier, n int) (expires int64, err error) {
+	return expires, q.QueryRow(surplusSQL, n).Scan(&expires)
 }

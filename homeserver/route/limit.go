@@ -18,6 +18,7 @@ var rates = map[Limit]rate{
 	Uploads:    {2, 30},
 	Reports:    {0.1, 20},
 	Rendezvous: {0.2, 20},
+	Previews:   {1, 100},
 }
 
 // rate is tokens a second, and how many may be saved up.

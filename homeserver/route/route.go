@@ -41,6 +41,7 @@ const (
 	Uploads          // media
 	Reports          // of what is inappropriate: somebody reads them
 	Rendezvous       // sessions in which two devices meet, by address
+	Previews         // of links: the server asks another one
 )
 
 // Principal is who makes a request.
