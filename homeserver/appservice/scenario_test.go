@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -358,6 +359,76 @@ func TestWhatInterests(t *testing.T) {
 	if !found {
 		t.Error("the invitation did not come")
 	}
+}
+
+// With the invitation of a ghost comes what the room was at that moment, and nothing
+// that only members may know: the service is told of the room nowhere else.
+func TestInvitationsSayWhatTheRoomIs(t *testing.T) {
+	s := newService(t, "irc")
+	hs := withServices(t, s.registration(""))
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	s.set(func() { s.status = 503 })
+	room := alice.CreateRoom(obj{"preset": "private_chat", "name": "The name", "topic": "The topic", "invite": []string{bob.UserID}, "initial_state": []obj{
+		{"type": "m.room.encryption", "content": obj{"algorithm": "m.megolm.v1.aes-sha2"}}, {"type": "m.room.avatar", "content": obj{"url": "mxc://x/y"}}, {"type": "m.x", "content": obj{"secret": 1}}}})
+	bob.Join(room)
+	alice.Must("PUT", hstest.Room(room)+"/state/m.room.power_levels", obj{"users": obj{alice.UserID: 100, bob.UserID: 100}})
+	bob.Must("PUT", hstest.Room(room)+"/state/m.room.name", obj{"name": "Another name"})
+	bob.Must("POST", hstest.Room(room)+"/invite", obj{"user_id": "@irc_new:" + hstest.Server})
+	bob.Must("PUT", hstest.Room(room)+"/state/m.room.name", obj{"name": "Too late"})
+	direct := alice.CreateRoom(obj{"preset": "trusted_private_chat", "is_direct": true, "invite": []string{"@irc_direct:" + hstest.Server}})
+	s.set(func() { s.status = 0 })
+	of := func(user, key string) (out map[string]hstest.Value) {
+		for _, e := range s.list("events") {
+			if e.At("state_key").String() != user {
+				continue
+			}
+			out = map[string]hstest.Value{}
+			for _, st := range e.At("unsigned", key).List() {
+				out[st.At("type").String()+"|"+st.At("state_key").String()] = st
+				if st.Exists("event_id") || st.Exists("origin_server_ts") || !st.Exists("content") || !st.Exists("sender") {
+					t.Error("not the stripped form:", st.Text())
+				}
+			}
+		}
+		return out
+	}
+	s.until("both invitations", func() bool { return len(of("@irc_direct:"+hstest.Server, "invite_room_state")) > 0 })
+	s.mu.Lock()
+	got := of("@irc_new:"+hstest.Server, "invite_room_state")
+	two := of("@irc_direct:"+hstest.Server, "invite_room_state")
+	s.mu.Unlock()
+	want := []string{"m.room.avatar|", "m.room.create|", "m.room.encryption|", "m.room.join_rules|", "m.room.member|" + bob.UserID, "m.room.member|@irc_new:" + hstest.Server, "m.room.name|", "m.room.topic|"}
+	if keys := slices.Sorted(maps.Keys(got)); !slices.Equal(keys, want) {
+		t.Errorf("%q", keys)
+	}
+	if got["m.room.name|"].At("content", "name").String() != "Another name" {
+		t.Error(got["m.room.name|"].Text())
+	}
+	if e := two["m.room.member|@irc_direct:"+hstest.Server]; !e.At("content", "is_direct").Bool() || two["m.room.member|"+alice.UserID].At("content", "membership").String() != "join" {
+		t.Error(e.Text(), direct)
+	}
+
+	// A knock carries it, too, and a join does not.
+	knockable := alice.CreateRoom(obj{"preset": "private_chat", "name": "Knock", "initial_state": []obj{{"type": "m.room.join_rules", "content": obj{"join_rule": "knock"}}}})
+	ghost := s.as(hs, "irc_ghost", "")
+	ghost.must("POST", "/knock/"+url.PathEscape(knockable), obj{})
+	s.until("the knock", func() bool { return len(of(ghost.UserID, "knock_room_state")) > 0 })
+	s.mu.Lock()
+	got = of(ghost.UserID, "knock_room_state")
+	s.mu.Unlock()
+	if got["m.room.name|"].At("content", "name").String() != "Knock" || got["m.room.member|"+ghost.UserID].At("content", "membership").String() != "knock" {
+		t.Errorf("%v", got)
+	}
+	alice.Must("POST", hstest.Room(knockable)+"/invite", obj{"user_id": ghost.UserID})
+	ghost.join(knockable)
+	s.until("the join", func() bool {
+		for _, e := range s.list("events") {
+			if e.At("state_key").String() == ghost.UserID && e.At("content", "membership").String() == "join" {
+				return !e.At("unsigned").Exists("invite_room_state") && !e.At("unsigned").Exists("knock_room_state")
+			}
+		}
+		return false
+	})
 }
 
 func TestActingAsUsersAndDevices(t *testing.T) {

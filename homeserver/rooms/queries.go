@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -836,6 +837,21 @@ func (r *Rooms) Stripped(q store.Querier, roomID, userID string) ([]*Event, erro
 		}
 	}
 	return append(list, own), nil
+}
+
+// strippedTypes are what a room tells of itself to those who are invited or knock.
+var strippedTypes = []string{mx.RoomCreate, mx.RoomJoinRules, mx.RoomCanonicalAlias, mx.RoomAvatar, mx.RoomName, mx.RoomEncryption, mx.RoomTopic}
+
+// StrippedAt is what Stripped was right after the invitation or knock e.
+func (r *Rooms) StrippedAt(q store.Querier, e *Event) ([]*Event, error) {
+	list, err := r.StateBefore(q, e, func(k StateKey) bool {
+		return k.Key == "" && slices.Contains(strippedTypes, k.Type) || k.Type == mx.RoomMember && k.Key == e.Sender && e.Sender != *e.StateKey
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list, func(a, b *Event) int { return cmp.Compare(a.Pos, b.Pos) })
+	return append(list, e), nil
 }
 
 // Totals are how many rooms and events there are, for the console.

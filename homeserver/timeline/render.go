@@ -22,6 +22,9 @@ type Reader struct {
 	View *View
 	// Bare has the event itself written in redacted form.
 	Bare bool
+	// Stripped adds to an invitation or a knock what the room was then, for a reader
+	// who is told of it nowhere else.
+	Stripped bool
 }
 
 // sees reports whether the reader may see an event.
@@ -92,6 +95,11 @@ func (t *Timeline) append(dst []byte, q store.Querier, e *rooms.Event, r Reader,
 			o.PrevContent = nil
 		}
 	}
+	if r.Stripped {
+		if err := t.addStripped(q, e, &o); err != nil {
+			return nil, err
+		}
+	}
 	if e.Related() {
 		rel, err := t.bundle(q, e, r, threads)
 		if err != nil {
@@ -118,9 +126,38 @@ func (t *Timeline) shown(q store.Querier, e *rooms.Event, r Reader) (*pdu.Event,
 	return e.Event, err
 }
 
-// Plain is an event as an application service gets it.
+// Plain is an event as an application service gets it. With an invitation or a knock
+// comes the room's stripped state, since it gets nothing else of the room.
 func (t *Timeline) Plain(q store.Querier, e *rooms.Event) (mx.Raw, error) {
-	return t.Append(nil, q, e, Reader{To: e.Pos, Now: t.now()})
+	return t.Append(nil, q, e, Reader{To: e.Pos, Now: t.now(), Stripped: true})
+}
+
+// addStripped adds the room's stripped state to an invitation or a knock, as of then.
+func (t *Timeline) addStripped(q store.Querier, e *rooms.Event, o *pdu.ClientOptions) error {
+	if e.Type != mx.RoomMember || e.StateKey == nil {
+		return nil
+	}
+	to := &o.InviteState
+	switch e.Membership() {
+	case mx.Invite:
+	case mx.Knock:
+		to = &o.KnockState
+	default:
+		return nil
+	}
+	list, err := t.o.Rooms.StrippedAt(q, e)
+	if err != nil {
+		return err
+	}
+	out := []byte{'['}
+	for i, s := range list {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = s.AppendStripped(out)
+	}
+	*to = append(out, ']')
+	return nil
 }
 
 // maxReferences is how many references an event's aggregation names.
