@@ -3,7 +3,7 @@
 // Invariants: contents are stored once by their hash and never change; a content
 // whose record is on disk is there, and one that nothing names is removed; nobody
 // stores more than the quotas allow, however many uploads run at once; what is in
-// quarantine is served on no path; a file is served so that a browser cannot run it
+// quarantine is served on no path, but to an administrator who asks for just that; a file is served so that a browser cannot run it
 // (sandboxed, inline only for harmless types); decoding of images is bounded in
 // memory, in time and in how many run at once; a thumbnail is never larger than its
 // original; what is kept of other hosts' pages for previews of links is nobody's

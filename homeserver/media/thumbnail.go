@@ -73,7 +73,7 @@ func (s *Service) thumbnail(ctx context.Context, r *route.Request) (any, error) 
 	default:
 		return nil, mx.Errorf(mx.InvalidParam, "animated must be true or false.")
 	}
-	m, err := s.find(ctx, r)
+	m, err := s.find(ctx, r, false)
 	if err != nil {
 		return nil, err
 	}

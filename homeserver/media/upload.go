@@ -80,7 +80,7 @@ func (s *Service) uploadTo(ctx context.Context, r *route.Request) (any, error) {
 	}
 	id := r.Param("mediaID")
 	check := func(q store.Querier) (record, error) {
-		m, err := s.load(q, r.Param("serverName"), id)
+		m, err := s.load(q, r.Param("serverName"), id, false)
 		switch {
 		case err != nil:
 			return m, err

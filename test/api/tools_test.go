@@ -104,6 +104,15 @@ GET    /v1/federation/destinations/elsewhere.example/rooms 404
 POST   /v1/federation/destinations/elsewhere.example/reset_connection {} 404
 POST   /v1/send_server_notice {"user_id":"{user}","content":{"msgtype":"m.text","body":"hello"}}
 PUT    /v1/send_server_notice/{token} {"user_id":"{user}","content":{"msgtype":"m.text","body":"hello"}}
+GET    /v1/scheduled_tasks?action_name=purge_history&resource_id={room}&status=complete&max_timestamp=1
+POST   /v1/purge_history/{room} {"purge_up_to_ts":4000000000000,"delete_local_events":true}
+GET    /v1/purge_history_status/nothing 404
+POST   /v1/user/{user}/redact {"rooms":["{room}"],"reason":"x","limit":1}
+GET    /v1/user/redact_status/nothing 404
+GET    /v2/rooms/{room}/delete_status 404
+GET    /v2/rooms/delete_status/nothing 404
+DELETE /v2/rooms/{room} {"purge":true,"block":false}
+DELETE /v1/rooms/!nowhere:{server} {"purge":true} 404
 POST   /v1/deactivate/{other} {"erase":true}
 `
 
@@ -377,4 +386,20 @@ func TestSynapseAllowReset(t *testing.T) {
 	alice.ok("POST", "/keys/device_signing/upload", keys())
 	bob := newUser(t, "bob")
 	root.fails(404, "M_NOT_FOUND", "POST", userPath(adminV1, bob, "/_allow_cross_signing_replacement_without_uia"), obj{})
+}
+
+// Who judges what was quarantined has to see it; nobody else does.
+func TestQuarantinedMediaForAdministrators(t *testing.T) {
+	t.Parallel()
+	root, alice := newAdmin(t), newUser(t, "alice")
+	media := alice.upload("evidence")
+	root.ok("POST", "/_synapse/admin/v1/media/quarantine/"+serverName+"/"+media, obj{})
+	path := "/_matrix/client/v1/media/download/" + serverName + "/" + media
+	const bypass = "?admin_unsafely_bypass_quarantine=true"
+	if a := root.do("GET", path+bypass, nil); a.status != 200 || string(a.body) != "evidence" {
+		t.Errorf("the administrator gets %d %s", a.status, a.body)
+	}
+	root.fails(404, "M_NOT_FOUND", "GET", path, nil)
+	alice.fails(404, "M_NOT_FOUND", "GET", path+bypass, nil)
+	nobody(t).fails(404, "M_NOT_FOUND", "GET", "/_matrix/media/v3/download/"+serverName+"/"+media+bypass, nil)
 }
