@@ -231,6 +231,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	})
 	a.mailControl(handle)
 	a.filesControl(handle)
+	a.loginControl(handle)
 	a.noticeControl(handle)
 	a.pushControl(handle)
 	a.appserviceControl(handle)

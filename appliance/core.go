@@ -95,6 +95,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Media:            a.media(),
 		TURN:             a.turn,
 		PolicyKey:        a.cfg.Rooms.PolicyServerKey,
+		Logins:           a.logins,
 		RegistrationOpen: a.cfg.Registration.Open,
 		SharedSecret:     a.cfg.Registration.SharedSecret,
 		RoomVersion:      a.cfg.Rooms.DefaultVersion,

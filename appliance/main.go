@@ -56,6 +56,7 @@ type cli struct {
 	hardware          bool
 	device            string
 	files             fileRules
+	login             loginRules
 	notices           noticeRules
 	all               bool
 	noticeID          string
@@ -146,6 +147,13 @@ func commands() []command {
 				f.StringVar(&c.files.Open, "open", "", "give files to old clients that do not sign in: never, always, or those from before a `day`, as 2027-01-31")
 			}},
 		{name: "files show", data: true, short: "print the rules for uploaded files", run: runFilesShow},
+		{name: "login set", data: true, short: "open or close the legacy login of older clients", run: runLoginSet,
+			long: "Opens or closes ways of the legacy login, at once. What is not named stays as it is, and so\ndo sessions that exist. Applications that sign in in the browser (OAuth 2.0), such as Element X\nand the built-in client, and application services are not touched.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.login.Password, "password", "", "whether clients may take the password themselves: on or off (`state`; standard: on)")
+				f.StringVar(&c.login.SSO, "sso", "", "whether clients may send the browser here for a login token: on or off (`state`; standard: on)")
+			}},
+		{name: "login show", data: true, short: "print which ways of the legacy login are open", run: runLoginShow},
 		{name: "push add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "let a person's phone fetch its notifications from here", run: runPushAdd,
 			long: "Makes a user and password for a distributor of UnifiedPush, as the ntfy app, on a person's\nphone. People do the same for themselves on their account's page.",
 			flags: func(f *flag.FlagSet, c *cli) {

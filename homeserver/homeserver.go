@@ -80,16 +80,18 @@ type Options struct {
 	TURN     calls.TURN        // nil: no TURN server
 
 	RegistrationOpen bool
-	SharedSecret     string
-	Limits           bool                          // whether requests are limited in rate
-	Text             func(lang, key string) string // message catalogue of the confirmation page; nil: keys
-	AppserviceDir    string                        // "": no application services
-	Files            func() media.Settings         // what an administrator set for media; nil: the defaults
-	Client           *http.Client                  // for requests to other servers; nil: one without restrictions
-	Services         *http.Client                  // for requests to application services; nil: Client
-	PublicAddress    func(netip.Addr) bool         // whether a page whose link is previewed may be at an address; nil: at none
-	PlainPush        bool                          // whether push gateways may go without TLS
-	PushWait         time.Duration                 // after a push gateway's first failure; 0: some seconds
+	// Logins says which ways of the legacy login are open. nil: all.
+	Logins        func() account.Logins
+	SharedSecret  string
+	Limits        bool                          // whether requests are limited in rate
+	Text          func(lang, key string) string // message catalogue of the confirmation page; nil: keys
+	AppserviceDir string                        // "": no application services
+	Files         func() media.Settings         // what an administrator set for media; nil: the defaults
+	Client        *http.Client                  // for requests to other servers; nil: one without restrictions
+	Services      *http.Client                  // for requests to application services; nil: Client
+	PublicAddress func(netip.Addr) bool         // whether a page whose link is previewed may be at an address; nil: at none
+	PlainPush     bool                          // whether push gateways may go without TLS
+	PushWait      time.Duration                 // after a push gateway's first failure; 0: some seconds
 	// MailWait is how long something is unread before somebody is told of it by e-mail,
 	// and MailPause the time until the next message. 0: the defaults.
 	MailWait, MailPause time.Duration
@@ -336,7 +338,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return h.Appservice.Stored(tx, appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey})
 	})
 	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
-		RegistrationOpen: o.RegistrationOpen, SharedSecret: o.SharedSecret,
+		RegistrationOpen: o.RegistrationOpen, Logins: o.Logins, SharedSecret: o.SharedSecret,
 		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: mailOf(o), Subscription: h.Pushers.Subscription, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return h.capabilities() }})
 	h.Files = media.New(media.Options{DB: o.DB, Blobs: o.Blobs, ServerName: o.ServerName, Log: o.Log, Settings: o.Files, PublicAddress: o.PublicAddress, RoomEvents: h.Rooms.EventsHolding,

@@ -38,6 +38,10 @@ const (
 	FileKeep  = "files.keep"
 	FileOpen  = "files.open"
 
+	// Ways in of the legacy login, as holdfast login set takes them; "": on.
+	LoginPassword = "login.password"
+	LoginSSO      = "login.sso"
+
 	// Notifications, as holdfast push set takes them; "": the standard.
 	PushKeep    = "push.keep"
 	PushForeign = "push.foreign"

@@ -135,7 +135,7 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133.stable"]},
 		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133.stable"]},
 		"m.3pid_changes":                  enabled{s.mailReady()},
-		"m.get_login_token":               enabled{true},
+		"m.get_login_token":               enabled{s.logins().SSO},
 	}
 	if r.Admin {
 		caps["m.account_moderation"] = map[string]bool{"suspend": true, "lock": true}

@@ -74,6 +74,13 @@ type Session struct {
 	ExpiresIn                           time.Duration // 0: does not expire
 }
 
+// Logins are the ways in of the legacy login that an administrator may close. The
+// OAuth API, application services and sessions that exist are another matter.
+type Logins struct {
+	Password bool // m.login.password
+	SSO      bool // m.login.sso, and the tokens of m.login.token that follow from it or from a session
+}
+
 // Options of New.
 type Options struct {
 	ServerName       string
@@ -82,7 +89,9 @@ type Options struct {
 	Log              *slog.Logger
 	RegistrationOpen bool
 	SharedSecret     string // of /_synapse/admin/v1/register; "": off
-	Mail             Mailer // nil: no e-mail is sent
+	// Logins says which ways of the legacy login are open; it must be quick. nil: all.
+	Logins func() Logins
+	Mail   Mailer // nil: no e-mail is sent
 	// Subscription is the address that messages about what is unread go to, by their
 	// link; end ends them. Errors: NotFound. nil: there are no such messages.
 	Subscription func(ctx context.Context, id int64, secret string, end bool) (address string, err error)

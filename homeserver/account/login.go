@@ -15,13 +15,31 @@ import (
 
 // loginFlows answers GET /login. Spec: cs#get_matrixclientv3login
 func (s *Service) loginFlows(context.Context, *route.Request) (any, error) {
-	return map[string]any{"flows": []map[string]any{
-		{"type": "m.login.password"},
-		// MSC3824: clients that know the OAuth API should use that instead.
-		{"type": "m.login.sso", "oauth_aware_preferred": true, "org.matrix.msc3824.delegated_oidc_compatibility": true},
-		{"type": "m.login.token", "get_login_token": true},
-		{"type": "m.login.application_service"},
-	}}, nil
+	open, flows := s.logins(), []map[string]any{}
+	if open.Password {
+		flows = append(flows, map[string]any{"type": "m.login.password"})
+	}
+	if open.SSO {
+		flows = append(flows,
+			// MSC3824: clients that know the OAuth API should use that instead.
+			map[string]any{"type": "m.login.sso", "oauth_aware_preferred": true, "org.matrix.msc3824.delegated_oidc_compatibility": true},
+			map[string]any{"type": "m.login.token", "get_login_token": true})
+	}
+	return map[string]any{"flows": append(flows, map[string]any{"type": "m.login.application_service"})}, nil
+}
+
+// logins are the ways in that are open.
+func (s *Service) logins() Logins {
+	if s.o.Logins == nil {
+		return Logins{Password: true, SSO: true}
+	}
+	return s.o.Logins()
+}
+
+// errClosed refuses a way in that an administrator closed, as if it were not known:
+// that is how the specification has it.
+func errClosed(what string) error {
+	return mx.Errorf(mx.Unknown, "Signing in with %s is switched off on this server. Use an application that signs in in the browser (OAuth 2.0).", what)
 }
 
 // identifier names a user. Spec: cs#identifier-types
@@ -124,6 +142,9 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 	var err error
 	switch in.Type {
 	case "m.login.password":
+		if !s.logins().Password {
+			return nil, errClosed("a password in the application")
+		}
 		if userID, err = s.userOf(ctx, in.Identifier, in.User); err != nil {
 			return nil, err
 		}
@@ -134,6 +155,9 @@ func (s *Service) login(ctx context.Context, r *route.Request, in loginRequest) 
 			return nil, err
 		}
 	case "m.login.token":
+		if !s.logins().SSO {
+			return nil, errClosed("a login token")
+		}
 		if in.Token == "" {
 			return nil, mx.Errorf(mx.MissingParam, "token is missing.")
 		}
@@ -179,6 +203,9 @@ const loginTokenFor = 2 * time.Minute
 
 // getToken answers POST /login/get_token. Spec: cs#post_matrixclientv1loginget_token
 func (s *Service) getToken(ctx context.Context, r *route.Request) (any, error) {
+	if !s.logins().SSO {
+		return nil, mx.Errorf(mx.Forbidden, "Login tokens are switched off on this server.")
+	}
 	if err := s.Confirm(ctx, r); err != nil {
 		return nil, err
 	}
@@ -192,6 +219,9 @@ func (s *Service) getToken(ctx context.Context, r *route.Request) (any, error) {
 // ssoRedirect sends the browser to our login page, which checks redirectUrl and
 // asks. Spec: cs#get_matrixclientv3loginssoredirect
 func (s *Service) ssoRedirect(_ context.Context, r *route.Request) (any, error) {
+	if !s.logins().SSO {
+		return s.say(http.StatusForbidden, "ssoOff"), nil
+	}
 	to := r.Query("redirectUrl")
 	if to == "" {
 		return nil, mx.Errorf(mx.MissingParam, "redirectUrl is missing.")
