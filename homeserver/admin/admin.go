@@ -235,6 +235,7 @@ func (s *Service) Routes() []route.Route {
 	add("synapseNoticeOnce", "PUT "+v1+"send_server_notice/{txnID}", route.JSON(s.sendNotice))
 
 	add("synapseVersion", "GET "+v1+"server_version", route.Get(s.version))
+	add("essVersion", "GET /_synapse/ess/version", route.Get(s.essVersion))
 	add("synapseFeatures", "GET "+v1+"experimental_features/{userID}", route.Get(s.features))
 	add("synapsePutFeatures", "PUT "+v1+"experimental_features/{userID}", route.JSON(s.putFeatures))
 	add("synapseUpdates", "GET "+v1+"background_updates/status", route.Get(s.updates))

@@ -15,6 +15,12 @@ func (s *Service) version(context.Context, *route.Request) (any, error) {
 	return map[string]string{"server_version": "Holdfast " + s.o.Version}, nil
 }
 
+// essVersion says that this server is no edition of Element's suite, which Element's
+// console asks first.
+func (s *Service) essVersion(context.Context, *route.Request) (any, error) {
+	return map[string]any{"version": nil, "edition": nil}, nil
+}
+
 // features answers for switches of single users, of which there are none.
 func (s *Service) features(ctx context.Context, r *route.Request) (any, error) {
 	if _, err := s.local(ctx, r.Param("userID")); err != nil {

@@ -142,7 +142,8 @@ func (s *Service) listV3(ctx context.Context, r *route.Request) (usersResponse, 
 func (s *Service) listUsers(ctx context.Context, q *query, deactivated *bool) (out usersResponse, err error) {
 	from, limit := q.page()
 	admins, locked := q.flag("admins"), q.flagOr("locked", false)
-	q.flag("guests") // there are none
+	suspended, banned := q.flag("suspended"), q.flag("shadow_banned") // nobody is the latter
+	q.flag("guests")                                                  // there are none
 	back := q.oneOf("dir", "f", "b") == "b"
 	by := q.oneOf("order_by", "name", "is_guest", "admin", "user_type", "deactivated", "shadow_banned", "erased", "locked", "suspended", "displayname",
 		"avatar_url", "creation_ts", "last_seen_ts")
@@ -168,6 +169,8 @@ func (s *Service) listUsers(ctx context.Context, q *query, deactivated *bool) (o
 		switch {
 		case deactivated != nil && u.Deactivated != *deactivated,
 			admins != nil && u.Admin != *admins,
+			suspended != nil && u.Suspended != *suspended,
+			banned != nil && *banned,
 			u.Locked && !locked && !u.Deactivated,
 			name != "" && !strings.Contains(local, name) && !strings.Contains(shown, name),
 			name == "" && id != "" && !strings.Contains(u.Name, id),

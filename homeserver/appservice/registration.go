@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"holdfast/homeserver/notices"
 )
 
 // Namespace is a set of names that a service claims.
@@ -191,6 +193,9 @@ func Parse(b []byte) (Registration, error) {
 	}
 	if strings.ContainsAny(r.SenderLocalpart, "@: ") {
 		return wrong("sender_localpart", "it is the part of the user ID between @ and the colon, such as ircbot")
+	}
+	if r.SenderLocalpart == notices.Localpart {
+		return wrong("sender_localpart", "this name is the server's own; take another, such as ircbot")
 	}
 	if r.URL, err = address(m["url"]); err != nil {
 		return r, err

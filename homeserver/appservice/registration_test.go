@@ -45,6 +45,7 @@ func TestParse(t *testing.T) {
 		strings.Replace(good, "exclusive: true", `exclusive: "yes"`, 1):     line(9) + "namespaces.users.exclusive: it is true or false",
 		strings.Replace(good, "exclusive: true", "exlusive: true", 1):       line(9) + `namespaces.users has no key "exlusive"; did you mean exclusive?`,
 		strings.Replace(good, ": ircbot", ": \"@ircbot:example.org\"", 1):   line(5) + "sender_localpart: ",
+		strings.Replace(good, ": ircbot", ": _server", 1):                   line(5) + "sender_localpart: ",
 		strings.Replace(good, "rate_limited: false", "rate_limited: 0", 1):  line(6) + "rate_limited: it is true or false",
 		strings.Replace(good, "rate_limited", "ratelimited", 1):             line(6) + `the registration has no key "ratelimited"; did you mean rate_limited?`,
 		strings.Replace(good, "  users:", "  user:", 1):                     line(8) + `namespaces has no key "user"; did you mean users?`,

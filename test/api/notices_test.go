@@ -3,6 +3,7 @@ package api
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const serverUser = "@_server:" + serverName
@@ -178,4 +179,37 @@ func TestServerNoticesClosed(t *testing.T) {
 	root.ok("POST", adminV1+"/deactivate/"+esc(alice.id), obj{"erase": true})
 	same(t, "nobody left", root.ok("GET", adminV1+"/rooms/"+esc(roomID)+"/members", nil), obj{"members": list{}, "total": 0})
 	root.fails(404, "M_NOT_FOUND", "POST", adminV1+"/send_server_notice", obj{"user_id": alice.id, "content": text("x")})
+}
+
+// A room of notices that an administrator deleted is made anew with the next notice.
+func TestServerNoticesRoomDeleted(t *testing.T) {
+	t.Parallel()
+	root, alice := newAdmin(t), newUser(t, "alice")
+	for _, purge := range []bool{true, false} {
+		root.notice(alice, text("before"))
+		roomID, _ := noticesOf(t, alice.sync())
+		id := root.ok("DELETE", adminV2+"/rooms/"+esc(roomID), obj{"purge": purge}).At("delete_id").String()
+		for range 600 {
+			if s := root.ok("GET", adminV2+"/rooms/delete_status/"+esc(id), nil).At("status").String(); s == "complete" {
+				break
+			} else if s == "failed" {
+				t.Fatal("the room could not be deleted")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		same(t, "out", alice.ok("GET", "/joined_rooms", nil), obj{"joined_rooms": list{}})
+		root.notice(alice, text("after"))
+		alice.since = ""
+		next, r := noticesOf(t, alice.sync())
+		same(t, "another room", next != roomID, true)
+		same(t, "told", bodies(r.At("timeline", "events")), list{"after"})
+		root.ok("DELETE", adminV2+"/rooms/"+esc(next), obj{})
+		for range 600 {
+			if alice.do("GET", room(next)+"/state", nil).status == 403 {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		alice.since = ""
+	}
 }
