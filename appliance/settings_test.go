@@ -69,4 +69,13 @@ func TestConsoleSettings(t *testing.T) {
 	if out, _, _ := s.CLI(t, "files", "show"); !strings.Contains(out, "5G") || !strings.Contains(out, "365d") {
 		t.Error(out)
 	}
+
+	told(ask("GET", "previews", ""), 200, `"enabled":false`, `"allow":[]`, `"deny":[]`, `"private":[]`)
+	told(ask("PUT", "previews", `{"enabled":true,"deny":["http://x.test/"]}`), 400, "bad_host", `"field":"deny"`)
+	told(ask("GET", "previews", ""), 200, `"enabled":false`)
+	told(ask("PUT", "previews", `{"enabled":true,"allow":["*.corp.test","10.1.0.0/16"],"private":["*.corp.test"]}`), 200, `"enabled":true`, `"allow":["*.corp.test","10.1.0.0/16"]`)
+	if out, _, _ := s.CLI(t, "previews", "show"); !strings.Contains(out, "on\n") || !strings.Contains(out, "*.corp.test, 10.1.0.0/16") {
+		t.Error(out)
+	}
+	told(ask("PUT", "previews", `{"enabled":false}`), 200, `"enabled":false`, `"allow":[]`, `"private":[]`)
 }

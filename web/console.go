@@ -76,17 +76,6 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	}
 	bridge("remove", func(ctx context.Context, id string) error { return s.Bridges.RemoveBridge(ctx, id) })
 	bridge("retry", func(ctx context.Context, id string) error { return s.Bridges.RetryBridge(ctx, id) })
-	handle("GET /api/console/previews", func(r *http.Request, _ string) (any, error) { return s.Previews.LinkPreviews(r.Context()) })
-	handle("PUT /api/console/previews", func(r *http.Request, _ string) (any, error) {
-		var in LinkPreviews
-		if err := decode(r, &in); err != nil {
-			return nil, err
-		}
-		if err := s.Previews.SetLinkPreviews(r.Context(), in); err != nil {
-			return nil, err
-		}
-		return s.Previews.LinkPreviews(r.Context())
-	})
 	s.machineRoutes(mux, handle)
 }
 

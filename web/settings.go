@@ -74,4 +74,15 @@ func (s *Server) settingsRoutes(handle func(pattern string, f func(r *http.Reque
 		}
 		return files(r)
 	})
+	handle("GET /api/console/previews", func(r *http.Request, _ string) (any, error) { return s.Previews.LinkPreviews(r.Context()) })
+	handle("PUT /api/console/previews", func(r *http.Request, _ string) (any, error) {
+		var in LinkPreviews
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := s.Previews.SetLinkPreviews(r.Context(), in); err != nil {
+			return nil, err
+		}
+		return s.Previews.LinkPreviews(r.Context())
+	})
 }

@@ -27,6 +27,7 @@ type fake struct {
 	mail     MailServer
 	tested   []string
 	rules    FileRules
+	previews LinkPreviews
 	bridges  []string
 }
 
@@ -90,6 +91,11 @@ func (f *fake) SetFileRules(_ context.Context, r FileRules) error {
 	f.rules = r
 	return nil
 }
+func (f *fake) LinkPreviews(context.Context) (LinkPreviews, error) { return f.previews, nil }
+func (f *fake) SetLinkPreviews(_ context.Context, p LinkPreviews) error {
+	f.previews = p
+	return nil
+}
 func (f *fake) Bridges(context.Context) ([]Bridge, error) { return nil, nil }
 func (f *fake) RemoveBridge(_ context.Context, id string) error {
 	f.bridges = append(f.bridges, "remove "+id)
@@ -106,7 +112,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, Previews: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +227,7 @@ func TestClaimAttemptsAreSlowed(t *testing.T) {
 func TestConsoleIsForAdministrators(t *testing.T) {
 	s, f := newServer(t)
 	for path, method := range map[string]string{"/api/console/me": "GET", "/api/console/status": "GET", "/api/console/users": "GET", "/api/console/invites": "POST", "/api/console/invites/1": "DELETE", "/api/console/selftest": "POST", "/api/console/users/@a:x.test/disabled": "POST",
-		"/api/console/mail": "PUT", "/api/console/mail/test": "POST", "/api/console/files": "PUT",
+		"/api/console/mail": "PUT", "/api/console/mail/test": "POST", "/api/console/files": "PUT", "/api/console/previews": "PUT",
 		"/api/console/bridges": "GET", "/api/console/bridges/remove": "POST", "/api/console/bridges/retry": "POST"} {
 		f.visitor = Visitor{}
 		if res, out := ask(t, s, nil, method, path, "{}"); res.StatusCode != 401 || errCode(out) != "signed_out" {
@@ -232,7 +238,7 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 			t.Errorf("%s %s as a user: %d %v", method, path, res.StatusCode, out)
 		}
 	}
-	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || len(f.bridges) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) {
+	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || len(f.bridges) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) || f.previews.Enabled {
 		t.Fatal("something was done for somebody without the right")
 	}
 	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
@@ -277,7 +283,10 @@ func TestSettings(t *testing.T) {
 	if res, out := ask(t, s, nil, "PUT", "/api/console/files", `{"max_upload":"1G","quota":"none","total":"none","keep":"365d","open":"never"}`); res.StatusCode != 200 || out["keep"] != "365d" || f.rules != rules {
 		t.Errorf("%d %v", res.StatusCode, out)
 	}
-	for _, path := range []string{"/api/console/mail", "/api/console/files"} {
+	if res, out := ask(t, s, nil, "PUT", "/api/console/previews", `{"enabled":true,"allow":["a.test"],"deny":[],"private":[]}`); res.StatusCode != 200 || out["enabled"] != true || !f.previews.Enabled || len(f.previews.Allow) != 1 {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	for _, path := range []string{"/api/console/mail", "/api/console/files", "/api/console/previews"} {
 		if res, out := ask(t, s, nil, "PUT", path, `{"more":1}`); res.StatusCode != 400 {
 			t.Errorf("%s: %d %v", path, res.StatusCode, out)
 		}

@@ -1,6 +1,7 @@
-// The console's page of what administrators decide: where e-mail is handed in, and the rules for uploaded files.
+// The console's page of what administrators decide: where e-mail is handed in, and the rules for uploaded files and for
+// previews of links.
 import { useState } from "react";
-import { Button, Confirm, Dialog, ErrorNote, TextField, toast } from "../design";
+import { Button, Confirm, Dialog, ErrorNote, Switch, TextField, toast } from "../design";
 import { t } from "../i18n";
 import { ApiError, api, messageOf } from "../setup/api";
 import { useLoaded } from "./load";
@@ -26,6 +27,13 @@ interface FileRules {
     open: string;
 }
 
+interface LinkPreviews {
+    enabled: boolean;
+    allow: string[];
+    deny: string[];
+    private: string[];
+}
+
 const asError = (e: unknown): ApiError => (e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e)));
 
 export function SettingsPage() {
@@ -34,6 +42,7 @@ export function SettingsPage() {
             <h1>{t("console.settings.title")}</h1>
             <MailSection />
             <FilesSection />
+            <PreviewsSection />
         </>
     );
 }
@@ -275,6 +284,65 @@ function FilesForm({ now }: { now: FileRules }) {
             <div className="hf-actions">
                 <Button type="submit" isPending={busy} data-testid="files-save">
                     {t("console.files.save")}
+                </Button>
+            </div>
+        </form>
+    );
+}
+
+function PreviewsSection() {
+    const { value: rules, error } = useLoaded<LinkPreviews>("/api/console/previews");
+    return (
+        <section className="hf-card hf-card--wide" aria-labelledby="settings-previews" data-testid="settings-previews">
+            <h2 id="settings-previews">{t("console.previews.title")}</h2>
+            <ErrorNote>{error}</ErrorNote>
+            {rules && <PreviewsForm now={rules} />}
+        </section>
+    );
+}
+
+const lines = (list: string[]): string => list.join("\n");
+const hosts = (text: string): string[] => text.split(/[\s,]+/).filter((h) => h !== "");
+
+function PreviewsForm({ now }: { now: LinkPreviews }) {
+    const [enabled, setEnabled] = useState(now.enabled);
+    const [typed, setTyped] = useState({ allow: lines(now.allow), deny: lines(now.deny), private: lines(now.private) });
+    const [busy, setBusy] = useState(false);
+    const [error, setError] = useState<ApiError>();
+    const fields: [keyof typeof typed, string, string][] = [
+        ["allow", t("console.previews.allow"), t("console.previews.allowHint")],
+        ["deny", t("console.previews.deny"), t("console.previews.denyHint")],
+        ["private", t("console.previews.private"), t("console.previews.privateHint")],
+    ];
+    const save = async (): Promise<void> => {
+        setBusy(true);
+        setError(undefined);
+        try {
+            const kept = await api<LinkPreviews>("PUT", "/api/console/previews", { enabled, allow: hosts(typed.allow), deny: hosts(typed.deny), private: hosts(typed.private) });
+            setTyped({ allow: lines(kept.allow), deny: lines(kept.deny), private: lines(kept.private) });
+            toast(t("console.previews.saved"));
+        } catch (e) {
+            setError(asError(e));
+        }
+        setBusy(false);
+    };
+    return (
+        <form
+            onSubmit={(e) => {
+                e.preventDefault();
+                void save();
+            }}
+        >
+            <Switch isSelected={enabled} onChange={setEnabled} hint={t("console.previews.onHint")} data-testid="previews-on">
+                {t("console.previews.on")}
+            </Switch>
+            {fields.map(([name, label, hint]) => (
+                <TextField key={name} label={label} hint={hint} multiline value={typed[name]} onChange={(v) => setTyped({ ...typed, [name]: v })} autoComplete="off" spellCheck="false" error={error?.field === name ? error.message : undefined} data-testid={`previews-${name}`} />
+            ))}
+            <ErrorNote>{error && !error.field ? error.message : undefined}</ErrorNote>
+            <div className="hf-actions">
+                <Button type="submit" isPending={busy} data-testid="previews-save">
+                    {t("console.previews.save")}
                 </Button>
             </div>
         </form>
