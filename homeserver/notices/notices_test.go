@@ -213,3 +213,34 @@ func TestClaimedRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Rooms of notices are of the version that new rooms have, whichever that is.
+func TestVersions(t *testing.T) {
+	for _, version := range []string{"1", "3", "6", "10", "12"} {
+		t.Run(version, func(t *testing.T) {
+			var mu sync.Mutex
+			set := notices.Settings{Name: "City", RoomName: "News"}
+			hs := hstest.New(t, func(o *homeserver.Options) {
+				o.RoomVersion = version
+				o.Notices = func() notices.Settings { mu.Lock(); defer mu.Unlock(); return set }
+			})
+			alice := hs.Login(t, "alice")
+			send(t, hs, alice.UserID, "one")
+			roomID, _ := tagged(t, alice.Sync())
+			room := hstest.Room(roomID)
+			if got := alice.Must("GET", room+"/state/m.room.create/", nil).At("room_version").String(); got != version {
+				t.Errorf("version %q", got)
+			}
+			alice.Fails(403, mx.CannotLeaveNotices, "POST", room+"/leave", obj{})
+			alice.Fails(403, mx.Forbidden, "PUT", room+"/send/m.room.message/1", obj{"msgtype": "m.text", "body": "hello?"})
+			mu.Lock()
+			set.Reply, set.RoomName = true, "Board"
+			mu.Unlock()
+			send(t, hs, alice.UserID, "two")
+			alice.Send(roomID, "hello?")
+			if got := alice.Must("GET", room+"/state/m.room.name/", nil).At("name").String(); got != "Board" {
+				t.Errorf("name %q", got)
+			}
+		})
+	}
+}
