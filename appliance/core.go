@@ -45,18 +45,25 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 	}()
 	c = made
 	c.identity, err = identity.New(ctx, identity.Options{
-		ServerName:       name,
-		PublicURL:        a.publicURLFor(name),
-		Origin:           a.origin,
-		Organisation:     a.organisation,
-		DB:               a.db,
-		Log:              a.logs.component("identity"),
-		Devices:          sinks{a, c},
-		Profiles:         sinks{a, c},
-		Phones:           phones{a, c},
-		Text:             web.Text,
-		Mail:             mailer{a},
-		Limits:           a.cfg.Limits.Enabled,
+		ServerName:   name,
+		PublicURL:    a.publicURLFor(name),
+		Origin:       a.origin,
+		Organisation: a.organisation,
+		DB:           a.db,
+		Log:          a.logs.component("identity"),
+		Devices:      sinks{a, c},
+		Profiles:     sinks{a, c},
+		Phones:       phones{a, c},
+		Text:         web.Text,
+		Mail:         mailer{a},
+		Limits:       a.cfg.Limits.Enabled,
+		DisplayName: func(ctx context.Context, userID string) (string, error) {
+			name, _, err := c.hs.Userdata.MemberProfile(ctx, userID)
+			return name, err
+		},
+		Rename: func(ctx context.Context, userID, displayName string) error {
+			return c.hs.Userdata.SetDisplayName(ctx, userID, displayName)
+		},
 		RegistrationOpen: a.cfg.Registration.Open,
 		Deactivated: func(userID string) {
 			if err := c.hs.LeaveAll(context.WithoutCancel(ctx), userID); err != nil {

@@ -60,6 +60,14 @@ func TestDeviceSignedInAndOutElsewhere(t *testing.T) {
 	room := alice.call("POST", "/createRoom", obj{"invite": []string{"@bob:hs.test"}, "initial_state": []obj{
 		{"type": "m.room.encryption", "state_key": "", "content": obj{"algorithm": "m.megolm.v1.aes-sha2"}}}}).want(t, 200, "").str("room_id")
 	bob.call("POST", "/join/"+url.PathEscape(room), obj{}).want(t, 200, "")
+	// The profile's page changes the name that others see, in the room as well.
+	if p := web.form("/account/profile", url.Values{"display_name": {"Alice at work"}}); p.StatusCode != 200 || !strings.Contains(p.body, "Alice at work") {
+		t.Fatal(p.StatusCode, p.body)
+	}
+	bob.call("GET", "/profile/@alice:hs.test/displayname", nil).want(t, 200, "")
+	if m := bob.call("GET", "/rooms/"+url.PathEscape(room)+"/state/m.room.member/@alice:hs.test", nil).want(t, 200, ""); m.str("displayname") != "Alice at work" {
+		t.Errorf("in the room she is %s", m.body)
+	}
 	phone := signIn("PHONE")
 	phone.call("POST", "/keys/upload", obj{"device_keys": obj{"user_id": "@alice:hs.test", "device_id": "PHONE", "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
 		"keys": obj{"ed25519:PHONE": "nqOvzeuGWT/sRx3h7+MHoInYj3Uk2LD/unI9kDYcHwk", "curve25519:PHONE": "kt9fgJvfFZCjFnSKBhJaVGRSvbQN5BZfwnSXrwJjSnU"}, "signatures": obj{}}}).want(t, 200, "")

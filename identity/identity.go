@@ -109,6 +109,10 @@ type Options struct {
 	Suspended func(userID string, suspended bool)
 	// Phones fetch their notifications from the appliance. nil: none can.
 	Phones Phones
+	// DisplayName and Rename are of the profile that others see. nil: the account page
+	// does not change it.
+	DisplayName func(ctx context.Context, userID string) (string, error)
+	Rename      func(ctx context.Context, userID, displayName string) error
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -193,7 +197,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession,
-		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail})
+		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
 	s.provider, err = op.NewProvider(&op.Config{CodeMethodS256: true, GrantTypeRefreshToken: true}, opstore.Storage{S: s.sessions}, issuer,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"holdfast/identity/account"
 	"holdfast/identity/opstore"
@@ -14,17 +15,17 @@ import (
 // Spec: cs#account-management-url-actions, MSC4191
 var actions = map[string]string{
 	"":                               "account",
-	"org.matrix.profile":             "account",
-	"org.matrix.devices_list":        "account",
-	"org.matrix.sessions_list":       "account",
-	"org.matrix.device_view":         "device",
-	"org.matrix.session_view":        "device",
-	"session_view":                   "device",
+	"org.matrix.profile":             "profile",
+	"org.matrix.devices_list":        "devices",
+	"org.matrix.sessions_list":       "devices",
+	"org.matrix.device_view":         "deviceview",
+	"org.matrix.session_view":        "deviceview",
+	"session_view":                   "deviceview",
 	"org.matrix.device_delete":       "device",
 	"org.matrix.session_end":         "device",
 	"session_end":                    "device",
-	"sessions_list":                  "account",
-	"profile":                        "account",
+	"sessions_list":                  "devices",
+	"profile":                        "profile",
 	"org.matrix.account_deactivate":  "deactivate",
 	"org.matrix.cross_signing_reset": "reset",
 	"password":                       "password",
@@ -95,6 +96,13 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 		p.fail(w, r, err)
 		return
 	}
+	v.DisplayName = b.User.DisplayName
+	if p.DisplayName != nil {
+		if v.DisplayName, err = p.DisplayName(r.Context(), b.User.UserID); err != nil {
+			p.fail(w, r, err)
+			return
+		}
+	}
 	wanted := r.URL.Query().Get("device_id")
 	for _, s := range all {
 		sv, err := p.sessionView(r, s)
@@ -107,8 +115,8 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 			v.Session = sv
 		}
 	}
-	if page == "device" && v.Session.ID == "" {
-		page = "account"
+	if (page == "device" || page == "deviceview") && v.Session.ID == "" {
+		page = "devices"
 		if wanted != "" {
 			v.Notice = p.text(lang(r), "account.noDevice")
 		}
@@ -117,7 +125,8 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 }
 
 func (p *Pages) sessionView(r *http.Request, s opstore.Session) (sessionView, error) {
-	v := sessionView{ID: s.ID, DeviceID: s.DeviceID, Active: s.LastActive.UTC().Format("2006-01-02 15:04 UTC")}
+	const minute = "2006-01-02 15:04 UTC"
+	v := sessionView{ID: s.ID, DeviceID: s.DeviceID, Active: s.LastActive.UTC().Format(minute), Since: s.Created.UTC().Format(minute)}
 	if s.ClientID == "" {
 		v.App = p.text(lang(r), "account.legacyApp")
 		return v, nil
@@ -130,8 +139,34 @@ func (p *Pages) sessionView(r *http.Request, s opstore.Session) (sessionView, er
 	if err != nil {
 		return v, err
 	}
-	v.App = c.Name()
+	v.App, v.Host = c.Name(), c.Host()
 	return v, nil
+}
+
+// maxDisplayName is as long as a display name may be, in bytes.
+const maxDisplayName = 256
+
+// doProfile changes the display name, which everybody in the person's rooms is told.
+func (p *Pages) doProfile(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return
+	}
+	l, name := lang(r), strings.TrimSpace(r.PostForm.Get("display_name"))
+	switch {
+	case p.Rename == nil:
+		p.message(w, r, http.StatusNotFound, "trouble")
+	case b.User.Suspended:
+		p.accountPage(w, r, http.StatusForbidden, "profile", b, p.text(l, "profile.suspended"), "")
+	case len(name) > maxDisplayName:
+		p.accountPage(w, r, http.StatusBadRequest, "profile", b, p.text(l, "invite.longName"), "")
+	default:
+		if err := p.Rename(r.Context(), b.User.UserID, name); err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		p.accountPage(w, r, http.StatusOK, "profile", b, "", p.text(l, "profile.changed"))
+	}
 }
 
 func (p *Pages) doEnd(w http.ResponseWriter, r *http.Request) {
@@ -143,7 +178,7 @@ func (p *Pages) doEnd(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	p.accountPage(w, r, http.StatusOK, "account", b, "", p.text(lang(r), "account.ended"))
+	p.accountPage(w, r, http.StatusOK, "devices", b, "", p.text(lang(r), "account.ended"))
 }
 
 func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {

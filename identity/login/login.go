@@ -44,6 +44,10 @@ type Options struct {
 	Text             func(lang, key string) string
 	Log              *slog.Logger
 	Now              func() time.Time
+	// DisplayName and Rename are of the profile that others see. nil: the name is what
+	// it was when the account was made.
+	DisplayName func(ctx context.Context, userID string) (string, error)
+	Rename      func(ctx context.Context, userID, displayName string) error
 	// Refuse answers the application that the person declined or could not sign in.
 	Refuse func(w http.ResponseWriter, r *http.Request, req *opstore.Request, code string)
 	// SetPassword, Deactivate and EndSession change accounts together with their sessions.
@@ -109,7 +113,8 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /e/{token}": p.showInvite, "POST /e/{token}": p.doInvite,
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
-		"POST /account/reset": p.doReset, "POST /account/deactivate": p.doDeactivate,
+		"POST /account/profile": p.doProfile,
+		"POST /account/reset":   p.doReset, "POST /account/deactivate": p.doDeactivate,
 	}
 	if p.Phones != nil {
 		handlers["GET /account/phones"] = p.showPhones
@@ -163,7 +168,7 @@ type view struct {
 	SID, Token                        string // of a mail's link
 }
 
-type sessionView struct{ ID, App, DeviceID, Active string }
+type sessionView struct{ ID, App, Host, DeviceID, Active, Since string }
 
 // lang is the language to answer in: the first that the browser asks for.
 func lang(r *http.Request) string {
