@@ -112,23 +112,33 @@ function render(node: Node, depth: number, budget: { nodes: number }, options: R
 
 const urls = /\b(?:https?:\/\/|www\.)[^\s<>"'`{}|\\^]+/giu;
 
-/** linkify makes the web addresses in a plain text into links. */
-export function linkify(text: string): ReactNode {
-    const out: ReactNode[] = [];
-    let last = 0;
+function* addresses(text: string): Generator<{ at: number; shown: string; href: string }> {
     for (const m of text.matchAll(urls)) {
         let shown = m[0].replace(/[.,;:!?]+$/, "");
         // A closing bracket belongs to the sentence unless it was opened inside the address.
         while (shown.endsWith(")") && (shown.match(/\(/g)?.length ?? 0) < (shown.match(/\)/g)?.length ?? 0)) shown = shown.slice(0, -1);
         const href = safeLink(shown.startsWith("www.") ? `https://${shown}` : shown);
-        if (!href) continue;
-        if (m.index > last) out.push(text.slice(last, m.index));
+        if (href) yield { at: m.index, shown, href };
+    }
+}
+
+/** firstAddress is the first web address in a plain text. */
+export function firstAddress(text: string): string | undefined {
+    return addresses(text).next().value?.href;
+}
+
+/** linkify makes the web addresses in a plain text into links. */
+export function linkify(text: string): ReactNode {
+    const out: ReactNode[] = [];
+    let last = 0;
+    for (const { at, shown, href } of addresses(text)) {
+        if (at > last) out.push(text.slice(last, at));
         out.push(
-            <a key={m.index} href={href} target="_blank" rel="noopener noreferrer nofollow">
+            <a key={at} href={href} target="_blank" rel="noopener noreferrer nofollow">
                 {shown}
             </a>,
         );
-        last = m.index + shown.length;
+        last = at + shown.length;
     }
     if (out.length === 0) return text;
     if (last < text.length) out.push(text.slice(last));

@@ -10,6 +10,7 @@ import { stripReply, summary, undecryptable } from "./describe";
 import { emoji } from "./emoji";
 import { fullTime, names, time } from "./format";
 import { linkify, renderHtml } from "./html";
+import { LinkCard } from "./linkcard";
 import { useFace } from "./media";
 import { waitsForConnection } from "./resend";
 
@@ -116,6 +117,7 @@ export const Message = memo(function Message({ room, event, first, last, direct,
                         <>
                             {emote && <span className="message-emote">{name} </span>}
                             <Body room={room} event={event} actions={actions} />
+                            <LinkCard room={room} event={event} />
                         </>
                     )}
                     <span className="message-meta">
