@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -59,6 +62,13 @@ func newNetwork(t testing.TB, h http.HandlerFunc) *network {
 	n.also = func(ap netip.AddrPort) bool { return ap == at }
 	n.resolver = n.nameServer(t)
 	return n
+}
+
+// leads says what a name leads to.
+func (n *network) leads(name string, addresses ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names[name] = addresses
 }
 
 func (n *network) nameServer(t testing.TB) *net.Resolver {
@@ -226,13 +236,13 @@ func TestAttacks(t *testing.T) {
 		}
 	})
 	n.patience = 500 * time.Millisecond
-	n.names["inside.example."] = []string{"127.0.0.2"}
-	n.names["meta.example."] = []string{"169.254.169.254"}
-	n.names["six.example."] = []string{"::ffff:127.0.0.2"}
-	n.names["sixlocal.example."] = []string{"::1"}
-	n.names["nat64.example."] = []string{"64:ff9b::7f00:2"}
-	n.names["denied.example."] = []string{"127.0.0.1"}
-	n.names["rebind.example."] = []string{"127.0.0.1", "127.0.0.2"}
+	n.leads("inside.example.", "127.0.0.2")
+	n.leads("meta.example.", "169.254.169.254")
+	n.leads("six.example.", "::ffff:127.0.0.2")
+	n.leads("sixlocal.example.", "::1")
+	n.leads("nat64.example.", "64:ff9b::7f00:2")
+	n.leads("denied.example.", "127.0.0.1")
+	n.leads("rebind.example.", "127.0.0.1", "127.0.0.2")
 	n.rules.Deny, _ = ParseHosts([]string{"denied.example", "*.bad.example", "203.0.113.0/24"})
 	to := func(u string) string { return "http://site.example:PORT/to?u=" + url.QueryEscape(u) }
 	for _, c := range []struct {
@@ -318,8 +328,8 @@ func TestAttacks(t *testing.T) {
 
 func TestPrivateHosts(t *testing.T) {
 	n := newNetwork(t, func(http.ResponseWriter, *http.Request) {})
-	n.names["wiki.example."] = []string{"127.0.0.2"}
-	n.names["other.example."] = []string{"127.0.0.2"}
+	n.leads("wiki.example.", "127.0.0.2")
+	n.leads("other.example.", "127.0.0.2")
 	set := func(list ...string) {
 		t.Helper()
 		var err error
@@ -448,5 +458,33 @@ func TestTypes(t *testing.T) {
 		if err != nil || p.Title != want || pic != nil || len(p.Properties(false)) > 0 != (want != "") {
 			t.Errorf("%s: %+v %v", query, p, err)
 		}
+	}
+}
+
+// Over TLS the certificate has to be the name's.
+func TestTLS(t *testing.T) {
+	n := newNetwork(t, func(http.ResponseWriter, *http.Request) {})
+	site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { say(w, "<title>"+r.Proto+"</title>") }))
+	site.EnableHTTP2 = true
+	site.Config.ErrorLog = log.New(io.Discard, "", 0)
+	site.StartTLS()
+	t.Cleanup(site.Close)
+	at := site.Listener.Addr().(*net.TCPAddr).AddrPort()
+	n.rules.Ports = append(n.rules.Ports, int(at.Port()))
+	n.port = fmt.Sprint(at.Port())
+	n.also = func(ap netip.AddrPort) bool { return ap == at }
+	n.leads("example.com.", "127.0.0.1") // the certificate's
+	n.leads("other.example.", "127.0.0.1")
+	if _, _, err := n.look(t, "https://example.com:PORT/"); KindOf(err) != Unreachable {
+		t.Errorf("an unknown authority: %v", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(site.Certificate())
+	n.client.TLSClientConfig = &tls.Config{RootCAs: roots}
+	if p, _, err := n.look(t, "https://example.com:PORT/"); err != nil || p.Title == "" {
+		t.Errorf("%+v %v", p, err)
+	}
+	if _, _, err := n.look(t, "https://other.example:PORT/"); KindOf(err) != Unreachable {
+		t.Errorf("another's certificate: %v", err)
 	}
 }
