@@ -239,6 +239,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		if e.Type == mx.RoomMember && e.StateKey != nil && e.Membership() != mx.Join {
 			h.Ephemeral.Left(tx, e.RoomID, *e.StateKey)
 		}
+		h.Ephemeral.Active(e.Sender)
 		return nil
 	})
 	h.Rooms.Hook(h.roomReplaced)

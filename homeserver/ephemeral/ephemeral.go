@@ -1,13 +1,16 @@
 // Package ephemeral keeps what passes: who is typing, who read how far, who is
 // online.
 //
-// Invariants: typing and presence live in memory only, yet their changes take
-// positions of the store's sequence; receipts only move forward; an
+// Invariants: typing lives in memory only, and of presence the last activity until it
+// is stored now and then, yet their changes take positions of the store's sequence;
+// a user's presence is that of all their devices together, and survives a restart;
+// receipts only move forward; an
 // m.read.private receipt is given to its own user only; an end of typing is a
 // change like its begin, also after the server ended meanwhile.
 package ephemeral
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -55,8 +58,14 @@ func New(o Options) *Service {
 	return &Service{o: o, typing: map[string]*typingRoom{}, presence: map[string]*presence{}}
 }
 
-// Close stops the timers. To be called before the store is closed.
+// Close stops the timers and stores who was active when. To be called before the
+// store is closed.
 func (s *Service) Close() {
+	s.stop()
+	_ = s.savePresence(context.Background(), 0) // what is missing then is how long ago somebody did something
+}
+
+func (s *Service) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

@@ -320,7 +320,7 @@ func TestPresence(t *testing.T) {
 	}
 	from := w.db.Pos()
 	ctx := context.Background()
-	if err := w.s.Synced(ctx, alice.UserID, ""); err != nil {
+	if err := w.s.Synced(ctx, alice.UserID, "A", ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.s.Presence(from, w.db.Pos(), all); len(got) != 1 || !w.touched(notify.Presence, alice.UserID) {
@@ -328,7 +328,7 @@ func TestPresence(t *testing.T) {
 	}
 	from = w.db.Pos()
 	w.pass(30 * time.Second)
-	w.s.Synced(ctx, alice.UserID, "online")
+	w.s.Synced(ctx, alice.UserID, "A", "online")
 	if w.db.Pos() != from {
 		t.Fatal("still online is no change")
 	}
@@ -344,17 +344,17 @@ func TestPresence(t *testing.T) {
 	if got := w.s.Presence(from, w.db.Pos(), func(string) bool { return false }); len(got) != 0 {
 		t.Fatal("shown to who may not see it")
 	}
-	if got := bob.OK("GET", path, nil, nil).JSON(t); got["status_msg"] != "lunch" || got["last_active_ago"] != 0.0 {
+	if got := bob.OK("GET", path, nil, nil).JSON(t); got["status_msg"] != "lunch" || got["last_active_ago"] != 30000.0 {
 		t.Fatal(got)
 	}
-	w.s.Synced(ctx, alice.UserID, "offline")
+	w.s.Synced(ctx, alice.UserID, "A", "offline")
 	if got := bob.OK("GET", path, nil, nil).JSON(t); got["presence"] != "unavailable" {
 		t.Fatal("set_presence=offline leaves the presence as it is:", got)
 	}
 	eve.Fails("GET", path, nil, 403, mx.Forbidden)
 	eve.Fails("PUT", path, object{"presence": "online"}, 403, mx.Forbidden)
 	alice.Fails("PUT", path, object{"presence": "away"}, 400, mx.InvalidParam)
-	if err := w.s.Synced(ctx, alice.UserID, "away"); err == nil {
+	if err := w.s.Synced(ctx, alice.UserID, "A", "away"); err == nil {
 		t.Fatal("a wrong set_presence passed")
 	}
 }

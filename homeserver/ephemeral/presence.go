@@ -21,9 +21,12 @@ const (
 )
 
 const (
-	// offlineAfter is how long after the last sync began a user counts as offline:
+	// offlineAfter is how long after its last sync began a device counts as gone:
 	// longer than a long poll takes.
 	offlineAfter = 90 * time.Second
+	// idleAfter is how long after the last activity somebody who is online counts as
+	// unavailable. Spec: cs#idle-timeout
+	idleAfter = 5 * time.Minute
 	// sweepEvery is how often it is looked for those who went.
 	sweepEvery     = 15 * time.Second
 	maxStatusBytes = 1024
@@ -31,14 +34,43 @@ const (
 	activeFor = time.Minute
 )
 
+// presence is what is known of a user: of all their devices together.
 type presence struct {
+	state   string // as others see it
+	status  string // status_msg
+	name    string // of the profile, once that changed
+	avatar  string // likewise
+	devices map[string]devicePresence
+	active  time.Time // last activity
+	saved   time.Time // last activity as it is stored
+	kept    bool      // of an earlier run of the server, nothing happened since
+	pos     int64     // of the last change that others see
+}
+
+// devicePresence is what a device said last.
+type devicePresence struct {
 	state  string
-	status string    // status_msg
-	name   string    // of the profile, once that changed
-	avatar string    // likewise
-	active time.Time // last activity
-	synced time.Time // when a sync last began
-	pos    int64     // of the last change that others see
+	synced time.Time
+}
+
+// combined is the state of a user: online if any device is, and unavailable if none
+// did anything for long. Devices that are gone are forgotten.
+func (p *presence) combined(now time.Time) string {
+	state := offline
+	for id, d := range p.devices {
+		switch {
+		case now.Sub(d.synced) >= offlineAfter || d.state == offline:
+			delete(p.devices, id)
+		case d.state == online:
+			state = online
+		case state == offline:
+			state = unavailable
+		}
+	}
+	if state == online && now.Sub(p.active) >= idleAfter {
+		state = unavailable
+	}
+	return state
 }
 
 type presenceRequest struct {
@@ -61,7 +93,7 @@ func (s *Service) putPresence(ctx context.Context, r *route.Request, in presence
 	if len(status) > maxStatusBytes {
 		return out, mx.Errorf(mx.InvalidParam, "A status message has at most %d bytes.", maxStatusBytes)
 	}
-	return out, s.setPresence(ctx, r.UserID, in.Presence, &status)
+	return out, s.setPresence(ctx, r.UserID, r.DeviceID, in.Presence, &status)
 }
 
 func validState(state string) bool {
@@ -71,7 +103,7 @@ func validState(state string) bool {
 // Synced notes that a user's device asked for a sync, with set_presence ("" means
 // online; "offline" leaves the presence as it is). It is cheap unless the presence
 // changes. Errors: InvalidParam.
-func (s *Service) Synced(ctx context.Context, userID, setPresence string) error {
+func (s *Service) Synced(ctx context.Context, userID, deviceID, setPresence string) error {
 	if setPresence == "" {
 		setPresence = online
 	}
@@ -81,25 +113,38 @@ func (s *Service) Synced(ctx context.Context, userID, setPresence string) error 
 	if setPresence == offline {
 		return nil
 	}
-	return s.setPresence(ctx, userID, setPresence, nil)
+	return s.setPresence(ctx, userID, deviceID, setPresence, nil)
 }
 
-// setPresence changes a user's presence; status nil leaves the message.
-func (s *Service) setPresence(ctx context.Context, userID, state string, status *string) error {
-	now := s.o.Now()
-	s.mu.Lock()
+// of needs s.mu.
+func (s *Service) of(userID string) *presence {
 	p := s.presence[userID]
 	if p == nil {
-		p = &presence{state: offline}
+		p = &presence{state: offline, devices: map[string]devicePresence{}}
 		s.presence[userID] = p
 	}
-	changed := p.state != state || status != nil && p.status != *status
-	p.state, p.synced = state, now
+	return p
+}
+
+// setPresence notes what a device says of its user's presence; status nil, of a
+// sync, leaves the message, and is no activity but where the device comes back.
+func (s *Service) setPresence(ctx context.Context, userID, deviceID, state string, status *string) error {
+	now := s.o.Now()
+	s.mu.Lock()
+	p := s.of(userID)
+	d, known := p.devices[deviceID]
+	if state == online && (status != nil || !known || d.state != online) {
+		p.active, p.kept = now, false
+	}
+	if known || state != offline {
+		p.devices[deviceID] = devicePresence{state, now}
+	}
+	delete(p.devices, keptDevice)
+	combined := p.combined(now)
+	changed := p.state != combined || status != nil && p.status != *status
+	p.state = combined
 	if status != nil {
 		p.status = *status
-	}
-	if state == online {
-		p.active = now
 	}
 	s.scheduleSweep()
 	s.mu.Unlock()
@@ -109,24 +154,120 @@ func (s *Service) setPresence(ctx context.Context, userID, state string, status 
 	return s.announcePresence(ctx, userID)
 }
 
+// Active notes that a user did something, as sending an event: that brings back who
+// was idle. It writes nothing itself and does not wait.
+func (s *Service) Active(userID string) {
+	s.mu.Lock()
+	p := s.presence[userID]
+	if p == nil || len(p.devices) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	now := s.o.Now()
+	p.active, p.kept = now, false
+	back := false
+	if p.state == unavailable {
+		p.state = p.combined(now)
+		back = p.state == online
+	}
+	closed := s.closed
+	s.mu.Unlock()
+	if back && !closed {
+		go func() {
+			_ = s.announcePresence(context.Background(), userID) // the store closes: nobody is left to tell
+		}()
+	}
+}
+
+// keptDevice stands for the devices of an earlier run of the server, until one comes.
+const keptDevice = "\x00"
+
+// loadPresence takes over what was stored: those who were there count as there until
+// their devices had time to come back.
+func (s *Service) loadPresence(q store.Querier) error {
+	now := s.o.Now()
+	rows, err := listPresence(q)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rows {
+		p := s.of(r.userID)
+		p.state, p.status, p.pos, p.kept = r.state, r.status, r.pos, true
+		if r.active > 0 {
+			p.active = time.UnixMilli(r.active)
+			p.saved = p.active
+		}
+		if p.state != offline {
+			p.devices[keptDevice] = devicePresence{p.state, now}
+			s.scheduleSweep()
+		}
+	}
+	return nil
+}
+
+// row needs s.mu.
+func (p *presence) row(userID string) presenceRow {
+	r := presenceRow{userID: userID, state: p.state, status: p.status, pos: p.pos}
+	if !p.active.IsZero() {
+		r.active = p.active.UnixMilli()
+	}
+	return r
+}
+
+// savePresence stores the last activity of those for whom it is later than what is
+// stored by more than a time.
+func (s *Service) savePresence(ctx context.Context, more time.Duration) error {
+	s.mu.Lock()
+	var rows []presenceRow
+	for u, p := range s.presence {
+		if p.active.Sub(p.saved) > more {
+			p.saved = p.active
+			rows = append(rows, p.row(u))
+		}
+	}
+	s.mu.Unlock()
+	if len(rows) == 0 {
+		return nil
+	}
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, r := range rows {
+			if err := upsertPresence(tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // ProfileChanged tells those who see a user's presence of a new name or avatar.
 // Spec: cs#events-on-change-of-profile-information
 func (s *Service) ProfileChanged(ctx context.Context, userID, displayName, avatarURL string) error {
 	s.mu.Lock()
-	p := s.presence[userID]
-	if p == nil {
-		p = &presence{state: offline}
-		s.presence[userID] = p
-	}
+	p := s.of(userID)
 	p.name, p.avatar = displayName, avatarURL
 	s.mu.Unlock()
 	return s.announcePresence(ctx, userID)
 }
 
+// announcePresence stores the presence of users as it is now, and tells of it.
 func (s *Service) announcePresence(ctx context.Context, users ...string) error {
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, u := range users {
 			pos := tx.NextPos()
+			s.mu.Lock()
+			p := s.presence[u]
+			if p == nil { // the account was closed meanwhile
+				s.mu.Unlock()
+				continue
+			}
+			row := p.row(u)
+			s.mu.Unlock()
+			row.pos = pos
+			if err := upsertPresence(tx, row); err != nil {
+				return err
+			}
 			tx.AfterCommit(func() {
 				s.mu.Lock()
 				if p := s.presence[u]; p != nil {
@@ -147,32 +288,37 @@ func (s *Service) scheduleSweep() {
 	}
 }
 
-// sweepPresence makes those offline whose devices do not sync any more.
+// sweepPresence makes those offline whose devices do not sync any more, and those
+// unavailable who did nothing for long.
 func (s *Service) sweepPresence() {
-	var gone []string
+	var changed []string
 	s.mu.Lock()
 	s.sweep = nil
-	left := s.o.Now().Add(-offlineAfter)
+	now := s.o.Now()
 	more := false
 	for u, p := range s.presence {
-		if p.state == offline {
+		if len(p.devices) == 0 && p.state == offline {
 			continue
 		}
-		if p.synced.Before(left) {
-			p.state = offline
-			gone = append(gone, u)
-		} else {
-			more = true
+		if state := p.combined(now); state != p.state {
+			p.state = state
+			changed = append(changed, u)
 		}
+		more = more || len(p.devices) > 0
 	}
 	if more {
 		s.scheduleSweep()
 	}
 	closed := s.closed
 	s.mu.Unlock()
-	if len(gone) > 0 && !closed {
-		_ = s.announcePresence(context.Background(), gone...) // the store closes: nobody is left to tell
+	if closed {
+		return
 	}
+	// Where the store closes, nobody is left to tell.
+	if len(changed) > 0 {
+		_ = s.announcePresence(context.Background(), changed...)
+	}
+	_ = s.savePresence(context.Background(), idleAfter)
 }
 
 type presenceContent struct {
@@ -192,7 +338,7 @@ func (p *presence) content(now time.Time) presenceContent {
 		c.LastActiveAgo = &ago
 	}
 	if p.state == online {
-		active := now.Sub(p.active) < activeFor
+		active := !p.kept && now.Sub(p.active) < activeFor
 		c.CurrentlyActive = &active
 	}
 	return c
@@ -231,6 +377,18 @@ func (s *Service) getPresence(ctx context.Context, r *route.Request) (out presen
 // whom visible accepts; it is asked only about users with a change. With from 0
 // those who are offline are left out.
 func (s *Service) Presence(from, to int64, visible func(userID string) bool) []mx.Raw {
+	return s.presenceOf(func(p *presence) bool {
+		return p.pos > from && p.pos <= to && (from > 0 || p.state != offline)
+	}, visible)
+}
+
+// PresenceBefore gives the m.presence events of those who are not offline and whose
+// presence did not change after a position, and whom visible accepts.
+func (s *Service) PresenceBefore(from int64, visible func(userID string) bool) []mx.Raw {
+	return s.presenceOf(func(p *presence) bool { return p.pos > 0 && p.pos <= from && p.state != offline }, visible)
+}
+
+func (s *Service) presenceOf(pick func(p *presence) bool, visible func(userID string) bool) []mx.Raw {
 	type change struct {
 		Type    string          `json:"type"`
 		Sender  string          `json:"sender"`
@@ -241,7 +399,7 @@ func (s *Service) Presence(from, to int64, visible func(userID string) bool) []m
 	s.mu.Lock()
 	now := s.o.Now()
 	for u, p := range s.presence {
-		if p.pos > from && p.pos <= to && (from > 0 || p.state != offline) {
+		if pick(p) {
 			list = append(list, change{mx.Presence, u, p.content(now), p.pos})
 		}
 	}

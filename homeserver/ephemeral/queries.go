@@ -130,3 +130,42 @@ func insertTyping(tx *store.Tx, roomID string) error {
 func takeTyping(tx *store.Tx) ([]string, error) {
 	return listRooms(tx, takeTypingSQL)
 }
+
+// presenceRow is one row of user_presence.
+type presenceRow struct {
+	userID, state, status string
+	active, pos           int64
+}
+
+const (
+	upsertPresenceSQL = `INSERT INTO user_presence (user_id, state, status_msg, active, pos) VALUES ($1, $2, $3, $4, $5)
+	ON CONFLICT (user_id) DO UPDATE SET state = excluded.state, status_msg = excluded.status_msg, active = excluded.active, pos = excluded.pos`
+	listPresenceSQL   = `SELECT user_id, state, status_msg, active, pos FROM user_presence`
+	deletePresenceSQL = `DELETE FROM user_presence WHERE user_id = $1`
+)
+
+func upsertPresence(tx *store.Tx, r presenceRow) error {
+	_, err := tx.Exec(upsertPresenceSQL, r.userID, r.state, r.status, r.active, r.pos)
+	return err
+}
+
+func listPresence(q store.Querier) (out []presenceRow, err error) {
+	rows, err := q.Query(listPresenceSQL)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r presenceRow
+		if err := rows.Scan(&r.userID, &r.state, &r.status, &r.active, &r.pos); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+func deletePresence(tx *store.Tx, userID string) error {
+	_, err := tx.Exec(deletePresenceSQL, userID)
+	return err
+}

@@ -71,6 +71,7 @@ type mark struct{ typ, thread, eventID string }
 // mark moves receipts and markers of a request's user forward, never back.
 func (s *Service) mark(ctx context.Context, r *route.Request, marks []mark) error {
 	roomID, userID := r.Param("roomID"), r.UserID
+	s.Active(userID)
 	at := make([]int64, len(marks))
 	err := s.o.DB.Read(ctx, func(q store.Querier) error {
 		if err := s.joined(q, roomID, userID); err != nil {
@@ -233,5 +234,8 @@ func (s *Service) Deactivated(tx *store.Tx, userID string) error {
 		delete(s.presence, userID)
 		s.mu.Unlock()
 	})
+	if err := deletePresence(tx, userID); err != nil {
+		return err
+	}
 	return deleteReceipts(tx, userID)
 }

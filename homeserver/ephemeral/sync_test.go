@@ -162,3 +162,43 @@ func TestPresenceThroughSync(t *testing.T) {
 	}
 	alice.Fails(400, mx.InvalidParam, "GET", "/sync?set_presence=away", nil)
 }
+
+// presenceIn are the states of presence in a sync, by user.
+func presenceIn(v hstest.Value) map[string]string {
+	out := map[string]string{}
+	for _, e := range v.At("presence", "events").List() {
+		out[e.At("sender").String()] = e.At("content", "presence").String()
+	}
+	return out
+}
+
+// Who comes to share a room learns of the other's presence, without a change of it.
+func TestPresenceOfWhoCameToShare(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice, bob := hs.Login(t, "alice"), hs.Login(t, "bob")
+	room := alice.CreateRoom(object{"preset": "public_chat"})
+	bob.Must("PUT", "/presence/"+bob.UserID+"/status", object{"presence": "online", "status_msg": "here"})
+	alice.Sync()
+	bob.Sync()
+	bob.Join(room)
+	if got := presenceIn(alice.Sync()); got[bob.UserID] != "online" {
+		t.Fatalf("who joined: %v", got)
+	}
+	if got := presenceIn(bob.Sync()); got[alice.UserID] != "online" {
+		t.Fatalf("who was there: %v", got)
+	}
+	if got := presenceIn(alice.Sync()); len(got) != 0 {
+		t.Fatalf("again: %v", got)
+	}
+	hs.Restart()
+	p := alice.Must("GET", "/presence/"+bob.UserID+"/status", nil)
+	if p.At("presence").String() != "online" || p.At("status_msg").String() != "here" || !p.Exists("last_active_ago") || p.At("currently_active").Bool() {
+		t.Fatalf("after a restart: %s", p.Text())
+	}
+	bob.Must("PUT", "/user/"+bob.UserID+"/account_data/m.ignored_user_list", object{"ignored_users": object{alice.UserID: object{}}})
+	bob.Sync()
+	alice.Must("PUT", "/presence/"+alice.UserID+"/status", object{"presence": "unavailable", "status_msg": "away"})
+	if got := presenceIn(bob.Sync()); len(got) != 0 {
+		t.Fatalf("of whom bob ignores: %v", got)
+	}
+}

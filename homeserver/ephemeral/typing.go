@@ -52,6 +52,9 @@ func (s *Service) putTyping(ctx context.Context, r *route.Request, in typingRequ
 	if !*in.Typing {
 		timeout = 0
 	}
+	if timeout > 0 {
+		s.Active(r.UserID)
+	}
 	return out, s.SetTyping(ctx, r.Param("roomID"), r.UserID, timeout)
 }
 
@@ -86,9 +89,13 @@ func (s *Service) SetTyping(ctx context.Context, roomID, userID string, timeout 
 	return s.announceTyping(ctx, roomID, note)
 }
 
-// Start sends the end of typing to those rooms in which somebody typed before the
-// server ended, however it ended. To be called before the first request.
+// Start takes up the presence of before the server ended, and sends the end of typing
+// to those rooms in which somebody typed then, however it ended. To be called before
+// the first request.
 func (s *Service) Start(ctx context.Context) error {
+	if err := s.o.DB.Read(ctx, s.loadPresence); err != nil {
+		return err
+	}
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		list, err := takeTyping(tx)
 		if err != nil || len(list) == 0 {

@@ -68,6 +68,7 @@ type touches struct {
 	all                                   bool
 	room, receipt, typing                 map[string]bool
 	user, device, list, presence, sharing bool
+	members                               map[string]bool // users whose membership of some room changed
 }
 
 func (s *Session) touches(from, to int64, members map[string]rooms.Member) touches {
@@ -97,6 +98,10 @@ func (s *Session) touches(from, to int64, members map[string]rooms.Member) touch
 			t.presence = true
 		case notify.Member:
 			t.sharing = true
+			if t.members == nil {
+				t.members = map[string]bool{}
+			}
+			t.members[x.Key] = true
 		}
 	})
 	t.all = !held || from == 0 // a first sync gets everything, on a fresh store too
@@ -232,7 +237,7 @@ func (a *answer) find() (err error) {
 			}
 		}
 	}
-	if (a.t.all || a.t.presence) && !a.r.Filter.Presence.None() {
+	if (a.t.all || a.t.presence || a.t.sharing) && !a.r.Filter.Presence.None() {
 		if err := a.presence(); err != nil {
 			return err
 		}
@@ -290,11 +295,55 @@ func (a *answer) presence() error {
 		}
 		return ok
 	})
+	if a.from > 0 {
+		met, err := a.met()
+		if err != nil {
+			return err
+		}
+		list = append(a.f.o.Ephemeral.PresenceBefore(a.from, func(userID string) bool {
+			if userID == a.UserID || a.ignore[userID] || met != nil && !met[userID] || !a.r.Filter.Presence.Pass(mx.Presence, userID) {
+				return false
+			}
+			ok, err := a.f.o.Rooms.CameToShare(a.q, a.UserID, userID, a.from)
+			if err != nil {
+				failed = err
+			}
+			return ok
+		}), list...)
+	}
 	if n := a.r.Filter.Presence.LimitOr(len(list), len(list)); n < len(list) { // the newest: what changed before is of less use
 		list = list[len(list)-n:]
 	}
 	a.out.Presence = list
 	return failed
+}
+
+// met are the users with whom the user may have come to share a room in the range: of
+// whom the client knows no presence yet. nil: all.
+func (a *answer) met() (map[string]bool, error) {
+	if a.t.all {
+		return nil, nil
+	}
+	met := map[string]bool{}
+	for u := range a.t.members {
+		met[u] = true
+	}
+	if !met[a.UserID] {
+		return met, nil
+	}
+	for id, m := range a.members {
+		if m.Membership != mx.Join || m.Pos <= a.from {
+			continue
+		}
+		users, err := a.f.o.Rooms.Members(a.q, id, mx.Join)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range users {
+			met[u] = true
+		}
+	}
+	return met, nil
 }
 
 // rooms goes through the user's rooms.

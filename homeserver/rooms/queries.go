@@ -346,6 +346,17 @@ func (r *Rooms) ShareRoom(q store.Querier, a, b string) (bool, error) {
 	return yes, err
 }
 
+// CameToShare reports whether two users are joined to a room together and were not at
+// a position, as far as their memberships of now tell: after a change of name it may
+// say yes though they were.
+func (r *Rooms) CameToShare(q store.Querier, a, b string, since int64) (bool, error) {
+	const together = `SELECT 1 FROM room_members m JOIN room_members o ON o.room = m.room AND o.user_id = $2 AND o.membership = 'join'
+		WHERE m.user_id = $1 AND m.membership = 'join'`
+	var yes bool
+	err := q.QueryRow(`SELECT EXISTS (`+together+`) AND NOT EXISTS (`+together+` AND m.event <= $3 AND o.event <= $3)`, a, b, since).Scan(&yes)
+	return yes, err
+}
+
 const selectOpenness = `SELECT s.room, s.event FROM rooms r JOIN room_state s ON s.room = r.nid AND s.type = $1 AND s.state_key = ''`
 
 // PublicUsers lists the users who are joined to a room that anybody may find, join

@@ -37,7 +37,7 @@ type Options struct {
 	Timeline *timeline.Timeline
 	Userdata *userdata.Service
 	// Synced notes the presence that a device asked for. nil: nobody asks.
-	Synced func(ctx context.Context, userID, setPresence string) error
+	Synced func(ctx context.Context, userID, deviceID, setPresence string) error
 	Log    *slog.Logger
 }
 
@@ -173,7 +173,7 @@ func (s *Service) sync(ctx context.Context, r *route.Request, in wire, stable bo
 		return nil, err
 	}
 	if s.o.Synced != nil {
-		if err := s.o.Synced(ctx, r.UserID, q.presence); err != nil {
+		if err := s.o.Synced(ctx, r.UserID, r.DeviceID, q.presence); err != nil {
 			return nil, err
 		}
 	}

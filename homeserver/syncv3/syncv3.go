@@ -35,7 +35,7 @@ type Options struct {
 	// Filter gives a stored filter. Errors: store.ErrNotFound.
 	Filter func(q store.Querier, userID, filterID string) (mx.Raw, error)
 	// Synced notes the presence that a device asked for. nil: nobody asks.
-	Synced func(ctx context.Context, userID, setPresence string) error
+	Synced func(ctx context.Context, userID, deviceID, setPresence string) error
 }
 
 // Sync answers GET /sync.
@@ -150,7 +150,7 @@ func (s *Sync) sync(ctx context.Context, r *route.Request) (any, error) {
 	}
 	req.StateAfter = stable || unstable
 	if s.o.Synced != nil {
-		if err := s.o.Synced(ctx, r.UserID, r.Query("set_presence")); err != nil {
+		if err := s.o.Synced(ctx, r.UserID, r.DeviceID, r.Query("set_presence")); err != nil {
 			return nil, err
 		}
 	}

@@ -798,6 +798,15 @@ CREATE TABLE user_filters (
 	PRIMARY KEY (user_id, filter_id)
 ) WITHOUT ROWID;
 
+-- owner: homeserver/ephemeral
+CREATE TABLE user_presence (
+	user_id    TEXT PRIMARY KEY,
+	state      TEXT NOT NULL, -- online, unavailable or offline
+	status_msg TEXT NOT NULL,
+	active     INTEGER NOT NULL, -- ms; 0: never
+	pos        INTEGER NOT NULL  -- of the last change that others see
+) WITHOUT ROWID;
+
 -- owner: homeserver/userdata
 CREATE TABLE user_profiles (
 	user_id     TEXT PRIMARY KEY,
