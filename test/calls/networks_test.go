@@ -1,0 +1,595 @@
+//go:build linux
+
+package calls
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	lksdk "github.com/livekit/server-sdk-go/v2"
+
+	"github.com/livekit/protocol/logger"
+	"github.com/pion/webrtc/v4"
+	"github.com/pion/webrtc/v4/pkg/media"
+
+	"holdfast/appliance/appliancetest"
+	"holdfast/test/need"
+)
+
+var update = flag.Bool("update", false, "write docs/dev/calls.md")
+
+// network is a case of TestNetworks: who is connected to whom, and what may pass.
+type network struct {
+	name, title string
+	// links are "node interface addresses...": the interfaces of one bridge share its name,
+	// as in "lan: server eth0 10.77.0.1/24".
+	links  []string
+	routes []string // "node destination via"
+	rules  []string // of iptables, in the router
+	server []string // the server's addresses: nothing else may be named to a client
+	// reach is the address by which each of the two knows the server.
+	reach [2]string
+	// transport is what media has to go over; "" where no call can come about.
+	transport string
+}
+
+// networks has two people in each network, "alice" and "bob". All blocking is done by
+// iptables in a router between them and the server.
+var networks = []network{
+	{
+		name: "lan", title: "one local network",
+		links:  []string{"lan: server eth0 10.77.0.1/24", "lan: alice eth0 10.77.0.2/24", "lan: bob eth0 10.77.0.3/24"},
+		server: []string{"10.77.0.1"}, reach: [2]string{"10.77.0.1", "10.77.0.1"}, transport: "udp",
+	},
+	{
+		name: "subnets", title: "each in a subnet of their own, a router between",
+		links: routed, routes: throughRouter,
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "udp",
+	},
+	{
+		// The server has no route to them: what is not sent back through the NAT is lost.
+		name: "nat", title: "both people behind NAT",
+		links: routed, routes: throughRouter[1:],
+		rules:  []string{"-t nat -A POSTROUTING -o eth0 -j MASQUERADE"},
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "udp",
+	},
+	{
+		name: "only443", title: "only TCP port 443 open",
+		links: routed, routes: throughRouter,
+		rules: []string{"-A FORWARD -p tcp --dport 443 -j ACCEPT",
+			"-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "-A FORWARD -j DROP"},
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"},
+	},
+	{
+		name: "twohomes", title: "server with two interfaces and no default route, a person at each",
+		links: []string{"one: server eth0 10.77.4.1/24", "one: alice eth0 10.77.4.2/24",
+			"two: server eth1 10.77.5.1/24", "two: bob eth0 10.77.5.2/24"},
+		server: []string{"10.77.4.1", "10.77.5.1"}, reach: [2]string{"10.77.4.1", "10.77.5.1"}, transport: "udp",
+	},
+	{
+		name: "ipv6", title: "IPv6 only",
+		links:  []string{"lan: server eth0 fd77::1/64", "lan: alice eth0 fd77::2/64", "lan: bob eth0 fd77::3/64"},
+		server: []string{"fd77::1"}, reach: [2]string{"fd77::1", "fd77::1"}, transport: "udp",
+	},
+}
+
+var (
+	routed = []string{"srv: router eth0 10.77.1.1/24", "srv: server eth0 10.77.1.2/24",
+		"one: router eth1 10.77.2.1/24", "one: alice eth0 10.77.2.2/24",
+		"two: router eth2 10.77.3.1/24", "two: bob eth0 10.77.3.2/24"}
+	throughRouter = []string{"server default 10.77.1.1", "alice default 10.77.2.1", "bob default 10.77.3.1"}
+)
+
+// seen is what a person in a call got to know. It goes from the person's process to
+// the test as a line of JSON.
+type seen struct {
+	Token        bool   // the token service gave one
+	Failed       string // why there is no call
+	NoMedia      bool   // it is that the relay answered, but no media port was reached
+	Audio, Video int64  // packets of the other one's
+	Local, Over  string // of the pair in use: type of the own candidate, transport
+	Remote       string // of the pair in use: type and address of the relay's
+	Servers      []string
+	Offered      []string // addresses of the relay's candidates
+}
+
+// Enough that eight seconds of a call have passed.
+const (
+	audioPackets = 400
+	videoPackets = 120
+)
+
+// TestNetworks has two people call each other through the real program in networks of
+// the kinds that are met in houses, and looks at what they are told of and what their
+// media goes over. docs/dev/calls.md has the table; -update writes it.
+func TestNetworks(t *testing.T) {
+	need.Root(t)
+	ip := need.Program(t, "ip", "iproute2")
+	iptables := need.Program(t, "iptables", "iptables")
+	sweep(t, ip)
+	probe := fmt.Sprintf("%s%d-probe", nsPrefix, os.Getpid())
+	if out, err := exec.Command(ip, "netns", "add", probe).CombinedOutput(); err != nil {
+		need.Missing(t, "this machine allows no network namespaces: %v %s", err, out)
+	}
+	exec.Command(ip, "netns", "del", probe).Run()
+	bin := theProgram(t)
+
+	var mu sync.Mutex
+	got := map[string][2]seen{}
+	t.Run("in", func(t *testing.T) {
+		for _, n := range networks {
+			t.Run(n.name, func(t *testing.T) {
+				t.Parallel()
+				both := n.call(t, ip, iptables, bin)
+				n.judge(t, both)
+				mu.Lock()
+				got[n.name] = both
+				mu.Unlock()
+			})
+		}
+	})
+	if *update && !t.Failed() && len(got) == len(networks) {
+		if err := os.WriteFile("../../docs/dev/calls.md", table(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (n network) judge(t *testing.T, both [2]seen) {
+	t.Helper()
+	for i, who := range []string{"alice", "bob"} {
+		s := both[i]
+		if !s.Token {
+			t.Errorf("%s got no token", who)
+			continue
+		}
+		for _, a := range append(slices.Clone(s.Offered), s.Servers...) {
+			if !slices.Contains(n.server, a) {
+				t.Errorf("%s is told of %s, which is no address of the server", who, a)
+			}
+		}
+		if n.transport == "" {
+			if s.Failed == "" {
+				t.Errorf("%s is in the call, over %s to %s: the table says that this does not work", who, s.Over, s.Remote)
+			} else if !s.NoMedia {
+				t.Errorf("%s: %s: want a relay that answers, and no way for media", who, s.Failed)
+			}
+			continue
+		}
+		if s.Failed != "" {
+			t.Errorf("%s: %s", who, s.Failed)
+			continue
+		}
+		if s.Audio < audioPackets || s.Video < videoPackets {
+			t.Errorf("%s got %d packets of sound and %d of pictures", who, s.Audio, s.Video)
+		}
+		if s.Over != n.transport {
+			t.Errorf("%s: media goes over %s, want %s", who, s.Over, n.transport)
+		}
+		if len(s.Servers) == 0 || len(s.Offered) == 0 {
+			t.Errorf("%s was told of the ICE servers %v and the candidates %v", who, s.Servers, s.Offered)
+		}
+	}
+}
+
+func table(got map[string][2]seen) []byte {
+	var b bytes.Buffer
+	b.WriteString(`# Calls from one network to another
+
+Written by ` + "`go test ./test/calls -run TestNetworks -update`" + ` (Linux, as root): the real program in a
+network namespace, two of LiveKit's Go clients in others, joined by veth pairs; routing, NAT and
+blocking are the kernel's. Each sees about eight seconds of the other's sound and pictures.
+In those that work nobody is told of an address that is not the server's, as ICE server or as
+candidate.
+
+| network | works | media over | client's candidate | relay's candidate | ICE servers that each was told of |
+|---|---|---|---|---|---|
+`)
+	for _, n := range networks {
+		both := got[n.name]
+		if n.transport == "" {
+			fmt.Fprintf(&b, "| %s | no | | | | |\n", n.title)
+			continue
+		}
+		var local, remote, servers []string
+		for _, s := range both {
+			local, remote, servers = append(local, s.Local), append(remote, s.Remote), append(servers, strings.Join(s.Servers, " "))
+		}
+		fmt.Fprintf(&b, "| %s | yes | %s | %s | %s | %s |\n", n.title, n.transport,
+			strings.Join(slices.Compact(local), ", "), strings.Join(slices.Compact(remote), ", "), strings.Join(servers, "; "))
+	}
+	b.WriteString(`
+Where only port 443 is open, signing in to a call works and media does not: TURN is served over
+UDP alone. It would take TURN over TLS on the HTTPS port. A network that blocks UDP alone is not in
+this table: LiveKit's Go client knows no ICE over TCP. That the TCP port carries a call is
+TestSelfTest's and TestLoopbackOnly's in ` + "`sfu`" + `, on one machine, without a firewall.
+`)
+	return b.Bytes()
+}
+
+const nsPrefix = "hfcall-"
+
+// sweep deletes the namespaces of test runs that were cut off.
+func sweep(t *testing.T, ip string) {
+	t.Helper()
+	out, err := exec.Command(ip, "netns", "list").Output()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		rest, ok := strings.CutPrefix(name, nsPrefix)
+		if !ok {
+			continue
+		}
+		pid, _, _ := strings.Cut(rest, "-")
+		if n, err := strconv.Atoi(pid); err == nil && errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
+			exec.Command(ip, "netns", "del", name).Run()
+			os.RemoveAll(filepath.Join(hosts, name))
+		}
+	}
+}
+
+// theProgram is the program: HOLDFAST_BIN, or one built for the purpose.
+func theProgram(t *testing.T) string {
+	t.Helper()
+	if bin := os.Getenv("HOLDFAST_BIN"); bin != "" {
+		return bin
+	}
+	bin := filepath.Join(t.TempDir(), "holdfast")
+	if out, err := exec.Command("go", "build", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return bin
+}
+
+// call builds the network, starts the server in it, and has the two call each other.
+func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
+	t.Helper()
+	ns := func(node string) string { return fmt.Sprintf("%s%d-%s-%s", nsPrefix, os.Getpid(), n.name, node) }
+	run := func(program string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %s: %v %s", program, strings.Join(args, " "), err, out)
+		}
+	}
+	in := func(node string, args ...string) {
+		t.Helper()
+		run(ip, append([]string{"netns", "exec", ns(node)}, args...)...)
+	}
+
+	made := map[string]bool{}
+	have := func(node string) {
+		t.Helper()
+		if made[node] {
+			return
+		}
+		made[node] = true
+		run(ip, "netns", "add", ns(node))
+		t.Cleanup(func() { exec.Command(ip, "netns", "del", ns(node)).Run() })
+		in(node, ip, "link", "set", "lo", "up")
+	}
+	have("switch")
+	bridges := map[string]bool{}
+	for i, l := range n.links {
+		bridge, rest, _ := strings.Cut(l, ": ")
+		f := strings.Fields(rest)
+		node, name := f[0], f[1]
+		have(node)
+		if !bridges[bridge] {
+			bridges[bridge] = true
+			in("switch", ip, "link", "add", "br-"+bridge, "type", "bridge")
+			in("switch", ip, "link", "set", "br-"+bridge, "up")
+		}
+		port := "p" + strconv.Itoa(i)
+		in("switch", ip, "link", "add", port, "type", "veth", "peer", "name", name, "netns", ns(node))
+		in("switch", ip, "link", "set", port, "master", "br-"+bridge, "up")
+		for _, addr := range f[2:] {
+			args := []string{ip, "addr", "add", addr, "dev", name}
+			if strings.Contains(addr, ":") {
+				args = append(args, "nodad") // nobody else has it
+			}
+			in(node, args...)
+		}
+		in(node, ip, "link", "set", name, "up")
+	}
+	for _, r := range n.routes {
+		f := strings.Fields(r)
+		in(f[0], ip, "route", "add", f[1], "via", f[2])
+	}
+	if made["router"] {
+		in("router", "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+	}
+	for _, r := range n.rules {
+		in("router", append([]string{iptables, "-w"}, strings.Fields(r)...)...)
+	}
+
+	data := t.TempDir()
+	log := &appliancetest.Buffer{}
+	serve := exec.Command(ip, "netns", "exec", ns("server"), bin, "serve", "--data", data,
+		"--set", "server_name="+appliancetest.ServerName, "--set", "listen.https=:443", "--set", "listen.http=127.0.0.1:0",
+		"--set", "listen.redirect=", "--set", "listen.metrics=", "--set", "limits.enabled=false", "--set", "sfu.enabled=true")
+	serve.Stdout, serve.Stderr = log, log
+	start(t, serve)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", log)
+		}
+	})
+	for _, name := range []string{"alice", "bob"} {
+		eventually(t, name+" has an account", 90*time.Second, func() bool {
+			if serve.ProcessState != nil {
+				t.Fatalf("the server ended\n%s", log)
+			}
+			out, err := exec.Command(bin, "user", "add", name, "--password", appliancetest.Password, "--data", data).CombinedOutput()
+			return err == nil || strings.Contains(string(out), "taken")
+		})
+	}
+
+	authority := filepath.Join(data, "tls", "ca.crt")
+	if _, err := os.Stat(authority); err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]io.Closer
+	var lines [2]*bufio.Scanner
+	for i, name := range []string{"alice", "bob"} {
+		names(t, ns(name), n.reach[i]+" "+appliancetest.ServerName+"\n")
+		p := exec.Command(ip, "netns", "exec", ns(name), os.Args[0], "-test.run=^TestPerson$", "-test.timeout=5m")
+		p.Env = append(os.Environ(), "CALL_PERSON="+name, "CALL_SERVER=https://"+appliancetest.ServerName, "SSL_CERT_FILE="+authority)
+		p.Stderr = os.Stderr
+		stdin, err := p.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i], lines[i] = stdin, bufio.NewScanner(out)
+		start(t, p)
+	}
+	for i, name := range []string{"alice", "bob"} {
+		var said []string
+		for lines[i].Scan() {
+			if rest, ok := strings.CutPrefix(lines[i].Text(), "seen "); ok {
+				if err := json.Unmarshal([]byte(rest), &both[i]); err != nil {
+					t.Fatal(err)
+				}
+				said = nil
+				break
+			}
+			said = append(said, lines[i].Text())
+		}
+		if len(said) > 0 {
+			t.Errorf("%s: %s", name, strings.Join(said, "\n"))
+		}
+	}
+	for _, e := range ends { // both have seen what they came for
+		e.Close()
+	}
+	t.Logf("alice %+v", both[0])
+	t.Logf("bob %+v", both[1])
+	return both
+}
+
+// hosts has the files that `ip netns exec` puts in the place of those in /etc.
+const hosts = "/etc/netns"
+
+// names says what names mean in a namespace, in the format of /etc/hosts.
+func names(t *testing.T, ns, table string) {
+	t.Helper()
+	dir := filepath.Join(hosts, ns)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(table), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start starts a process that ends with the test, or with the process of the test.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+}
+
+// TestPerson is somebody in a call of TestNetworks.
+func TestPerson(t *testing.T) {
+	name, server := os.Getenv("CALL_PERSON"), os.Getenv("CALL_SERVER")
+	if name == "" {
+		t.Skip("runs in a network of its own only")
+	}
+	var s seen
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	token := ""
+	do := func(method, path string, in any) (status int, out map[string]any) {
+		t.Helper()
+		b, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequestWithContext(ctx, method, server+path, bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, out
+	}
+	status, me := do("POST", "/_matrix/client/v3/login", map[string]any{"type": "m.login.password",
+		"identifier": map[string]string{"type": "m.id.user", "user": name}, "password": appliancetest.Password})
+	if status != 200 {
+		t.Fatal(status, me)
+	}
+	token = me["access_token"].(string)
+	roomID := ""
+	if name == "alice" {
+		status, room := do("POST", "/_matrix/client/v3/createRoom", map[string]any{"preset": "public_chat", "room_alias_name": "call",
+			"power_level_content_override": map[string]any{"events": map[string]int{memberType: 0}}})
+		if status != 200 {
+			t.Fatal(status, room)
+		}
+		roomID = room["room_id"].(string)
+	} else {
+		eventually(t, "the room is there", 90*time.Second, func() bool {
+			status, room := do("POST", "/_matrix/client/v3/join/"+url.PathEscape("#call:"+appliancetest.ServerName), map[string]any{})
+			roomID, _ = room["room_id"].(string)
+			return status == 200
+		})
+	}
+	_, proof := do("POST", "/_matrix/client/v3/user/"+me["user_id"].(string)+"/openid/request_token", map[string]any{})
+	status, relay := do("POST", "/livekit/jwt/sfu/get", map[string]any{"room": roomID, "device_id": me["device_id"], "openid_token": proof})
+	if status != 200 {
+		t.Fatal(status, relay)
+	}
+	s.Token = true
+
+	var audio, video atomic.Int64
+	cb := lksdk.NewRoomCallback()
+	cb.OnTrackSubscribed = func(track *webrtc.TrackRemote, _ *lksdk.RemoteTrackPublication, _ *lksdk.RemoteParticipant) {
+		n := &audio
+		if track.Kind() == webrtc.RTPCodecTypeVideo {
+			n = &video
+		}
+		for {
+			if _, _, err := track.ReadRTP(); err != nil {
+				return
+			}
+			n.Add(1)
+		}
+	}
+	room, err := lksdk.ConnectToRoomWithToken(relay["url"].(string), relay["jwt"].(string), cb, lksdk.WithLogger(logger.GetDiscardLogger()),
+		lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30*time.Second))
+	if err != nil {
+		s.Failed, s.NoMedia = err.Error(), errors.Is(err, lksdk.ErrConnectionTimeout)
+		say(t, s)
+		return
+	}
+	defer room.Disconnect()
+	publish(t, room)
+	for end := time.Now().Add(90 * time.Second); audio.Load() < audioPackets || video.Load() < videoPackets; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			break // the test says what is missing
+		}
+	}
+	s.Audio, s.Video = audio.Load(), video.Load()
+	for _, pc := range []*webrtc.PeerConnection{room.LocalParticipant.GetPublisherPeerConnection(), room.LocalParticipant.GetSubscriberPeerConnection()} {
+		if pc != nil {
+			s.look(t, pc)
+		}
+	}
+	say(t, s)
+	io.Copy(io.Discard, os.Stdin) // until the other one has seen enough, too
+}
+
+// look adds what a connection was told of, and goes over.
+func (s *seen) look(t *testing.T, pc *webrtc.PeerConnection) {
+	t.Helper()
+	add := func(to *[]string, addr string) {
+		if a, err := netip.ParseAddr(addr); err == nil {
+			addr = a.String()
+		}
+		if !slices.Contains(*to, addr) {
+			*to = append(*to, addr)
+		}
+	}
+	for _, srv := range pc.GetConfiguration().ICEServers {
+		for _, u := range srv.URLs {
+			_, at, _ := strings.Cut(u, ":")
+			at, _, _ = strings.Cut(at, "?")
+			if host := (&url.URL{Host: at}).Hostname(); host != "" {
+				add(&s.Servers, host)
+			}
+		}
+	}
+	for _, st := range pc.GetStats() {
+		if c, ok := st.(webrtc.ICECandidateStats); ok && c.Type == webrtc.StatsTypeRemoteCandidate {
+			add(&s.Offered, c.IP)
+		}
+	}
+	if pc.SCTP() == nil || pc.SCTP().Transport() == nil {
+		return
+	}
+	pair, err := pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return
+	}
+	s.Local, s.Remote, s.Over = pair.Local.Typ.String(), pair.Remote.Typ.String(), pair.Local.Protocol.String()
+}
+
+func say(t *testing.T, s seen) {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("seen %s\n", b)
+}
+
+// publish sends sound and pictures until the test ends.
+func publish(t *testing.T, room *lksdk.Room) {
+	t.Helper()
+	// A key frame of VP8 (RFC 6386, 9.1) with nothing in it: the relay looks at its head only.
+	frame := append([]byte{0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00}, make([]byte, 500)...)
+	for _, p := range []struct {
+		codec  webrtc.RTPCodecCapability
+		opts   lksdk.TrackPublicationOptions
+		sample media.Sample
+	}{
+		{webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2},
+			lksdk.TrackPublicationOptions{Name: "mic"}, media.Sample{Data: []byte{0xf8, 0xff, 0xfe}, Duration: 20 * time.Millisecond}},
+		{webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8, ClockRate: 90000},
+			lksdk.TrackPublicationOptions{Name: "camera", VideoWidth: 320, VideoHeight: 240}, media.Sample{Data: frame, Duration: 50 * time.Millisecond}},
+	} {
+		track, err := webrtc.NewTrackLocalStaticSample(p.codec, p.opts.Name, "person")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := room.LocalParticipant.PublishTrack(track, &p.opts); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			tick := time.NewTicker(p.sample.Duration)
+			defer tick.Stop()
+			for t.Context().Err() == nil {
+				<-tick.C
+				track.WriteSample(p.sample)
+			}
+		}()
+	}
+}
