@@ -1,7 +1,6 @@
 package feed_test
 
 import (
-	"fmt"
 	"math/rand"
 	"slices"
 	"sync"
@@ -220,58 +219,17 @@ func followers(t *testing.T, hs *hstest.HS, users []string) []*follower {
 	return list
 }
 
-var visibilities = []string{"joined", "invited", "shared", "world_readable"}
-
-// act does something at random. Much of it is refused: that is part of it.
-func act(rnd *rand.Rand, clients []*hstest.Client, rooms []string, n int) {
-	c := clients[rnd.Intn(len(clients))]
-	other := clients[rnd.Intn(len(clients))]
-	p := hstest.Room(rooms[rnd.Intn(len(rooms))])
-	switch k := rnd.Intn(20); {
-	case k < 9:
-		c.Do("PUT", fmt.Sprintf("%s/send/m.room.message/a%d", p, n), obj{"body": fmt.Sprint(n), "msgtype": "m.text"})
-	case k < 11:
-		c.Do("PUT", p+"/state/m.room.topic", obj{"topic": fmt.Sprint(n)})
-	case k < 12:
-		c.Do("PUT", fmt.Sprintf("%s/state/m.test/%d", p, rnd.Intn(4)), obj{"n": n})
-	case k < 14:
-		c.Do("POST", p+"/join", obj{})
-	case k < 15:
-		c.Do("POST", p+"/leave", obj{})
-	case k < 16:
-		c.Do("POST", p+"/invite", obj{"user_id": other.UserID})
-	case k < 17:
-		c.Do("POST", p+"/kick", obj{"user_id": other.UserID})
-	case k < 18:
-		c.Do("PUT", p+"/state/m.room.history_visibility", obj{"history_visibility": visibilities[rnd.Intn(4)]})
-	case k < 19:
-		c.Do("PUT", "/profile/"+c.UserID+"/displayname", obj{"displayname": fmt.Sprint("name ", n)})
-	default:
-		c.Do("POST", p+"/receipt/m.read/$none", obj{})
-	}
-}
-
-func setUp(t *testing.T) (*hstest.HS, []*hstest.Client, []string, []*follower) {
+func setUp(t *testing.T) (*hstest.HS, *hstest.Workload, []*follower) {
 	hs := hstest.New(t, nil)
 	users := []string{"alice", "bob", "carol"}
-	var clients []*hstest.Client
-	for _, u := range users {
-		clients = append(clients, hs.Login(t, u))
-	}
-	var rooms []string
-	for i, v := range visibilities {
-		c := clients[i%3]
-		rooms = append(rooms, c.CreateRoom(obj{"preset": "public_chat", "room_version": []string{"10", "11", "12"}[i%3],
-			"initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": v}}}}))
-	}
-	return hs, clients, rooms, followers(t, hs, users)
+	return hs, hstest.NewWorkload(t, hs, users...), followers(t, hs, users)
 }
 
 // What syncs tell, folded from nothing, is what the server says the rooms are: for
 // every kind of client, however seldom it syncs, across a restart and a ring that
 // is too short.
 func TestFoldedSyncsEqualState(t *testing.T) {
-	hs, clients, rooms, list := setUp(t)
+	hs, work, list := setUp(t)
 	seed := rand.Int63()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewSource(seed))
@@ -280,7 +238,7 @@ func TestFoldedSyncsEqualState(t *testing.T) {
 		steps = 80
 	}
 	for n := range steps {
-		act(rnd, clients, rooms, n)
+		work.Act(rnd, n)
 		for _, f := range list {
 			if rnd.Intn(6) == 0 {
 				f.follow(t)
@@ -298,14 +256,14 @@ func TestFoldedSyncsEqualState(t *testing.T) {
 
 // The same while everybody writes at once.
 func TestFoldedSyncsUnderLoad(t *testing.T) {
-	_, clients, rooms, list := setUp(t)
+	_, work, list := setUp(t)
 	var wg, readers sync.WaitGroup
 	var over atomic.Bool
 	for w := range 3 {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewSource(int64(w) + 7))
 			for n := range 80 {
-				act(rnd, clients, rooms, (w+1)*1000+n)
+				work.Act(rnd, (w+1)*1000+n)
 			}
 		})
 	}
@@ -328,7 +286,7 @@ func TestFoldedSyncsUnderLoad(t *testing.T) {
 // Many devices of few users begin at once, with one connection to read by: nobody
 // may wait for another while holding it.
 func TestFewReaders(t *testing.T) {
-	hs, clients, rooms, _ := setUp(t)
+	hs, work, _ := setUp(t)
 	var wg sync.WaitGroup
 	for i := range 24 {
 		c := hs.Login(t, []string{"alice", "bob", "carol"}[i%3])
@@ -340,7 +298,7 @@ func TestFewReaders(t *testing.T) {
 		})
 	}
 	for i := range 60 {
-		act(rand.New(rand.NewSource(int64(i))), clients, rooms, i)
+		work.Act(rand.New(rand.NewSource(int64(i))), i)
 	}
 	wg.Wait()
 }

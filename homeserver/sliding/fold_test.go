@@ -212,61 +212,19 @@ func (f *follower) check(t *testing.T) {
 	}
 }
 
-var visibilities = []string{"joined", "invited", "shared", "world_readable"}
-
-// act does something at random. Much of it is refused: that is part of it.
-func act(rnd *rand.Rand, clients []*hstest.Client, rooms []string, n int) {
-	c, other := clients[rnd.Intn(len(clients))], clients[rnd.Intn(len(clients))]
-	p := hstest.Room(rooms[rnd.Intn(len(rooms))])
-	switch k := rnd.Intn(22); {
-	case k < 9:
-		c.Do("PUT", fmt.Sprintf("%s/send/m.room.message/a%d", p, n), obj{"body": fmt.Sprint(n), "msgtype": "m.text"})
-	case k < 10:
-		c.Do("PUT", p+"/state/m.room.topic", obj{"topic": fmt.Sprint(n)})
-	case k < 11:
-		c.Do("PUT", p+"/state/m.room.name", obj{"name": []string{"", fmt.Sprint(n)}[rnd.Intn(2)]})
-	case k < 12:
-		c.Do("PUT", fmt.Sprintf("%s/state/m.test/%d", p, rnd.Intn(4)), obj{"n": n})
-	case k < 14:
-		c.Do("POST", p+"/join", obj{})
-	case k < 15:
-		c.Do("POST", p+"/leave", obj{})
-	case k < 16:
-		c.Do("POST", p+"/invite", obj{"user_id": other.UserID})
-	case k < 17:
-		c.Do("POST", p+"/kick", obj{"user_id": other.UserID})
-	case k < 18:
-		c.Do("PUT", p+"/state/m.room.history_visibility", obj{"history_visibility": visibilities[rnd.Intn(4)]})
-	case k < 19:
-		c.Do("PUT", "/profile/"+c.UserID+"/displayname", obj{"displayname": fmt.Sprint("name ", n)})
-	default:
-		m := c.Do("GET", p+"/messages?dir=b&limit=4", nil)
-		if l := m.JSON.At("chunk").List(); len(l) > 0 {
-			typ := []string{"m.read", "m.read.private"}[rnd.Intn(2)]
-			c.Do("POST", p+"/receipt/"+typ+"/"+url.PathEscape(l[rnd.Intn(len(l))].At("event_id").String()), obj{})
-		}
-	}
-}
-
 // What connections tell, folded from nothing, is what the server says the rooms are,
 // whatever windows they look through, however many answers are lost, and across a
 // restart.
 func TestFoldedAnswersEqualState(t *testing.T) {
 	hs := hstest.New(t, nil)
-	var clients []*hstest.Client
-	for _, u := range []string{"alice", "bob", "carol"} {
-		clients = append(clients, hs.Login(t, u))
-	}
-	var rooms []string
-	for i, v := range visibilities {
-		rooms = append(rooms, clients[i%3].CreateRoom(obj{"preset": "public_chat", "room_version": []string{"10", "11", "12"}[i%3],
-			"initial_state": []obj{{"type": mx.RoomHistoryVisibility, "content": obj{"history_visibility": v}}}}))
-	}
+	users := []string{"alice", "bob", "carol"}
+	work := hstest.NewWorkload(t, hs, users...)
+	rooms := work.Rooms
 	seed := rand.Int63()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewSource(seed))
 	var list []*follower
-	for _, u := range []string{"alice", "bob", "carol"} {
+	for _, u := range users {
 		for i, f := range []follower{{limit: 50}, {limit: 2}, {limit: 3, lazy: true}, {limit: 1, wide: true}, {limit: 2, wide: true, lazy: true}} {
 			f.Client, f.name, f.rnd, f.rooms = hs.Login(t, u), fmt.Sprint(u, i), rnd, map[string]*known{}
 			list = append(list, &f)
@@ -277,7 +235,7 @@ func TestFoldedAnswersEqualState(t *testing.T) {
 		steps = 80
 	}
 	for n := range steps {
-		act(rnd, clients, rooms, n)
+		work.Act(rnd, n)
 		for _, f := range list {
 			if rnd.Intn(6) == 0 {
 				f.follow(t, false, rooms)
