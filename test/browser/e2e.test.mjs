@@ -207,6 +207,14 @@ step("a third device gets the history back with the recovery key", async () => {
     await g.getByTestId("recovery-key-done").click();
     await g.getByTestId("save-key-dialog").waitFor({ state: "detached" });
     await g.goto(new URL("/", g.url()).href);
+    // A client waits for up to ten seconds before it puts keys into the backup.
+    let count = 0;
+    let since = Date.now();
+    await until("all keys are in the backup", async () => {
+        const n = await keysInBackup(g);
+        if (n !== count) [count, since] = [n, Date.now()];
+        return count >= 2 && Date.now() - since > 12_000;
+    }, 90_000);
 
     tablet = await openBrowser("grace-tablet");
     const p = tablet.page;
@@ -436,6 +444,15 @@ async function eventTypes(p) {
         const types = {};
         for (const e of chunk) types[e.type] = (types[e.type] ?? 0) + 1;
         return types;
+    });
+}
+
+// keysInBackup asks the server how many keys the account's backup has, with the page's own session.
+async function keysInBackup(p) {
+    return p.evaluate(async () => {
+        const session = JSON.parse(Object.entries(localStorage).find(([, v]) => v.includes("accessToken"))?.[1] ?? "{}");
+        const res = await fetch("/_matrix/client/v3/room_keys/version", { headers: { authorization: `Bearer ${session.accessToken}` } });
+        return (await res.json()).count ?? 0;
     });
 }
 
