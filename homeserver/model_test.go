@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
@@ -243,17 +244,21 @@ func sorted(list []string) []string {
 
 // model is the rooms, the users, and what drives them.
 type model struct {
-	t      *testing.T
-	hs     *hstest.HS
-	rnd    *rand.Rand
-	users  []*hstest.Client
-	rooms  []*mRoom
-	byID   map[string]*mRoom
-	pos    int64 // events up to here are in the model
-	n      int
-	at     []int64                        // positions of tokens, to ask for members at
-	live   map[string]map[string][]string // user, room: what incremental syncs told
-	ignore map[string]string              // user: whom they ignore
+	t       *testing.T
+	hs      *hstest.HS
+	rnd     *rand.Rand
+	users   []*hstest.Client
+	rooms   []*mRoom
+	byID    map[string]*mRoom
+	pos     int64 // events up to here are in the model
+	n       int
+	at      []int64 // positions of tokens, to ask for members at
+	admin   *hstest.Client
+	purged  int
+	deleted []*mRoom
+	leaves  map[string]int                 // user and deleted room: 1: it is to be told; -1: it was
+	live    map[string]map[string][]string // user, room: what incremental syncs told
+	ignore  map[string]string              // user: whom they ignore
 }
 
 // learn takes over what was stored since.
@@ -371,6 +376,87 @@ func (m *model) act() {
 	if m.rnd.Intn(20) == 0 {
 		m.at = append(m.at, m.pos)
 	}
+	if m.rnd.Intn(60) == 0 {
+		m.purge(m.rooms[m.rnd.Intn(len(m.rooms))])
+	}
+	if m.rnd.Intn(300) == 0 && len(m.rooms) > 4 {
+		m.delete(m.rnd.Intn(len(m.rooms)))
+	}
+}
+
+// ended waits for long work, asked for by path, to be done.
+func (m *model) ended(path string) {
+	for {
+		switch st := m.admin.Must("GET", "/_synapse/admin/"+path, nil).At("status").String(); st {
+		case "complete":
+			return
+		case "scheduled", "active":
+			time.Sleep(time.Millisecond)
+		default:
+			m.t.Fatalf("%s: %s", path, st)
+		}
+	}
+}
+
+// purge deletes the messages of a room before one of its events: state stays, and so does
+// the redaction of something that does.
+func (m *model) purge(r *mRoom) {
+	i := m.rnd.Intn(len(r.events))
+	v := m.admin.Must("POST", "/_synapse/admin/v1/purge_history/"+url.PathEscape(r.id)+"/"+r.events[i].id, obj{"delete_local_events": true})
+	m.ended("v1/purge_history_status/" + v.At("purge_id").String())
+	there := map[string]bool{}
+	by := map[string]string{} // event → the redaction that redacted it: the first
+	for _, e := range r.events {
+		if e.typ == mx.RoomRedaction && e.redacts != "" && by[e.redacts] == "" {
+			by[e.redacts] = e.id
+		}
+	}
+	var left []*mEvent
+	for k, e := range r.events {
+		if k >= i || e.key != nil || e.typ == mx.RoomRedaction && there[e.redacts] && by[e.redacts] == e.id {
+			there[e.id], left = true, append(left, e)
+		}
+	}
+	m.purged += len(r.events) - len(left)
+	r.events = left
+}
+
+// delete deletes a room. Whoever was in it learns that, once.
+func (m *model) delete(i int) {
+	r := m.rooms[i]
+	for _, c := range m.users {
+		if now := r.now(c.UserID); c.Since != "" && (now == "join" || now == "invite" || now == "knock") {
+			m.leaves[c.UserID+r.id] = 1
+		}
+	}
+	v := m.admin.Must("DELETE", "/_synapse/admin/v2"+hstest.Room(r.id), obj{})
+	m.ended("v2/rooms/delete_status/" + v.At("delete_id").String())
+	m.rooms = slices.Delete(m.rooms, i, i+1)
+	delete(m.byID, r.id)
+	m.deleted = append(m.deleted, r)
+}
+
+// checkDeleted sees that of rooms that were deleted nothing can be read.
+func (m *model) checkDeleted(c *hstest.Client) {
+	for _, r := range m.deleted {
+		p, v1 := hstest.Room(r.id), "/_matrix/client/v1/rooms/"+url.PathEscape(r.id)
+		for _, path := range []string{p + "/messages?dir=b", p + "/state", p + "/state/m.room.create", p + "/members", p + "/initialSync", v1 + "/threads", v1 + "/hierarchy",
+			"/_matrix/client/v1/room_summary/" + url.PathEscape(r.id)} {
+			if a := c.Do("GET", path, nil); a.Status != 403 && a.Status != 404 {
+				m.t.Errorf("%s was deleted: GET %s: %d %s", r.id, path, a.Status, a.Body)
+			}
+		}
+		for _, e := range r.events {
+			for _, path := range []string{p + "/event/" + e.id, p + "/context/" + e.id, v1 + "/relations/" + e.id, "/events/" + e.id} {
+				if a := c.Do("GET", path, nil); a.Status != 403 && a.Status != 404 {
+					m.t.Errorf("%s was deleted: GET %s: %d", r.id, path, a.Status)
+				}
+			}
+		}
+		if n := m.leaves[c.UserID+r.id]; n > 0 {
+			m.t.Errorf("%s was not told that %s was deleted", c.UserID, r.id)
+		}
+	}
 }
 
 // follow syncs from where the user was, and sees that nothing comes that the user
@@ -380,6 +466,15 @@ func (m *model) follow(c *hstest.Client) {
 	for _, kind := range []string{"join", "leave"} {
 		for _, id := range v.At("rooms", kind).Keys() {
 			r := m.byID[id]
+			if r == nil { // it was deleted since: all that comes is the end
+				list := v.At("rooms", kind, id, "timeline", "events").List()
+				n := len(list) - 1
+				if kind != "leave" || n != 0 || list[n].At("state_key").String() != c.UserID || list[n].At("content", "membership").String() == "join" || m.leaves[c.UserID+id] < 0 {
+					m.t.Errorf("%s: of a room that was deleted comes %s", c.UserID, v.At("rooms", kind, id).Text())
+				}
+				m.leaves[c.UserID+id] = -1
+				continue
+			}
 			visible := ids(r.visible(c.UserID))
 			for _, e := range v.At("rooms", kind, id, "timeline", "events").List() {
 				eid := e.At("event_id").String()
@@ -884,12 +979,13 @@ func TestModel(t *testing.T) {
 			n = 8
 		}
 	}
-	m := &model{t: t, hs: hstest.New(t, nil), rnd: rand.New(rand.NewSource(seed)), byID: map[string]*mRoom{}, live: map[string]map[string][]string{}, ignore: map[string]string{}}
+	m := &model{t: t, hs: hstest.New(t, nil), rnd: rand.New(rand.NewSource(seed)), byID: map[string]*mRoom{}, live: map[string]map[string][]string{}, leaves: map[string]int{}, ignore: map[string]string{}}
 	for _, name := range []string{"alice", "bob", "carol", "dave"} {
 		c := m.hs.Login(t, name)
 		c.Filter = `{"room":{"timeline":{"limit":200}}}`
 		m.users = append(m.users, c)
 	}
+	m.admin = m.hs.Admin(t, "admin")
 	for range n {
 		m.create()
 	}
@@ -908,6 +1004,7 @@ func TestModel(t *testing.T) {
 			for _, r := range m.rooms {
 				m.check(c, r)
 			}
+			m.checkDeleted(c)
 			if t.Failed() {
 				return
 			}
@@ -943,7 +1040,10 @@ func (m *model) enough() {
 			shown, hidden = shown+v, hidden+len(r.events)-v
 		}
 	}
-	m.t.Log(kinds, "hidden", hidden, "shown", shown, "no entry", out)
+	if m.purged == 0 || len(m.deleted) == 0 {
+		m.t.Error("nothing was purged or deleted")
+	}
+	m.t.Log(kinds, "purged", m.purged, "rooms deleted", len(m.deleted), "hidden", hidden, "shown", shown, "no entry", out)
 	for _, k := range []string{mx.RoomMessage, mx.RoomRedaction, mx.RoomTopic, mx.RoomHistoryVisibility, "m.thread", "m.replace", "m.reference"} {
 		if kinds[k] == 0 {
 			m.t.Errorf("there was no %s", k)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/homeserver/mx"
@@ -105,10 +106,10 @@ func (s *Service) deleteParams(ctx context.Context, r *route.Request, in deleteB
 		return p, false, mx.Errorf(mx.InvalidParam, "room_name has at most %d bytes, message at most %d.", maxRoomName, maxNotice)
 	}
 	if p.Name == "" {
-		p.Name = "Content Violation Notification"
+		p.Name = "Your room was closed"
 	}
 	if p.Message == "" {
-		p.Message = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
+		p.Message = "The administrators of this server have closed the room that you were in. Ask them if you have questions."
 	}
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
 		known, err = s.o.Rooms.Known(q, roomID)
@@ -120,7 +121,9 @@ func (s *Service) deleteParams(ctx context.Context, r *route.Request, in deleteB
 func (s *Service) scheduleDelete(ctx context.Context, r *route.Request, p deleteParams) (id string, err error) {
 	id, err = s.o.Tasks.Schedule(ctx, deleteRoom, r.Param("roomID"), p, "This room is being deleted already.")
 	if err == nil {
-		s.o.Log.Warn("an administrator deletes a room", "administrator", r.UserID, "room", r.Param("roomID"), "id", id, "purge", p.Purge, "block", p.Block, "force", p.Force)
+		noted(ctx, "task", id)
+		noted(ctx, "purge", strconv.FormatBool(p.Purge))
+		noted(ctx, "force", strconv.FormatBool(p.Force))
 	}
 	return id, err
 }
@@ -580,7 +583,8 @@ func (s *Service) purge(ctx context.Context, r *route.Request, in purgeBody) (an
 	if err != nil {
 		return nil, err
 	}
-	s.o.Log.Warn("an administrator purges the history of a room", "administrator", r.UserID, "room", roomID, "id", id, "local", p.Local)
+	noted(ctx, "task", id)
+	noted(ctx, "local", strconv.FormatBool(p.Local))
 	return map[string]string{"purge_id": id}, nil
 }
 
@@ -736,7 +740,7 @@ func (s *Service) redactUser(ctx context.Context, r *route.Request, in redactBod
 	if err != nil {
 		return nil, err
 	}
-	s.o.Log.Warn("an administrator redacts what a user wrote", "administrator", r.UserID, "user", user, "id", id, "rooms", len(p.Rooms))
+	noted(ctx, "task", id)
 	return map[string]string{"redact_id": id}, nil
 }
 

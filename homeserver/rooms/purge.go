@@ -64,9 +64,10 @@ const selectPurge = `SELECT pos, event_id, state_key IS NOT NULL, sender, CASE W
 	FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`
 
 const (
-	deleteEvent   = `DELETE FROM events WHERE pos = $1`
-	existsEvent   = `SELECT EXISTS (SELECT 1 FROM events WHERE event_id = $1)`
-	selectLastPos = `SELECT coalesce(max(pos), 0) FROM events WHERE room = $1`
+	deleteEvent    = `DELETE FROM events WHERE pos = $1`
+	existsTarget   = `SELECT EXISTS (SELECT 1 FROM events WHERE event_id = $1 AND redacted_by = $2)`
+	existsRedacted = `SELECT EXISTS (SELECT 1 FROM events WHERE room = $1 AND state_key IS NOT NULL AND redacted_by = $2)`
+	selectLastPos  = `SELECT coalesce(max(pos), 0) FROM events WHERE room = $1`
 )
 
 // PurgeHistory deletes messages of a room, looking at no more than limit events of
@@ -119,7 +120,12 @@ func (r *Rooms) PurgeHistory(tx *store.Tx, roomID string, after, upTo int64, loc
 				target = pdu.FieldString(pdu.Field(x.json, "content"), "redacts")
 			}
 			var there bool
-			if err := tx.QueryRow(existsEvent, target).Scan(&there); err != nil {
+			if target == "" { // it was redacted itself, and with it went what it names
+				err = tx.QueryRow(existsRedacted, nid, x.id).Scan(&there)
+			} else {
+				err = tx.QueryRow(existsTarget, target, x.id).Scan(&there)
+			}
+			if err != nil {
 				return 0, 0, err
 			}
 			if there {
@@ -580,53 +586,3 @@ type Sent struct {
 const selectSent = `SELECT pos, event_id, ts, sender = $4 AND redacted_by IS NULL AND type <> 'm.room.redaction' AND
 		(state_key IS NULL OR type = 'm.room.member' AND state_key = $4 AND json_extract(CAST(json AS TEXT), '$.content.membership') = 'join')
 	FROM events WHERE room = $1 AND pos < $2 ORDER BY pos DESC LIMIT $3`
-
-// TakeBack redacts an event in its sender's name, whether or not the sender is in the
-// room any more: it is judged as if it had been sent right after what it redacts.
-// Errors: *mx.Error.
-func (r *Rooms) TakeBack(ctx context.Context, roomID, eventID, reason string) error {
-	var target *Event
-	state := map[StateKey]*Event{}
-	err := r.db.Read(ctx, func(q store.Querier) error {
-		var err error
-		if target, err = r.EventByID(q, eventID); err != nil {
-			return err
-		}
-		list, err := r.StateBefore(q, target, nil)
-		for _, e := range list {
-			state[StateKey{e.Type, *e.StateKey}] = e
-		}
-		if target.StateKey != nil {
-			state[StateKey{target.Type, *target.StateKey}] = target
-		}
-		return err
-	})
-	if errors.Is(err, store.ErrNotFound) || err == nil && target.RoomID != roomID {
-		return mx.Errorf(mx.NotFound, "The room has no event with this ID.")
-	}
-	if err != nil || target.RedactedBy != "" {
-		return err
-	}
-	n := NewEvent{RoomID: roomID, Sender: target.Sender, Type: mx.RoomRedaction, Content: redactionContent(reason), Redacts: eventID, asOf: state}
-	return r.change(ctx, roomID, func(b *batch) error {
-		if err := b.checkRedaction(n); err != nil {
-			return err
-		}
-		_, err := b.add(n)
-		return err
-	})
-}
-
-// RedactAs redacts an event in a member's name. Errors: *mx.Error.
-func (r *Rooms) RedactAs(ctx context.Context, roomID, userID, eventID, reason string) error {
-	_, err := r.Send(ctx, NewEvent{RoomID: roomID, Sender: userID, Type: mx.RoomRedaction, Content: redactionContent(reason), Redacts: eventID})
-	return err
-}
-
-func redactionContent(reason string) json.RawMessage {
-	if reason == "" {
-		return json.RawMessage(`{}`)
-	}
-	raw, _ := json.Marshal(map[string]string{"reason": reason})
-	return raw
-}

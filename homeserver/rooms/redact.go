@@ -111,3 +111,53 @@ func (r *Rooms) redactRelated(ctx context.Context, q *route.Request, n NewEvent,
 		}
 	}
 }
+
+// TakeBack redacts an event in its sender's name, whether or not the sender is in the
+// room any more: it is judged as if it had been sent right after what it redacts.
+// Errors: *mx.Error.
+func (r *Rooms) TakeBack(ctx context.Context, roomID, eventID, reason string) error {
+	var target *Event
+	state := map[StateKey]*Event{}
+	err := r.db.Read(ctx, func(q store.Querier) error {
+		var err error
+		if target, err = r.EventByID(q, eventID); err != nil {
+			return err
+		}
+		list, err := r.StateBefore(q, target, nil)
+		for _, e := range list {
+			state[StateKey{e.Type, *e.StateKey}] = e
+		}
+		if target.StateKey != nil {
+			state[StateKey{target.Type, *target.StateKey}] = target
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || err == nil && target.RoomID != roomID {
+		return mx.Errorf(mx.NotFound, "The room has no event with this ID.")
+	}
+	if err != nil || target.RedactedBy != "" {
+		return err
+	}
+	n := NewEvent{RoomID: roomID, Sender: target.Sender, Type: mx.RoomRedaction, Content: redactionContent(reason), Redacts: eventID, asOf: state}
+	return r.change(ctx, roomID, func(b *batch) error {
+		if err := b.checkRedaction(n); err != nil {
+			return err
+		}
+		_, err := b.add(n)
+		return err
+	})
+}
+
+// RedactAs redacts an event in a member's name. Errors: *mx.Error.
+func (r *Rooms) RedactAs(ctx context.Context, roomID, userID, eventID, reason string) error {
+	_, err := r.Send(ctx, NewEvent{RoomID: roomID, Sender: userID, Type: mx.RoomRedaction, Content: redactionContent(reason), Redacts: eventID})
+	return err
+}
+
+func redactionContent(reason string) json.RawMessage {
+	if reason == "" {
+		return json.RawMessage(`{}`)
+	}
+	raw, _ := json.Marshal(map[string]string{"reason": reason})
+	return raw
+}
