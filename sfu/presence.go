@@ -138,6 +138,13 @@ func (p *presence) in(room string) []string {
 	return out
 }
 
+func (p *presence) has(room, identity string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.rooms[room][identity]
+	return ok
+}
+
 func (p *presence) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()

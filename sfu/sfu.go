@@ -53,6 +53,7 @@ type Options struct {
 	tcpOnly   bool          // as if UDP were blocked
 	departure time.Duration // instead of departureTimeout
 	look      time.Duration // instead of lookInterval
+	silent    time.Duration // instead of silentFor
 }
 
 // Stats are the relay's present figures.
@@ -87,6 +88,7 @@ type SFU struct {
 	log         *slog.Logger
 	key, secret string
 	presence    *presence
+	signals     signalling
 
 	mu      sync.RWMutex
 	engine  *engine // nil: not running
@@ -115,6 +117,7 @@ func New(o Options) (*SFU, error) {
 		o: o, log: o.Log,
 		key: "HF" + rand.Text()[:12], secret: rand.Text() + rand.Text(),
 		done: make(chan struct{}), presence: newPresence(), removed: map[[2]string]time.Time{},
+		signals: signalling{open: map[seat]int{}},
 	}, nil
 }
 
@@ -306,7 +309,8 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// LiveKit writes a token that it refuses into its log and its answer.
-	if !s.valid(bearer(r)) {
+	at, ok := s.admits(bearer(r))
+	if !ok {
 		http.Error(w, "The token is missing, wrong or expired", http.StatusUnauthorized)
 		return
 	}
@@ -314,7 +318,7 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 	for _, name := range spoofable {
 		r.Header.Del(name)
 	}
-	e.auth.ServeHTTP(w, r, e.mux.ServeHTTP)
+	s.signalled(e, at, func() { e.auth.ServeHTTP(w, r, e.mux.ServeHTTP) })
 }
 
 func bearer(r *http.Request) string {
@@ -324,19 +328,20 @@ func bearer(r *http.Request) string {
 	return r.URL.Query().Get("access_token")
 }
 
-func (s *SFU) valid(token string) bool {
+// admits reads a token, and reports whether it lets its holder in.
+func (s *SFU) admits(token string) (seat, bool) {
 	v, err := auth.ParseAPIToken(token)
 	if err != nil || v.APIKey() != s.key {
-		return false
+		return seat{}, false
 	}
 	_, grants, err := v.Verify(s.secret)
 	if err != nil || grants.Video == nil {
-		return false
+		return seat{}, false
 	}
 	s.removedMu.Lock()
 	defer s.removedMu.Unlock()
 	until, ok := s.removed[[2]string{grants.Video.Room, grants.Identity}]
-	return !ok || time.Now().After(until)
+	return seat{grants.Video.Room, grants.Identity}, !ok || time.Now().After(until)
 }
 
 // removedFor is how long a removed participant's tokens are refused: longer than

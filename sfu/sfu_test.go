@@ -134,6 +134,11 @@ func call(t *testing.T, base, jwt string, opts ...lksdk.ConnectOption) (*caller,
 
 func (c *caller) speak(t *testing.T) {
 	t.Helper()
+	c.speakUntil(t, t.Context())
+}
+
+func (c *caller) speakUntil(t *testing.T, ctx context.Context) {
+	t.Helper()
 	track, err := webrtc.NewTrackLocalStaticSample(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2}, "audio", "mic")
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +156,7 @@ func (c *caller) speak(t *testing.T) {
 				b[0] = 0xf8 // an Opus frame of 20 ms
 				binary.BigEndian.PutUint64(b[8:], n)
 				track.WriteSample(media.Sample{Data: b, Duration: 20 * time.Millisecond})
-			case <-t.Context().Done():
+			case <-ctx.Done():
 				return
 			}
 		}

@@ -522,14 +522,14 @@ func TestDelegation(t *testing.T) {
 			t.Errorf("restarted %d times in 10 h, want every 48 min", n)
 		}
 		m.set(at, false)
-		time.Sleep(3 * time.Second)
+		time.Sleep(2 * time.Second)
 		m.set(at, true)
 		time.Sleep(time.Minute)
 		if d.wasSent("one") {
 			t.Fatal("a short break ended the membership")
 		}
 		m.set(at, false)
-		time.Sleep(4 * time.Second)
+		time.Sleep(2 * time.Second)
 		if d.wasSent("one") {
 			t.Fatal("sent before the time to come back was over")
 		}

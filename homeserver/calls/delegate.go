@@ -25,7 +25,7 @@ type timing struct {
 	check time.Duration // how often to look without being told
 }
 
-var defaultTiming = timing{join: 2 * time.Minute, grace: 5 * time.Second, retry: 5 * time.Second, check: time.Minute}
+var defaultTiming = timing{join: 2 * time.Minute, grace: 3 * time.Second, retry: 5 * time.Second, check: time.Minute}
 
 // headroom is the part of its delay after which an event is restarted.
 const headroom = 0.8

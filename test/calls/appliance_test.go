@@ -116,6 +116,9 @@ func TestProgram(t *testing.T) {
 	select {} // until it is killed
 }
 
+// noGhost is how soon nothing may be left of a participant whose program was killed.
+const noGhost = 15 * time.Second
+
 // Somebody's program is killed in the middle of a call, so that nothing says good-bye:
 // the others see them leave, and the room does not show them in the call any more.
 func TestNoGhost(t *testing.T) {
@@ -143,9 +146,9 @@ func TestNoGhost(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	eventually(t, "alice sees bob leave", 60*time.Second, func() bool { return len(here.GetRemoteParticipants()) == 0 })
+	eventually(t, "alice sees bob leave", noGhost, func() bool { return len(here.GetRemoteParticipants()) == 0 })
 	t.Log("gone from the relay after", time.Since(begun).Round(time.Second))
-	eventually(t, "bob is no member of the call", 60*time.Second, func() bool {
+	eventually(t, "bob is no member of the call", noGhost-time.Since(begun), func() bool {
 		var member map[string]any
 		if code := alice.Do(t, "GET", state, nil, &member); code != 200 {
 			t.Fatal(code)
