@@ -58,6 +58,7 @@ type Feed struct {
 	mu      sync.Mutex
 	users   map[string]*user
 	devices map[string]*device // by notify.DeviceKey
+	told    int64              // position of the last commit that committed was told of
 	closed  bool
 
 	stop chan struct{}
@@ -114,7 +115,7 @@ func (f *Feed) Close() {
 // committed runs under the store's writer before the store reports the position:
 // whoever reads up to a position finds its touches in the ring, and knows what is
 // stale.
-func (f *Feed) committed(_ int64, touched []store.Touch) {
+func (f *Feed) committed(pos int64, touched []store.Touch) {
 	f.ring.add(touched)
 	f.lastMu.Lock()
 	for i := range touched {
@@ -125,6 +126,7 @@ func (f *Feed) committed(_ int64, touched []store.Touch) {
 	f.lastMu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.told = pos
 	for _, t := range touched {
 		switch t.Kind {
 		case notify.Member:
@@ -137,7 +139,7 @@ func (f *Feed) committed(_ int64, touched []store.Touch) {
 			}
 		case notify.Device:
 			if d := f.devices[t.Key]; d != nil {
-				d.waiting.Store(true)
+				d.touched.Store(t.Pos)
 			}
 		}
 	}

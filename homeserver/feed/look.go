@@ -197,11 +197,7 @@ func (l *Look) Data(from int64) (global []userdata.Data, byRoom map[string][]use
 // ToDevice gives at most limit messages for the device after a position, and the
 // position up to which these are all.
 func (l *Look) ToDevice(from int64, limit int) (messages []mx.Raw, last int64, err error) {
-	d := l.s.device
-	d.mu.Lock()
-	d.waiting.Store(true) // until a look without any
-	d.known = true
-	d.mu.Unlock()
+	l.s.device.found(false, l.To) // what is before from may wait still
 	return todevice.Since(l.Q, l.s.UserID, l.s.DeviceID, from, l.To, limit)
 }
 

@@ -49,12 +49,33 @@ func (u *user) roomList() []string {
 // device is what is known of a device that syncs.
 type device struct {
 	used    atomic.Int64 // ns
-	waiting atomic.Bool  // to-device messages may wait
+	touched atomic.Int64 // position of the last to-device message for it, or a later one
 
 	mu    sync.Mutex
-	known bool // whether waiting is right
+	clean int64 // no message up to this position waits; 0: not known
 	sent  map[string]map[string]sentMember
 	count int
+}
+
+// idle reports whether no to-device message waits for it.
+//
+// It compares positions: a message may be stored while an answer is read that ends
+// before it, and must be found by the next one.
+func (d *device) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.clean > 0 && d.touched.Load() <= d.clean
+}
+
+// found notes that a look up to a position found no message (none) or some.
+func (d *device) found(none bool, to int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if none {
+		d.clean = max(d.clean, to)
+	} else {
+		d.clean = 0
+	}
 }
 
 // sentMember is a member event that the device was sent.
@@ -111,6 +132,8 @@ func (f *Feed) Open(userID, deviceID string) *Session {
 	d := f.devices[k]
 	if d == nil {
 		d = &device{sent: map[string]map[string]sentMember{}}
+		// Perhaps the last commit was for it, and its position is not reported yet.
+		d.touched.Store(f.told)
 		f.devices[k] = d
 	}
 	d.used.Store(now)

@@ -175,11 +175,7 @@ func (s *Session) since(ctx context.Context, r Request, render func(q store.Quer
 
 // acknowledge removes the to-device messages that the device has shown to have.
 func (s *Session) acknowledge(ctx context.Context, from timeline.Token) error {
-	d := s.device
-	d.mu.Lock()
-	idle := d.known && !d.waiting.Load()
-	d.mu.Unlock()
-	if idle || from.ToDevice == 0 {
+	if from.ToDevice == 0 || s.device.idle() {
 		return nil
 	}
 	pending := false
@@ -252,26 +248,14 @@ func (a *answer) find() (err error) {
 
 func (a *answer) toDevice() error {
 	a.out.To = timeline.At(a.to)
-	d := a.device
-	d.mu.Lock()
-	idle := d.known && !d.waiting.Load() && a.r.From.ToDevice == a.r.From.Pos
-	if !idle {
-		d.waiting.Store(false) // a touch from here on sets it again
-	}
-	d.mu.Unlock()
-	if idle || a.DeviceID == "" {
+	if a.DeviceID == "" || a.r.From.ToDevice == a.r.From.Pos && a.device.idle() {
 		return nil
 	}
 	list, last, err := todevice.Since(a.q, a.UserID, a.DeviceID, a.r.From.ToDevice, a.to, todevice.MaxPerSync)
-	d.mu.Lock()
-	d.known = err == nil
-	if err != nil || len(list) > 0 || last != a.to {
-		d.waiting.Store(true) // until they are acknowledged
-	}
-	d.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	a.device.found(len(list) == 0 && last == a.to, a.to)
 	a.out.ToDevice = list
 	a.out.To.ToDevice = last
 	return nil
