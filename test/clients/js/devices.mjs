@@ -98,16 +98,20 @@ async function main() {
   await plain(first, hall, "in the thread 2");
   await until("the thread's unread count", () => unread(first) === 2);
   const thread = first.getRoom(hall).getThread(root);
-  await until("the thread's length", () => thread.length === 2);
-  out.thread = thread.length;
-  await first.sendReadReceipt(thread.events.at(-1));
+  const newest = await until("the thread's last message", () => thread.events.find((e) => e.getContent().body === "in the thread 2"));
+  // The server's count: the library's own is off by one where it asks for the root while a reply comes.
+  const asked = await fetch(`${baseUrl}/_matrix/client/v3/rooms/${encodeURIComponent(hall)}/event/${encodeURIComponent(root)}`, { headers: { Authorization: `Bearer ${first.getAccessToken()}` } });
+  out.thread = (await asked.json()).unsigned["m.relations"]["m.thread"].count;
+  await first.sendReadReceipt(newest);
   await until("the thread to be read", () => unread(first) === 0);
 
   // The second device is verified by comparing emoji.
   const second = await device(localpart, "second");
+  // It asks the devices that it knows, and these answer only to one that they know.
+  for (const [one, other] of [[second, first], [first, second]]) {
+    await until(`${one.getDeviceId()} to know ${other.getDeviceId()}`, async () => (await one.getCrypto().getUserDeviceInfo([one.getUserId()], true)).get(one.getUserId())?.has(other.getDeviceId()));
+  }
   const incoming = new Promise((ok) => first.on(CryptoEvent.VerificationRequestReceived, ok));
-  // It asks the devices that it knows.
-  await until("the second device to know the first", async () => (await second.getCrypto().getUserDeviceInfo([first.getUserId()], true)).get(first.getUserId())?.has(first.getDeviceId()));
   const mine = await second.getCrypto().requestOwnUserVerification();
   const theirs = await limit(30000, "the request", incoming);
   await theirs.accept();
@@ -126,11 +130,7 @@ async function main() {
   const sas = await limit(30000, "the emoji", Promise.all(shown));
   out.emoji = sas.map((s) => s.sas.emoji.map(([e]) => e).join(" "));
   if (out.emoji[0] !== out.emoji[1]) throw new Error(`different emoji: ${out.emoji}`);
-  // One after the other, as people press: the library loses a confirmation that meets the
-  // other side's in the same moment.
-  await sas[0].confirm();
-  await new Promise((ok) => setTimeout(ok, 3000));
-  await sas[1].confirm();
+  await Promise.all(sas.map((s) => s.confirm()));
   await limit(30000, "the verification", Promise.all(done));
   const status = () => first.getCrypto().getDeviceVerificationStatus(first.getUserId(), second.getDeviceId());
   await until("the second device to be cross-signed", async () => (await status())?.crossSigningVerified);
@@ -151,6 +151,8 @@ async function main() {
   await third.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
   const restored = await third.getCrypto().restoreKeyBackup();
   out.restored = [restored.imported, restored.total];
+  // The private keys are taken only once the public ones are known.
+  await until("the third device to know the person's keys", () => third.getCrypto().userHasCrossSigningKeys(third.getUserId(), true));
   await third.getCrypto().bootstrapCrossSigning({});
   await plain(third, room, "from the friend");
   await plain(third, room, "from the first");
