@@ -230,6 +230,7 @@ func (a *Appliance) controlHandler() http.Handler {
 		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
 	})
 	a.mailControl(handle)
+	a.directoryControl(handle)
 	a.filesControl(handle)
 	a.loginControl(handle)
 	a.noticeControl(handle)
@@ -271,6 +272,9 @@ func toUserInfo(u identity.User) userInfo {
 
 // controlMessage says what a failed command means and what to do.
 func (a *Appliance) controlMessage(err error) string {
+	if m := directoryMessage(err); m != "" {
+		return m
+	}
 	switch {
 	case errors.Is(err, identity.ErrUserExists):
 		return "this user name is taken; choose another, or set a new password with: holdfast user password NAME"
@@ -300,7 +304,7 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	st, err := setup{a}.State(ctx)
 	return health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
-		Problems: a.problems(ctx), Users: len(users), MemoryMiB: residentBytes() >> 20,
+		Problems: append(a.problems(ctx), a.directoryProblems(ctx)...), Users: len(users), MemoryMiB: residentBytes() >> 20,
 		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
 	}, err
 }

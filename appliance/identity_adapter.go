@@ -55,6 +55,12 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.Exclusive, "This user name is reserved for the server or an application service.")
 	case errors.Is(err, identity.ErrWeakPassword):
 		return mx.Errorf(mx.WeakPassword, "The password needs at least 8 characters and at most 512 bytes.")
+	case errors.Is(err, identity.ErrDirectory):
+		return mx.Errorf(mx.Forbidden, "The directory that knows your password cannot be reached. Try again later; who is signed in stays signed in.")
+	case errors.Is(err, identity.ErrDirectoryPassword):
+		return mx.Errorf(mx.Forbidden, "Your password has expired. Change it where your organisation keeps it, then sign in.")
+	case errors.Is(err, identity.ErrElsewhere):
+		return mx.Errorf(mx.Forbidden, "Your organisation's directory keeps this password. Change it there.")
 	case errors.Is(err, identity.ErrNoUser):
 		return &mx.Error{Code: mx.Forbidden, Msg: "There is no such account."}
 	case errors.Is(err, identity.ErrEmail):

@@ -63,6 +63,7 @@ type cli struct {
 	push              pushRules
 	app               appserviceFlags
 	previews          previewRules
+	directory         directoryFlags
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -123,6 +124,19 @@ func commands() []command {
 				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
 				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
 			}},
+		{name: "directory set", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of an LDAP directory or Active Directory sign in", run: runDirectorySet,
+			long:  "Makes a directory under a short name of your choice, or changes it: everything that was\nset before is replaced; a password stays while --url and --bind-dn are the same.\nPeople sign in with the directory's password; who is gone or disabled there is locked\nhere. Local accounts sign in as before, also while the directory is down.",
+			flags: directoryFlagsOf},
+		{name: "directory list", data: true, short: "list the directories and what was last read", run: runDirectoryList},
+		{name: "directory test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "read a directory and change nothing", run: runDirectoryTest},
+		{name: "directory sync", data: true, args: "ID", nargs: [2]int{1, 1}, short: "read a directory now", run: runDirectorySync,
+			long: "Reads a directory now and takes over what changed. Where more than a fifth of its\npeople would be locked nothing is changed.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.directory.anyway, "anyway", false, "take it over, also if many people are locked")
+			}},
+		{name: "directory join", args: "ID USER NAME", nargs: [2]int{3, 3}, short: "give a local account to somebody in a directory", run: runDirectoryJoin,
+			long: "The account USER, which was made here, belongs to the person NAME of the directory from\nthen on: its password here is dropped, that of the directory is asked."},
+		{name: "directory remove", args: "ID", nargs: [2]int{1, 1}, short: "forget a directory", run: runDirectoryRemove},
 		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,
 			long: "Names the mail server by which people prove an e-mail address and get a forgotten\npassword replaced. Without it no e-mail is sent. Everything that was set before is\nreplaced; a password stays while --host and --user are the same.",
 			flags: func(f *flag.FlagSet, c *cli) {

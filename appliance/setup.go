@@ -118,7 +118,7 @@ func (a setup) Finish(ctx context.Context, c web.Choices) (web.Finished, error) 
 	user, err := a.core.Load().identity.CreateUser(ctx, identity.NewUser{
 		Localpart: strings.TrimPrefix(strings.ToLower(strings.TrimSpace(c.Admin.Localpart)), "@"), DisplayName: strings.TrimSpace(c.Admin.DisplayName),
 		Password: c.Admin.Password, Admin: true, Source: "setup",
-		Also: func(tx *store.Tx) error {
+		Also: func(tx *store.Tx, _ identity.User) error {
 			if err := a.finishTx(tx); err != nil {
 				return err
 			}

@@ -506,7 +506,7 @@ func TestCreateIsOneTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	trouble := errors.New("the other half failed")
-	n := identity.NewUser{Localpart: "anna", Password: "correct horse anna", Invite: inv.Token, Source: "setup", Also: func(*store.Tx) error { return trouble }}
+	n := identity.NewUser{Localpart: "anna", Password: "correct horse anna", Invite: inv.Token, Source: "setup", Also: func(*store.Tx, identity.User) error { return trouble }}
 	if _, err := r.svc.CreateUser(t.Context(), n); !errors.Is(err, trouble) {
 		t.Fatal(err)
 	}

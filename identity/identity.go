@@ -35,6 +35,7 @@ import (
 	"holdfast/identity/login"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
+	"holdfast/identity/roster"
 	"holdfast/store"
 )
 
@@ -60,9 +61,14 @@ var (
 	ErrEmails        = account.ErrEmails
 	ErrNoToken       = account.ErrNoToken
 	ErrTokenExists   = account.ErrTokenExists
-	ErrPhoneName     = login.ErrPhoneName
-	ErrPhoneDevice   = login.ErrPhoneDevice
-	ErrManyPhones    = login.ErrManyPhones
+	ErrDirectory     = account.ErrDirectory
+	ErrElsewhere     = account.ErrElsewhere
+
+	ErrDirectoryPassword = account.ErrDirectoryPassword
+
+	ErrPhoneName   = login.ErrPhoneName
+	ErrPhoneDevice = login.ErrPhoneDevice
+	ErrManyPhones  = login.ErrManyPhones
 )
 
 // Types of the packages below, under the names that callers use.
@@ -113,6 +119,8 @@ type Options struct {
 	// does not change it.
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	Rename      func(ctx context.Context, userID, displayName string) error
+	// Alarm tells the administrators of what they must look at. nil: it is only logged.
+	Alarm func(ctx context.Context, text string)
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -137,6 +145,7 @@ type Service struct {
 	accounts *account.Accounts
 	clients  *register.Registry
 	sessions *opstore.Store
+	roster   *roster.Roster
 	pages    *login.Pages
 	provider *op.Provider
 	limit    limiter // of registrations
@@ -194,6 +203,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
+		Lock: s.lockOut, Rename: o.Rename, Alarm: o.Alarm, Now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	s.accounts.Ask(s.roster)
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession,
@@ -237,7 +252,13 @@ func (s *Service) mayMail(r *http.Request) time.Duration {
 }
 
 // Start begins the upkeep, once Devices can be told of what it ends.
-func (s *Service) Start() { s.running.Go(func() { s.upkeep(s.ctx) }) }
+func (s *Service) Start() {
+	s.running.Go(func() { s.upkeep(s.ctx) })
+	s.running.Go(func() { s.roster.Run(s.ctx) })
+}
+
+// Directories are those that people come from.
+func (s *Service) Directories() *roster.Roster { return s.roster }
 
 // Close ends the upkeep. Call it before the store is closed.
 func (s *Service) Close() {
@@ -459,6 +480,16 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 		s.o.Locked(id, disabled)
 	}
 	return err
+}
+
+// lockOut locks an account and ends its sessions with their devices, or unlocks it.
+func (s *Service) lockOut(ctx context.Context, userID string, locked bool) error {
+	if err := s.SetDisabled(ctx, userID, locked); err != nil || !locked {
+		return err
+	}
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
+		return s.sessions.EndAllTx(tx, u, "", "locked by the directory")
+	})
 }
 
 // SetSuspended suspends an account, which may then read but not write, or restores

@@ -120,6 +120,9 @@ type User struct {
 	s                 *Server
 }
 
+// NewUser is somebody without a token.
+func NewUser(s *Server) *User { return &User{s: s} }
+
 // Login makes an account and logs it in with a new device.
 func (s *Server) Login(t testing.TB, name string, flags ...string) *User {
 	t.Helper()

@@ -33,7 +33,27 @@ var (
 	ErrWeakPassword  = errors.New("identity: the password is too short or too long")
 	ErrNoUser        = errors.New("identity: no such user")
 	ErrInvite        = errors.New("identity: the invite is used up, expired or revoked")
+	// ErrDirectory: the directory that has the password does not answer.
+	ErrDirectory = errors.New("identity: the directory cannot be reached")
+	// ErrDirectoryPassword: the directory wants its password changed first.
+	ErrDirectoryPassword = errors.New("identity: the password has expired in the directory")
+	// ErrElsewhere: the account's password is kept in a directory.
+	ErrElsewhere = errors.New("identity: the password is kept in a directory")
 )
+
+// FromDirectory is the Source of accounts that a directory has the password of.
+const FromDirectory = "directory"
+
+// Elsewhere checks passwords that are not kept here.
+type Elsewhere interface {
+	// SignIn is false where the name is a local account's, or nobody's. Errors:
+	// ErrWrongPassword, ErrLocked, ErrDirectory, ErrDirectoryPassword, those of Create.
+	SignIn(ctx context.Context, name, password string) (u User, here bool, err error)
+	// SignedIn is told of a sign-in with a password that is kept here.
+	SignedIn(ctx context.Context, u User)
+	// Keeps names the directory that has an account's password, "" for a local one.
+	Keeps(q store.Querier, id string) (string, error)
+}
 
 // SlowDown is returned while attempts are not looked at, after too many failed.
 type SlowDown struct{ Wait time.Duration }
@@ -91,12 +111,16 @@ type Options struct {
 // Accounts keeps the accounts.
 type Accounts struct {
 	Options
-	hasher *hasher
-	turns  turns
+	hasher    *hasher
+	turns     turns
+	elsewhere Elsewhere // nil: all passwords are here
 }
 
 // New prepares the accounts.
 func New(o Options) *Accounts { return &Accounts{Options: o, hasher: newHasher(o.Cost)} }
+
+// Ask has Verify ask elsewhere first. Call it before the accounts are used.
+func (a *Accounts) Ask(e Elsewhere) { a.elsewhere = e }
 
 // UserID is the full ID of a localpart.
 func (a *Accounts) UserID(localpart string) string { return "@" + localpart + ":" + a.ServerName }
@@ -124,12 +148,12 @@ type NewUser struct {
 	Password    string // "": no password login until one is set
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
-	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice"
+	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory
 	// EmailSID and EmailSecret name the proof of an e-mail address that the account
 	// gets; "": none.
 	EmailSID, EmailSecret string
 	// Also runs in the transaction that makes the account; nil: nothing.
-	Also func(tx *store.Tx) error
+	Also func(tx *store.Tx, u User) error
 }
 
 // CheckName reports whether a localpart may be given to a new account.
@@ -178,7 +202,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	if err := a.CheckName(n.Localpart, n.Source); err != nil {
 		return User{}, err
 	}
-	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli") {
+	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory) {
 		if err := checkPassword(n.Password, n.Source); err != nil {
 			return User{}, err
 		}
@@ -226,7 +250,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 			}
 		}
 		if n.Also != nil {
-			return n.Also(tx)
+			return n.Also(tx, u)
 		}
 		return nil
 	})
@@ -277,7 +301,8 @@ func (a *Accounts) ByID(ctx context.Context, id string) (u User, err error) {
 
 // Verify checks a name and password; from is the address they came from.
 // Errors: ErrWrongPassword (also for unknown names), *SlowDown, and after the
-// right password ErrLocked, ErrDeactivated.
+// right password ErrLocked, ErrDeactivated; of people in a directory also ErrDirectory
+// and ErrDirectoryPassword.
 func (a *Accounts) Verify(ctx context.Context, name, password, from string) (User, error) {
 	localpart, own := a.Localpart(name)
 	localpart = strings.ToLower(localpart)
@@ -287,6 +312,24 @@ func (a *Accounts) Verify(ctx context.Context, name, password, from string) (Use
 		return User{}, err
 	}
 	defer done()
+	if a.elsewhere != nil && own {
+		u, here, err := a.elsewhere.SignIn(ctx, strings.TrimPrefix(localpart, "@"), password)
+		switch {
+		case !here:
+		case errors.Is(err, ErrWrongPassword):
+			if err := a.failed(ctx, ps); err != nil {
+				return User{}, err
+			}
+			return User{}, ErrWrongPassword
+		case err != nil:
+			return User{}, err
+		default:
+			if err := a.succeeded(ctx, ps); err != nil {
+				return User{}, err
+			}
+			return u, u.Err()
+		}
+	}
 	var (
 		u             User
 		stored, other string
@@ -326,6 +369,9 @@ func (a *Accounts) Verify(ctx context.Context, name, password, from string) (Use
 	if err := a.succeeded(ctx, ps); err != nil {
 		return User{}, err
 	}
+	if a.elsewhere != nil && u.Err() == nil {
+		a.elsewhere.SignedIn(ctx, u)
+	}
 	return u, u.Err()
 }
 
@@ -346,13 +392,31 @@ func (a *Accounts) HashPassword(ctx context.Context, password, source string) (s
 }
 
 // SetPasswordTx stores a password's hash and ends the browser sessions except
-// the one with the hash keep.
+// the one with the hash keep. Errors: ErrElsewhere.
 func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) error {
+	if err := a.LocalTx(tx, id); err != nil {
+		return err
+	}
 	if err := upsertPassword(tx, id, hash, a.Now()); err != nil {
 		return err
 	}
 	return deleteBrowserSessions(tx, id, keep)
 }
+
+// LocalTx refuses an account whose password is kept in a directory. Errors: ErrElsewhere.
+func (a *Accounts) LocalTx(q store.Querier, id string) error {
+	if a.elsewhere == nil {
+		return nil
+	}
+	dir, err := a.elsewhere.Keeps(q, id)
+	if err == nil && dir != "" {
+		err = ErrElsewhere
+	}
+	return err
+}
+
+// DropPasswordTx takes an account's password away.
+func (a *Accounts) DropPasswordTx(tx *store.Tx, id string) error { return deletePassword(tx, id) }
 
 // SetStateTx changes an account's state. Browser sessions end unless it becomes
 // active; a deactivated account loses its password and e-mail addresses, and

@@ -204,6 +204,10 @@ func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {
 		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.text(l, "invite.weak"), "")
 		return
 	}
+	if errors.Is(err, account.ErrElsewhere) {
+		p.accountPage(w, r, http.StatusForbidden, "password", b, p.text(l, "login.elsewhere"), "")
+		return
+	}
 	if err != nil {
 		p.fail(w, r, err)
 		return

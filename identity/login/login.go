@@ -268,6 +268,8 @@ func (p *Pages) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p.message(w, r, http.StatusBadRequest, "expired")
 	case errors.Is(err, account.ErrInvite):
 		p.message(w, r, http.StatusGone, "inviteGone")
+	case errors.Is(err, account.ErrElsewhere):
+		p.message(w, r, http.StatusForbidden, "elsewhere")
 	default:
 		if r.Context().Err() == nil {
 			p.Log.Error("a page failed", "path", r.Pattern, "err", err)

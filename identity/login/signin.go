@@ -111,6 +111,14 @@ func (p *Pages) attemptText(r *http.Request, err error) (status int, text string
 		return http.StatusForbidden, p.text(l, "login.locked")
 	case errors.Is(err, account.ErrDeactivated):
 		return http.StatusForbidden, p.text(l, "login.deactivated")
+	case errors.Is(err, account.ErrDirectory):
+		return http.StatusServiceUnavailable, p.text(l, "login.directory")
+	case errors.Is(err, account.ErrDirectoryPassword):
+		return http.StatusForbidden, p.text(l, "login.directoryPassword")
+	case errors.Is(err, account.ErrElsewhere):
+		return http.StatusForbidden, p.text(l, "login.elsewhere")
+	case errors.Is(err, account.ErrUserExists), errors.Is(err, account.ErrBadName), errors.Is(err, account.ErrReserved):
+		return http.StatusConflict, p.text(l, "login.directoryName")
 	}
 	return 0, ""
 }

@@ -1,0 +1,211 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"holdfast/identity/directory"
+	"holdfast/identity/directory/directorytest"
+)
+
+var ctx = context.Background()
+
+func config(s *directorytest.Server) directory.Config {
+	return directory.Config{URLs: []string{s.TLSURL}, CA: s.CA, BindDN: directorytest.AdminDN, Password: directorytest.Password, BaseDN: directorytest.Base}
+}
+
+func open(t *testing.T, c directory.Config) *directory.Directory {
+	t.Helper()
+	d, err := directory.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestSignIn(t *testing.T) {
+	s := directorytest.Start(t)
+	s.AddPerson("anna", "Anna Ärztin", "right (1)*")
+	s.AddPerson("bert", "Bert", "right")
+	ward := s.AddGroup("ward 3", directorytest.Person("anna"))
+	s.AddGroup("hospital", ward)
+	s.AddGroup("others", directorytest.Person("bert"))
+	s.Add("cn=posix,ou=groups,"+directorytest.Base, "objectClass: posixGroup", "gidNumber: 7", "memberUid: anna")
+
+	for name, c := range map[string]directory.Config{
+		"ldaps":    config(s),
+		"StartTLS": func() directory.Config { c := config(s); c.URLs = []string{s.URL}; return c }(),
+		"the second server, as the first is gone": func() directory.Config {
+			c := config(s)
+			c.URLs = []string{"ldaps://127.0.0.1:1", s.TLSURL}
+			return c
+		}(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := open(t, c).SignIn(ctx, "Anna", "right (1)*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(p.Subject) != 36 || p.DN != directorytest.Person("anna") || p.Name != "anna" || p.Full != "Anna Ärztin" || p.Mail != "anna@example.org" || p.Disabled {
+				t.Errorf("%+v", p)
+			}
+			if want := []string{"hospital", "posix", "ward 3"}; !slices.Equal(p.Groups, want) {
+				t.Errorf("groups %q, want %q", p.Groups, want)
+			}
+		})
+	}
+
+	// Attack 37 and its kin: what people type is neither a filter nor a way to bind
+	// without a password.
+	d := open(t, config(s))
+	for name, password := range map[string]string{
+		"anna": "wrong", "bert": "", "": "right", "nobody": "right", "*": "right", "ber*": "right", "*)(uid=*": "right", "bert)(|(uid=*": "right",
+		"anna)(userPassword=*": "x", "bert\x00": "right", strings.Repeat("b", 5000): "right", `\62ert`: "right", "uid=bert": "right",
+	} {
+		if p, err := d.SignIn(ctx, name, password); !errors.Is(err, directory.ErrWrongPassword) {
+			t.Errorf("%q with %q: %v %v", name, password, p, err)
+		}
+	}
+
+	// A name that is two people's.
+	s.Set(directorytest.Person("bert"), "uid", "bert", "anna")
+	if _, err := d.SignIn(ctx, "anna", "right"); !errors.Is(err, directory.ErrWrongPassword) {
+		t.Error(err)
+	}
+	s.Set(directorytest.Person("bert"), "uid", "bert")
+
+	// Who is disabled.
+	s.Set(directorytest.Person("bert"), "objectClass", "inetOrgPerson", "shadowAccount")
+	s.Set(directorytest.Person("bert"), "shadowExpire", "1")
+	if _, err := d.SignIn(ctx, "bert", "right"); !errors.Is(err, directory.ErrDisabled) {
+		t.Error(err)
+	}
+	if _, err := d.SignIn(ctx, "bert", "wrong"); !errors.Is(err, directory.ErrWrongPassword) {
+		t.Errorf("a wrong password tells whether the account is disabled: %v", err)
+	}
+
+	// The reader's password is wrong: that is no matter of the person.
+	c := config(s)
+	c.Password = "wrong"
+	if _, err := open(t, c).SignIn(ctx, "anna", "right (1)*"); !errors.Is(err, directory.ErrRefused) {
+		t.Error(err)
+	}
+	// A certificate that nobody trusts.
+	c = config(s)
+	c.CA = ""
+	for _, url := range []string{s.TLSURL, s.URL} {
+		c.URLs = []string{url}
+		if _, err := open(t, c).SignIn(ctx, "anna", "right (1)*"); !errors.Is(err, directory.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	s.Stop()
+	if _, err := d.SignIn(ctx, "anna", "right (1)*"); !errors.Is(err, directory.ErrUnavailable) {
+		t.Error(err)
+	}
+	s.Run()
+	if _, err := d.SignIn(ctx, "anna", "right (1)*"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPeople(t *testing.T) {
+	s := directorytest.Start(t)
+	s.AddPerson("anna", "Anna", "right")
+	s.AddPeople("many", 1200) // more than the server gives at once
+	inner := s.AddGroup("inner", directorytest.Person("anna"), directorytest.Person("many7"))
+	outer := s.AddGroup("outer", inner)
+	s.Set(inner, "member", directorytest.Person("anna"), directorytest.Person("many7"), outer) // a circle
+	people, err := open(t, config(s)).People(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(people) != 1201 {
+		t.Fatalf("%d people", len(people))
+	}
+	subjects := map[string]bool{}
+	for _, p := range people {
+		subjects[p.Subject] = true
+		in := p.Name == "anna" || p.Name == "many7"
+		if got := strings.Join(p.Groups, " "); in && got != "inner outer" || !in && got != "" {
+			t.Errorf("%s is in %q", p.Name, got)
+		}
+	}
+	if len(subjects) != 1201 {
+		t.Errorf("%d subjects", len(subjects))
+	}
+	// A renamed person is the same one.
+	before := people[slices.IndexFunc(people, func(p directory.Person) bool { return p.Name == "anna" })]
+	s.Rename(before.DN, "uid=berta")
+	after, err := open(t, config(s)).SignIn(ctx, "berta", "right")
+	if err != nil || after.Subject != before.Subject || after.Name != "berta" {
+		t.Errorf("%+v %v", after, err)
+	}
+	c := config(s)
+	c.BaseDN = "ou=nowhere," + directorytest.Base
+	if _, err := open(t, c).People(ctx); !errors.Is(err, directory.ErrRefused) || !strings.Contains(err.Error(), "ou=nowhere") {
+		t.Error(err)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := open(t, config(s)).People(canceled); err == nil {
+		t.Error("a canceled read gave an answer")
+	}
+}
+
+// Active Directory's attributes, in slapd with Debian's schema of them.
+func TestActiveDirectory(t *testing.T) {
+	s := directorytest.Start(t)
+	guid := "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\xff"
+	dn := "cn=Carl C.,ou=people," + directorytest.Base
+	s.Add(dn, "objectClass: inetOrgPerson", "objectClass: extensibleObject", "sn: C.", "uid: carlc", "uid: carl@corp.example.org", "sAMAccountName: CarlC", "userPrincipalName: carl@corp.example.org", "objectGUID: "+guid, "userAccountControl: 512", "displayName: Carl C.", "userPassword: right")
+	c := config(s)
+	// slapd has no way to compare the two names, as their schema says none.
+	c.LoginAttrs = []string{"uid"}
+	c.Kind, c.UserFilter, c.GroupFilter = directory.ActiveDirectory, "(objectClass=inetOrgPerson)", "(objectClass=groupOfNames)"
+	s.AddGroup("staff", dn)
+	d := open(t, c)
+	for _, name := range []string{"carlc", "CARL@corp.example.org"} {
+		p, err := d.SignIn(ctx, name, "right")
+		if err != nil || p.Name != "carlc" || p.Subject != "0102030405060708090a0b0c0d0e0fff" || !slices.Equal(p.Groups, []string{"staff"}) {
+			t.Errorf("%s: %+v %v", name, p, err)
+		}
+	}
+	s.Set(dn, "userAccountControl", "514")
+	if _, err := d.SignIn(ctx, "carlc", "right"); !errors.Is(err, directory.ErrDisabled) {
+		t.Error(err)
+	}
+	if people, err := d.People(ctx); err != nil || len(people) != 1 || !people[0].Disabled {
+		t.Errorf("%+v %v", people, err)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	good := directory.Config{URLs: []string{"ldaps://dc1.example.org"}, BaseDN: "dc=example,dc=org", BindDN: "cn=reader,dc=example,dc=org", Password: "x"}
+	if _, err := directory.Open(good); err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(c *directory.Config){
+		"kind":        func(c *directory.Config) { c.Kind = "nis" },
+		"no address":  func(c *directory.Config) { c.URLs = nil },
+		"http":        func(c *directory.Config) { c.URLs = []string{"http://dc1"} },
+		"a password":  func(c *directory.Config) { c.URLs = []string{"ldaps://a:b@dc1"} },
+		"no base":     func(c *directory.Config) { c.BaseDN = "" },
+		"base":        func(c *directory.Config) { c.BaseDN = "example.org" },
+		"bind":        func(c *directory.Config) { c.BindDN = "reader" },
+		"no password": func(c *directory.Config) { c.Password = "" },
+		"filter":      func(c *directory.Config) { c.UserFilter = "(objectClass=*" },
+		"attribute":   func(c *directory.Config) { c.LoginAttrs = []string{"uid=*)(x"} },
+		"authority":   func(c *directory.Config) { c.CA = "-----BEGIN" },
+		"page":        func(c *directory.Config) { c.PageSize = -1 },
+	} {
+		c := good
+		change(&c)
+		if _, err := directory.Open(c); !errors.Is(err, directory.ErrConfig) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

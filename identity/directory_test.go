@@ -1,0 +1,362 @@
+package identity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/identity"
+	"holdfast/identity/directory"
+	"holdfast/identity/directory/directorytest"
+	"holdfast/identity/roster"
+)
+
+// office is an identity provider with a directory.
+type office struct {
+	*rig
+	s *directorytest.Server
+
+	mu     sync.Mutex
+	alarms []string
+	names  map[string]string
+}
+
+func newOffice(t *testing.T, change func(c *roster.Config)) *office {
+	o := &office{s: directorytest.Start(t), names: map[string]string{}}
+	o.rig = newRig(t, func(opts *identity.Options) {
+		opts.Alarm = func(_ context.Context, text string) { o.mu.Lock(); defer o.mu.Unlock(); o.alarms = append(o.alarms, text) }
+		opts.Rename = func(_ context.Context, userID, name string) error {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.names[userID] = name
+			return nil
+		}
+	})
+	c := roster.Config{Config: directory.Config{URLs: []string{o.s.TLSURL}, CA: o.s.CA, BindDN: directorytest.AdminDN, Password: directorytest.Password, BaseDN: directorytest.Base}}
+	if change != nil {
+		change(&c)
+	}
+	if err := o.svc.Directories().Set(t.Context(), "town", c); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func (o *office) alarmed() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.alarms)
+}
+
+func (o *office) verify(name, password string) (identity.User, error) {
+	return o.svc.VerifyPassword(o.t.Context(), name, password, "192.0.2.7")
+}
+
+func (o *office) wants(name, password string, want error) {
+	o.t.Helper()
+	if u, err := o.verify(name, password); !errors.Is(err, want) {
+		o.t.Errorf("%s with %q: %v %v, want %v", name, password, u.UserID, err, want)
+	}
+}
+
+func (o *office) sync(anyway bool) roster.Report {
+	o.t.Helper()
+	r, err := o.svc.Directories().Sync(o.t.Context(), "town", anyway)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return r
+}
+
+func (o *office) state(name string) string {
+	o.t.Helper()
+	u, err := o.svc.User(o.t.Context(), name)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return u.State
+}
+
+func TestDirectorySignIn(t *testing.T) {
+	o := newOffice(t, nil)
+	o.s.AddPerson("anna", "Anna A.", "of the directory")
+	o.s.AddPerson("carl", "Carl C.", "of the directory")
+	local := o.user("carl") // of the same name, made here before
+
+	u, err := o.verify("Anna", "of the directory")
+	if err != nil || u.UserID != "@anna:example.org" || u.DisplayName != "Anna A." || u.Admin || u.HasPassword {
+		t.Fatalf("%+v %v", u, err)
+	}
+	if again, err := o.verify("@anna:example.org", "of the directory"); err != nil || again.ID != u.ID {
+		t.Fatalf("%+v %v", again, err)
+	}
+	o.wants("anna", "wrong", identity.ErrWrongPassword)
+	o.wants("anna", "", identity.ErrWrongPassword) // attack 37
+	o.wants("*)(uid=*", "of the directory", identity.ErrWrongPassword)
+	o.wants("nobody", "of the directory", identity.ErrWrongPassword)
+
+	// A name does not give the account of that name.
+	o.wants("carl", "of the directory", identity.ErrWrongPassword)
+	o.wants("carl", "correct horse carl", nil)
+
+	// Its password is changed there, on every way.
+	if err := o.svc.ChangePassword(t.Context(), u.UserID, "another password", "", false); !errors.Is(err, identity.ErrElsewhere) {
+		t.Error(err)
+	}
+	if err := o.svc.SetPassword(t.Context(), u.UserID, "another password", "", false); !errors.Is(err, identity.ErrElsewhere) {
+		t.Error(err)
+	}
+
+	// Who is renamed is the same person, who gets the old name is another.
+	o.s.Rename(directorytest.Person("anna"), "uid=anna.b")
+	o.s.AddPerson("anna", "Another Anna", "of the other")
+	o.wants("anna", "of the other", identity.ErrWrongPassword)
+	if again, err := o.verify("anna.b", "of the directory"); err != nil || again.ID != u.ID {
+		t.Fatalf("%+v %v", again, err)
+	}
+	// Under the name that the account has here, too, now that the new one is known.
+	if again, err := o.verify("anna", "of the directory"); err != nil || again.ID != u.ID {
+		t.Fatalf("%+v %v", again, err)
+	}
+
+	// The administrator joins the local account.
+	if err := o.svc.Directories().Join(t.Context(), "town", "carl", "anna.b"); !errors.Is(err, roster.ErrJoin) {
+		t.Error(err)
+	}
+	if err := o.svc.Directories().Join(t.Context(), "town", "carl", "carl"); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := o.verify("carl", "of the directory"); err != nil || again.ID != local.ID {
+		t.Fatalf("%+v %v", again, err)
+	}
+	o.wants("carl", "correct horse carl", identity.ErrWrongPassword)
+
+	// All of it is there after a restart, the reader's password sealed.
+	o.stop()
+	for _, f := range []string{o.path, o.path + "-wal"} {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), directorytest.Password) {
+			t.Errorf("%s has the reader's password", f)
+		}
+	}
+	o.start()
+	o.wants("carl", "of the directory", nil)
+	list, err := o.svc.Directories().List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Config.Password != "" || list[0].Config.BaseDN != directorytest.Base {
+		t.Errorf("%+v %v", list, err)
+	}
+	if err := o.svc.Directories().Remove(t.Context(), "town"); err != nil {
+		t.Fatal(err)
+	}
+	o.wants("anna", "of the directory", identity.ErrWrongPassword)
+	if err := o.svc.SetPassword(t.Context(), "anna", "of this server", "", false); err != nil {
+		t.Fatal(err)
+	}
+	o.wants("anna", "of this server", nil)
+}
+
+func TestDirectoryPages(t *testing.T) {
+	o := newOffice(t, nil)
+	o.s.AddPerson("anna", "Anna A.", "of the directory")
+	b := o.browser()
+	if a := b.post("/login", url.Values{"username": {"anna"}, "password": {"of the directory"}}); a.StatusCode != 303 || a.Header.Get("Location") != "/account" {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+	if a := b.post("/account/password", url.Values{"current": {"of the directory"}, "password": {"a new password"}, "password2": {"a new password"}}); a.StatusCode != 403 || !strings.Contains(a.body, "directory keeps this password") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	o.s.Stop()
+	if a := o.browser().post("/login", url.Values{"username": {"anna"}, "password": {"of the directory"}}); a.StatusCode != 503 || !strings.Contains(a.body, "cannot be reached") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// The directory is down: sessions go on, local accounts sign in, administrators are told.
+func TestDirectoryDown(t *testing.T) {
+	o := newOffice(t, nil)
+	o.s.AddPerson("anna", "Anna A.", "of the directory")
+	anna, err := o.verify("anna", "of the directory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tk, err := o.svc.StartSession(t.Context(), identity.SessionRequest{UserID: anna.UserID, Refresh: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.user("member")
+	glass := o.user("glass")
+	if err := o.svc.SetAdmin(t.Context(), glass.UserID, true); err != nil {
+		t.Fatal(err)
+	}
+	o.wants("glass", "correct horse glass", nil)
+	o.s.Stop()
+	o.wants("anna", "of the directory", identity.ErrDirectory)
+	if !o.alive(tk.Access) {
+		t.Error("a session ended with the directory")
+	}
+	if tk, err = o.svc.Refresh(t.Context(), tk.Refresh); err != nil || !o.alive(tk.Access) {
+		t.Error(err)
+	}
+	if _, err := o.svc.Directories().Sync(t.Context(), "town", false); !errors.Is(err, directory.ErrUnavailable) {
+		t.Error(err)
+	}
+	if o.state("anna") != "active" {
+		t.Error("a reading that failed locked somebody")
+	}
+	if got := o.alarmed(); len(got) != 0 {
+		t.Errorf("alarms before: %q", got)
+	}
+	o.wants("member", "correct horse member", nil)
+	o.wants("glass", "correct horse glass", nil)
+	o.wants("glass", "correct horse glass", nil)
+	if got := o.alarmed(); len(got) != 1 || !strings.Contains(got[0], "@glass:example.org") || !strings.Contains(got[0], "town") {
+		t.Errorf("alarms: %q", got)
+	}
+	// What failed was no guess: it does not slow anybody down.
+	for range 8 {
+		o.wants("anna", "of the directory", identity.ErrDirectory)
+	}
+	o.s.Run()
+	o.wants("anna", "of the directory", nil)
+	if d := o.svc.Directories().Down(); len(d) != 0 {
+		t.Errorf("still down: %q", d)
+	}
+}
+
+func TestDirectorySync(t *testing.T) {
+	o := newOffice(t, func(c *roster.Config) { c.Everyone, c.Names = true, true })
+	for i := range 10 {
+		o.s.AddPerson(fmt.Sprintf("p%d", i), fmt.Sprintf("Person %d", i), "secret")
+	}
+	o.s.AddPerson("carl", "Carl", "secret")
+	o.s.Add(directorytest.Person("Größe"), "objectClass: inetOrgPerson", "uid: Größe", "cn: no user name", "sn: G.")
+	o.user("carl")
+	r := o.sync(false)
+	if r.People != 12 || r.Accounts != 10 || len(r.Made) != 10 || !slices.Equal(r.Taken, []string{"carl", "größe"}) || len(r.Locked) != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if r = o.sync(false); len(r.Made)+len(r.Renamed)+len(r.Locked)+len(r.Unlocked) != 0 {
+		t.Fatalf("a second reading changed something: %+v", r)
+	}
+
+	// Who goes or is disabled is out, with devices; who comes back is let in.
+	tk, err := o.svc.StartSession(t.Context(), identity.SessionRequest{UserID: "@p1:example.org", DeviceID: "D1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !o.devices.has("@p1:example.org", "D1") {
+		t.Fatal("no device")
+	}
+	o.s.Delete(directorytest.Person("p1"))
+	o.s.Set(directorytest.Person("p2"), "objectClass", "inetOrgPerson", "shadowAccount")
+	o.s.Set(directorytest.Person("p2"), "shadowExpire", "1")
+	o.s.Set(directorytest.Person("p3"), "displayName", "Person Three")
+	if r = o.sync(false); !slices.Equal(r.Locked, []string{"p1", "p2"}) || !slices.Equal(r.Renamed, []string{"p3"}) || r.Alarm {
+		t.Fatalf("%+v", r)
+	}
+	if o.alive(tk.Access) || o.devices.has("@p1:example.org", "D1") || o.state("p1") != "locked" || o.state("p2") != "locked" {
+		t.Error("who is gone is not out")
+	}
+	if o.mu.Lock(); o.names["@p3:example.org"] != "Person Three" || len(o.names) != 1 {
+		t.Errorf("%v", o.names)
+	}
+	o.mu.Unlock()
+	o.wants("p1", "secret", identity.ErrWrongPassword)
+	o.wants("p2", "secret", identity.ErrLocked)
+	o.s.Set(directorytest.Person("p2"), "shadowExpire", "99999")
+	o.wants("p2", "secret", nil) // at once, before the next reading
+	if r = o.sync(false); len(r.Unlocked) != 0 || o.state("p2") != "active" {
+		t.Errorf("%+v", r)
+	}
+
+	// Whom an administrator locked stays so, whatever the directory says.
+	if err := o.svc.SetDisabled(t.Context(), "p4", true); err != nil {
+		t.Fatal(err)
+	}
+	o.sync(false)
+	o.wants("p4", "secret", identity.ErrLocked)
+
+	// More than a fifth at once: nothing happens but an alarm, and that once.
+	for _, p := range []string{"p5", "p6", "p7"} {
+		o.s.Delete(directorytest.Person(p))
+	}
+	for range 2 {
+		r, err := o.svc.Directories().Sync(t.Context(), "town", false)
+		if !errors.Is(err, roster.ErrAlarm) || !r.Alarm || len(r.Locked) != 3 {
+			t.Fatalf("%+v %v", r, err)
+		}
+	}
+	if o.state("p5") != "active" {
+		t.Error("an alarm locked somebody")
+	}
+	if got := o.alarmed(); len(got) != 1 || !strings.Contains(got[0], "--anyway") {
+		t.Errorf("alarms: %q", got)
+	}
+	list, err := o.svc.Directories().List(t.Context())
+	if err != nil || !list[0].Report.Alarm {
+		t.Errorf("%+v %v", list, err)
+	}
+	if r = o.sync(true); !slices.Equal(r.Locked, []string{"p5", "p6", "p7"}) || o.state("p5") != "locked" {
+		t.Errorf("%+v", r)
+	}
+	// An empty directory, as after a mistake in its settings.
+	c := list[0].Config
+	c.UserFilter = "(objectClass=device)"
+	if err := o.svc.Directories().Set(t.Context(), "town", c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.svc.Directories().Sync(t.Context(), "town", false); !errors.Is(err, roster.ErrAlarm) {
+		t.Error(err)
+	}
+}
+
+// The reading runs by itself when it is time.
+func TestDirectoryRuns(t *testing.T) {
+	o := newOffice(t, func(c *roster.Config) { c.Everyone = true })
+	o.s.AddPerson("anna", "Anna A.", "of the directory")
+	o.wait(time.Minute)
+	o.stop()
+	o.start()
+	// The clock of the rig jumps; what waits for it sees that when it looks next.
+	o.wait(2 * time.Minute)
+	o.svc.Directories().Set(t.Context(), "other", roster.Config{Config: directory.Config{URLs: []string{o.s.URL}, CA: o.s.CA, BindDN: directorytest.AdminDN, Password: directorytest.Password, BaseDN: "ou=groups," + directorytest.Base}})
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := o.svc.User(t.Context(), "anna"); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the directory was not read")
+		}
+	}
+}
+
+func TestDirectorySettings(t *testing.T) {
+	o := newOffice(t, nil)
+	dirs := o.svc.Directories()
+	for _, id := range []string{"", "Town", "a b", strings.Repeat("x", 31)} {
+		if err := dirs.Set(t.Context(), id, roster.Config{}); !errors.Is(err, roster.ErrBadID) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	// The password goes to no other server without being given again.
+	c := roster.Config{Config: directory.Config{URLs: []string{"ldap://evil.example.org"}, BindDN: directorytest.AdminDN, BaseDN: directorytest.Base}}
+	if err := dirs.Set(t.Context(), "town", c); !errors.Is(err, directory.ErrConfig) {
+		t.Error(err)
+	}
+	c.URLs, c.CA = []string{o.s.TLSURL}, o.s.CA
+	if err := dirs.Set(t.Context(), "town", c); err != nil {
+		t.Error(err)
+	}
+	if people, err := dirs.Test(t.Context(), "town"); err != nil || len(people) != 0 {
+		t.Error(people, err)
+	}
+	if err := dirs.Remove(t.Context(), "nowhere"); !errors.Is(err, roster.ErrNoDirectory) {
+		t.Error(err)
+	}
+}
