@@ -138,6 +138,7 @@ func (s *server) addUser(t *testing.T, name string) id.UserID {
 type person struct {
 	*mautrix.Client
 	undecrypted chan error
+	answering   sync.WaitGroup
 }
 
 func (s *server) login(t *testing.T, ctx context.Context, name string) *person {
@@ -154,7 +155,7 @@ func (s *server) login(t *testing.T, ctx context.Context, name string) *person {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p := &person{cli, make(chan error, 16)}
+	p := &person{Client: cli, undecrypted: make(chan error, 16)}
 	helper, err := cryptohelper.NewCryptoHelper(cli, []byte("pickle"), crypto.NewMemoryStore(nil))
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +183,7 @@ func (p *person) run(t *testing.T, ctx context.Context) {
 
 // bot answers each "ping..." with "pong..." in any room it is invited to.
 func (p *person) bot(t *testing.T) {
-	syncer := p.Syncer.(*mautrix.DefaultSyncer)
+	syncer := p.Syncer.(mautrix.ExtensibleSyncer)
 	syncer.OnEventType(event.StateMember, func(ctx context.Context, ev *event.Event) {
 		if ev.GetStateKey() == p.UserID.String() && ev.Content.AsMember().Membership == event.MembershipInvite {
 			if _, err := p.JoinRoomByID(ctx, ev.RoomID); err != nil {
@@ -198,11 +199,11 @@ func (p *person) bot(t *testing.T) {
 		if !ev.Mautrix.WasEncrypted {
 			t.Errorf("%q came in the clear", body)
 		}
-		go func() { // not in the sync loop: sending may need a sync
+		p.answering.Go(func() { // not in the sync loop: sending may need a sync
 			if _, err := p.SendText(ctx, ev.RoomID, "pong"+strings.TrimPrefix(body, "ping")); err != nil {
 				t.Errorf("answer: %v", err)
 			}
-		}()
+		})
 	})
 }
 
