@@ -131,7 +131,7 @@ test-clients: build test/clients/js/node_modules/.package-lock.json ## encrypted
 	@cd test/clients && HOLDFAST_BIN=$(CURDIR)/bin/holdfast go test -count=1 -tags goolm -v ./...
 
 .PHONY: test-browser
-test-browser: build tools-test ## end to end in headless Chromium
+test-browser: build tools-test test/clients/js/node_modules/.package-lock.json ## end to end in headless Chromium
 	$(call say,"browsers (headless Chromium)")
 	@[ "$$(uname -s)" != Linux ] || go build -o bin/tools/machine ./test/browser/machine
 	@test/browser/run

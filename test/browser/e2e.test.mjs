@@ -219,7 +219,7 @@ step("a third device gets the history back with the recovery key", async () => {
     tablet = await openBrowser("grace-tablet");
     const p = tablet.page;
     await p.goto(server.base);
-    await p.getByRole("button", { name: "Sign in" }).or(p.getByRole("link", { name: "Sign in" })).click();
+    await p.getByTestId("login-start").click();
     await signIn(p, guest);
     await home(p);
     await p.goto(new URL("/settings/security", p.url()).href);

@@ -100,6 +100,19 @@ export async function startServer(extra = [], program = binary) {
     };
 }
 
+/** startClaimed is startServer with an administrator, for tests that begin after the setup. */
+export async function startClaimed(localpart, password, extra = []) {
+    const server = await startServer(["--set", "server_name=demo.example", "--set", "sfu.enabled=false", ...extra]);
+    const setup = async (path, body, cookie) => {
+        const r = await fetch(`${server.base}/api/setup/${path}`, { method: "POST", headers: { "content-type": "application/json", ...(cookie ? { cookie } : {}) }, body: JSON.stringify(body) });
+        if (!r.ok) throw new Error(`setup ${path}: ${r.status} ${await r.text()}`);
+        return r.headers.getSetCookie()[0]?.split(";")[0];
+    };
+    const cookie = await setup("claim", { code: server.claimCode });
+    await setup("finish", { organisation: "Demo", server_name: "demo.example", tls: { mode: "own-ca" }, admin: { localpart, display_name: localpart, password } }, cookie);
+    return server;
+}
+
 export const sleep = (ms) => new Promise((ok) => setTimeout(ok, ms));
 
 export async function deadline(promise, ms, what) {
@@ -213,6 +226,21 @@ export async function obstacles(page) {
     }
     await page.emulateMedia({ colorScheme: null, reducedMotion: null });
     return found;
+}
+
+/** pictures are for whoever changed a page and wants to see it: HOLDFAST_E2E_SHOTS names the folder. */
+export async function pictures(page, name) {
+    const folder = process.env.HOLDFAST_E2E_SHOTS;
+    if (!folder) return;
+    mkdirSync(folder, { recursive: true });
+    const before = page.viewportSize();
+    await page.screenshot({ path: join(folder, `${name}.png`) });
+    await page.emulateMedia({ colorScheme: "dark" });
+    await page.screenshot({ path: join(folder, `${name}-dark.png`) });
+    await page.setViewportSize({ width: 360, height: 740 });
+    await page.screenshot({ path: join(folder, `${name}-phone.png`) });
+    await page.emulateMedia({ colorScheme: null });
+    await page.setViewportSize(before);
 }
 
 /** keepEvidence saves what each person sees, and what their browser said. */

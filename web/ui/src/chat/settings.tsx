@@ -1,5 +1,5 @@
 // Settings: the person, this device's look and notifications, all devices, security, about.
-import { useCallback, useEffect, useRef, useState } from "react";
+import { lazy, Suspense, useCallback, useEffect, useRef, useState } from "react";
 import { type IMyDevice, MatrixError } from "matrix-js-sdk";
 import { Avatar, Button, Confirm, Dialog, Empty, ErrorNote, Icon, IconButton, type IconName, RadioGroup, Spinner, Switch, TextField, toast } from "../design";
 import { setTheme, type Theme, useTheme } from "../design/theme";
@@ -12,6 +12,9 @@ import { useFace } from "./media";
 import { PushError, type PushProblem, pushSupported, pushWanted, turnPushOff, turnPushOn } from "../push";
 import { permission, soundOn, turnOn, turnSoundOn, wanted } from "./notify";
 import type { SecurityDialog } from "./securityui";
+
+// Its part of the SDK loads when somebody wants it.
+const LinkDevice = lazy(() => import("./linkdevice"));
 
 const sections = [
     { id: "profile", icon: "person" },
@@ -43,7 +46,7 @@ export function Settings({ section, onSecurity }: { section: string; onSecurity:
                     <h2>{t(`settings.section.${current}`)}</h2>
                     {current === "profile" && <Profile />}
                     {current === "look" && <Look />}
-                    {current === "devices" && <Devices />}
+                    {current === "devices" && <Devices onSecurity={onSecurity} />}
                     {current === "security" && <SecuritySection onSecurity={onSecurity} />}
                     {current === "about" && <About />}
                 </div>
@@ -249,8 +252,9 @@ interface Device extends IMyDevice {
     current: boolean;
 }
 
-function Devices() {
+function Devices({ onSecurity }: { onSecurity: (d: SecurityDialog) => void }) {
     const { client } = useChat();
+    const [linking, setLinking] = useState(false);
     const { phase } = useSecurity();
     const [devices, setDevices] = useState<Device[]>();
     const [failed, setFailed] = useState(false);
@@ -292,12 +296,30 @@ function Devices() {
     if (!devices) return <Spinner />;
     return (
         <>
+            <div className="link-device">
+                <p className="hf-muted">{t("qr.link.text")}</p>
+                <Button icon="link" onPress={() => setLinking(true)} data-testid="link-device">
+                    {t("qr.link.open")}
+                </Button>
+            </div>
             <p className="hf-muted">{t("settings.devicesText")}</p>
             <ul className="devices" data-testid="devices">
                 {devices.map((d) => (
                     <DeviceRow key={d.device_id} device={d} account={account} onChange={load} />
                 ))}
             </ul>
+            {linking && (
+                <Suspense fallback={null}>
+                    <LinkDevice
+                        onClose={() => setLinking(false)}
+                        onConfirm={() => {
+                            setLinking(false);
+                            onSecurity("confirm");
+                        }}
+                        onLinked={() => void load()}
+                    />
+                </Suspense>
+            )}
         </>
     );
 }

@@ -34,6 +34,54 @@ interface LinkPreviews {
     private: string[];
 }
 
+/** FieldError gives what the server said about a field. */
+type FieldError = (field: string) => string | undefined;
+
+/**
+ * SaveForm is a form that hands in what was typed. What the server says about a field stands at that field, if fields()
+ * names it; all else above the buttons.
+ */
+function SaveForm({ save, button, look = "main", testId, onCancel, fields }: { save: () => Promise<void>; button: string; look?: "main" | "plain"; testId: string; onCancel?: () => void; fields: (errorOf: FieldError) => React.ReactNode }) {
+    const [busy, setBusy] = useState(false);
+    const [error, setError] = useState<ApiError>();
+    const shown = new Set<string>();
+    const run = async (): Promise<void> => {
+        setBusy(true);
+        setError(undefined);
+        try {
+            await save();
+        } catch (e) {
+            setError(asError(e));
+        }
+        setBusy(false);
+    };
+    const body = fields((field) => {
+        shown.add(field);
+        return error?.field === field ? error.message : undefined;
+    });
+    return (
+        <form
+            onSubmit={(e) => {
+                e.preventDefault();
+                void run();
+            }}
+        >
+            {body}
+            <ErrorNote>{error && !(error.field && shown.has(error.field)) ? error.message : undefined}</ErrorNote>
+            <div className="hf-actions">
+                {onCancel && (
+                    <Button look="plain" onPress={onCancel}>
+                        {t("common.cancel")}
+                    </Button>
+                )}
+                <Button type="submit" look={look} isPending={busy} data-testid={testId}>
+                    {button}
+                </Button>
+            </div>
+        </form>
+    );
+}
+
 const asError = (e: unknown): ApiError => (e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e)));
 
 export function SettingsPage() {
@@ -130,33 +178,18 @@ const kindOf = (s: string): Kind => kinds.find((k) => k === s) ?? "starttls";
 
 function TestMail() {
     const [to, setTo] = useState("");
-    const [busy, setBusy] = useState(false);
-    const [error, setError] = useState<string>();
     const send = async (): Promise<void> => {
-        setBusy(true);
-        setError(undefined);
-        try {
-            await api("POST", "/api/console/mail/test", { to: to.trim() });
-            toast(t("console.mail.tested", { to: to.trim() }));
-        } catch (e) {
-            setError(messageOf(e));
-        }
-        setBusy(false);
+        await api("POST", "/api/console/mail/test", { to: to.trim() });
+        toast(t("console.mail.tested", { to: to.trim() }));
     };
     return (
-        <form
-            onSubmit={(e) => {
-                e.preventDefault();
-                void send();
-            }}
-        >
-            <TextField label={t("console.mail.testTo")} type="email" autoComplete="email" value={to} onChange={setTo} error={error} data-testid="mail-to" />
-            <div className="hf-actions">
-                <Button type="submit" look="plain" isPending={busy} data-testid="mail-test">
-                    {t("console.mail.test")}
-                </Button>
-            </div>
-        </form>
+        <SaveForm
+            save={send}
+            button={t("console.mail.test")}
+            look="plain"
+            testId="mail-test"
+            fields={(errorOf) => <TextField label={t("console.mail.testTo")} type="email" autoComplete="email" value={to} onChange={setTo} error={errorOf("to")} data-testid="mail-to" />}
+        />
     );
 }
 
@@ -168,70 +201,55 @@ function MailForm({ now, onClose, onSaved }: { now: MailServer; onClose: () => v
     const [password, setPassword] = useState("");
     const [from, setFrom] = useState(now.from);
     const [ca, setCA] = useState(now.ca ?? "");
-    const [busy, setBusy] = useState(false);
-    const [error, setError] = useState<ApiError>();
     const save = async (): Promise<void> => {
-        setBusy(true);
-        setError(undefined);
-        try {
-            await api("PUT", "/api/console/mail", { host: host.trim(), port: parseInt(port, 10) || 0, security, user: user.trim(), password, from: from.trim(), ca: ca.trim() });
-            onSaved();
-        } catch (e) {
-            setError(asError(e));
-            setBusy(false);
-        }
+        await api("PUT", "/api/console/mail", { host: host.trim(), port: parseInt(port, 10) || 0, security, user: user.trim(), password, from: from.trim(), ca: ca.trim() });
+        onSaved();
     };
     return (
         <Dialog title={t("console.mail.setUp")} isOpen onClose={onClose}>
-            <form
-                onSubmit={(e) => {
-                    e.preventDefault();
-                    void save();
-                }}
-            >
-                <TextField label={t("console.mail.host")} value={host} onChange={setHost} autoComplete="off" spellCheck="false" isRequired autoFocus data-testid="mail-host" />
-                <label className="hf-field">
-                    <span className="hf-label">{t("console.mail.security")}</span>
-                    <select
-                        value={security}
-                        onChange={(e) => {
-                            setSecurity(kindOf(e.target.value));
-                            setPort("");
-                        }}
-                        data-testid="mail-security"
-                    >
-                        {kinds.map((k) => (
-                            <option key={k} value={k}>
-                                {t(`console.mail.security.${k}`)}
-                            </option>
-                        ))}
-                    </select>
-                </label>
-                <TextField label={t("console.mail.port")} type="number" inputMode="numeric" value={port} onChange={setPort} hint={t("console.mail.portHint")} data-testid="mail-port" />
-                <TextField label={t("console.mail.from")} value={from} onChange={setFrom} hint={t("console.mail.fromHint")} autoComplete="off" spellCheck="false" isRequired data-testid="mail-from" />
-                <TextField label={t("console.mail.user")} value={user} onChange={setUser} autoComplete="off" spellCheck="false" />
-                {user.trim() !== "" && (
-                    <TextField
-                        label={t("console.mail.password")}
-                        type="password"
-                        value={password}
-                        onChange={setPassword}
-                        autoComplete="new-password"
-                        hint={now.has_password ? t("console.mail.passwordKept") : undefined}
-                        error={error?.field === "password" ? error.message : undefined}
-                    />
+            <SaveForm
+                save={save}
+                button={t("console.mail.save")}
+                testId="mail-save"
+                onCancel={onClose}
+                fields={(errorOf) => (
+                    <>
+                        <TextField label={t("console.mail.host")} value={host} onChange={setHost} autoComplete="off" spellCheck="false" isRequired autoFocus data-testid="mail-host" />
+                        <label className="hf-field">
+                            <span className="hf-label">{t("console.mail.security")}</span>
+                            <select
+                                value={security}
+                                onChange={(e) => {
+                                    setSecurity(kindOf(e.target.value));
+                                    setPort("");
+                                }}
+                                data-testid="mail-security"
+                            >
+                                {kinds.map((k) => (
+                                    <option key={k} value={k}>
+                                        {t(`console.mail.security.${k}`)}
+                                    </option>
+                                ))}
+                            </select>
+                        </label>
+                        <TextField label={t("console.mail.port")} type="number" inputMode="numeric" value={port} onChange={setPort} hint={t("console.mail.portHint")} data-testid="mail-port" />
+                        <TextField label={t("console.mail.from")} value={from} onChange={setFrom} hint={t("console.mail.fromHint")} autoComplete="off" spellCheck="false" isRequired data-testid="mail-from" />
+                        <TextField label={t("console.mail.user")} value={user} onChange={setUser} autoComplete="off" spellCheck="false" />
+                        {user.trim() !== "" && (
+                            <TextField
+                                label={t("console.mail.password")}
+                                type="password"
+                                value={password}
+                                onChange={setPassword}
+                                autoComplete="new-password"
+                                hint={now.has_password ? t("console.mail.passwordKept") : undefined}
+                                error={errorOf("password")}
+                            />
+                        )}
+                        <TextField label={t("console.mail.ca")} multiline value={ca} onChange={setCA} hint={t("console.mail.caHint")} autoComplete="off" spellCheck="false" />
+                    </>
                 )}
-                <TextField label={t("console.mail.ca")} multiline value={ca} onChange={setCA} hint={t("console.mail.caHint")} autoComplete="off" spellCheck="false" />
-                <ErrorNote>{error && error.field !== "password" ? error.message : undefined}</ErrorNote>
-                <div className="hf-actions">
-                    <Button look="plain" onPress={onClose}>
-                        {t("common.cancel")}
-                    </Button>
-                    <Button type="submit" isPending={busy} data-testid="mail-save">
-                        {t("console.mail.save")}
-                    </Button>
-                </div>
-            </form>
+            />
         </Dialog>
     );
 }
@@ -249,8 +267,6 @@ function FilesSection() {
 
 function FilesForm({ now }: { now: FileRules }) {
     const [rules, setRules] = useState(now);
-    const [busy, setBusy] = useState(false);
-    const [error, setError] = useState<ApiError>();
     const fields: [keyof FileRules, string, string][] = [
         ["max_upload", t("console.files.maxUpload"), t("console.files.maxUploadHint")],
         ["quota", t("console.files.quota"), t("console.files.quotaHint")],
@@ -259,34 +275,21 @@ function FilesForm({ now }: { now: FileRules }) {
         ["open", t("console.files.open"), t("console.files.openHint")],
     ];
     const save = async (): Promise<void> => {
-        setBusy(true);
-        setError(undefined);
-        try {
-            const typed = Object.fromEntries(Object.entries(rules).map(([k, v]) => [k, v.trim()]));
-            setRules(await api<FileRules>("PUT", "/api/console/files", typed));
-            toast(t("console.files.saved"));
-        } catch (e) {
-            setError(asError(e));
-        }
-        setBusy(false);
+        const typed = Object.fromEntries(Object.entries(rules).map(([k, v]) => [k, v.trim()]));
+        setRules(await api<FileRules>("PUT", "/api/console/files", typed));
+        toast(t("console.files.saved"));
     };
     return (
-        <form
-            onSubmit={(e) => {
-                e.preventDefault();
-                void save();
-            }}
-        >
-            {fields.map(([name, label, hint]) => (
-                <TextField key={name} label={label} hint={hint} value={rules[name]} onChange={(v) => setRules({ ...rules, [name]: v })} autoComplete="off" spellCheck="false" error={error?.field === name ? error.message : undefined} data-testid={`files-${name}`} />
-            ))}
-            <ErrorNote>{error && !error.field ? error.message : undefined}</ErrorNote>
-            <div className="hf-actions">
-                <Button type="submit" isPending={busy} data-testid="files-save">
-                    {t("console.files.save")}
-                </Button>
-            </div>
-        </form>
+        <SaveForm
+            save={save}
+            button={t("console.files.save")}
+            testId="files-save"
+            fields={(errorOf) =>
+                fields.map(([name, label, hint]) => (
+                    <TextField key={name} label={label} hint={hint} value={rules[name]} onChange={(v) => setRules({ ...rules, [name]: v })} autoComplete="off" spellCheck="false" error={errorOf(name)} data-testid={`files-${name}`} />
+                ))
+            }
+        />
     );
 }
 
@@ -307,44 +310,31 @@ const hosts = (text: string): string[] => text.split(/[\s,]+/).filter((h) => h !
 function PreviewsForm({ now }: { now: LinkPreviews }) {
     const [enabled, setEnabled] = useState(now.enabled);
     const [typed, setTyped] = useState({ allow: lines(now.allow), deny: lines(now.deny), private: lines(now.private) });
-    const [busy, setBusy] = useState(false);
-    const [error, setError] = useState<ApiError>();
     const fields: [keyof typeof typed, string, string][] = [
         ["allow", t("console.previews.allow"), t("console.previews.allowHint")],
         ["deny", t("console.previews.deny"), t("console.previews.denyHint")],
         ["private", t("console.previews.private"), t("console.previews.privateHint")],
     ];
     const save = async (): Promise<void> => {
-        setBusy(true);
-        setError(undefined);
-        try {
-            const kept = await api<LinkPreviews>("PUT", "/api/console/previews", { enabled, allow: hosts(typed.allow), deny: hosts(typed.deny), private: hosts(typed.private) });
-            setTyped({ allow: lines(kept.allow), deny: lines(kept.deny), private: lines(kept.private) });
-            toast(t("console.previews.saved"));
-        } catch (e) {
-            setError(asError(e));
-        }
-        setBusy(false);
+        const kept = await api<LinkPreviews>("PUT", "/api/console/previews", { enabled, allow: hosts(typed.allow), deny: hosts(typed.deny), private: hosts(typed.private) });
+        setTyped({ allow: lines(kept.allow), deny: lines(kept.deny), private: lines(kept.private) });
+        toast(t("console.previews.saved"));
     };
     return (
-        <form
-            onSubmit={(e) => {
-                e.preventDefault();
-                void save();
-            }}
-        >
-            <Switch isSelected={enabled} onChange={setEnabled} hint={t("console.previews.onHint")} data-testid="previews-on">
-                {t("console.previews.on")}
-            </Switch>
-            {fields.map(([name, label, hint]) => (
-                <TextField key={name} label={label} hint={hint} multiline value={typed[name]} onChange={(v) => setTyped({ ...typed, [name]: v })} autoComplete="off" spellCheck="false" error={error?.field === name ? error.message : undefined} data-testid={`previews-${name}`} />
-            ))}
-            <ErrorNote>{error && !error.field ? error.message : undefined}</ErrorNote>
-            <div className="hf-actions">
-                <Button type="submit" isPending={busy} data-testid="previews-save">
-                    {t("console.previews.save")}
-                </Button>
-            </div>
-        </form>
+        <SaveForm
+            save={save}
+            button={t("console.previews.save")}
+            testId="previews-save"
+            fields={(errorOf) => (
+                <>
+                    <Switch isSelected={enabled} onChange={setEnabled} hint={t("console.previews.onHint")} data-testid="previews-on">
+                        {t("console.previews.on")}
+                    </Switch>
+                    {fields.map(([name, label, hint]) => (
+                        <TextField key={name} label={label} hint={hint} multiline value={typed[name]} onChange={(v) => setTyped({ ...typed, [name]: v })} autoComplete="off" spellCheck="false" error={errorOf(name)} data-testid={`previews-${name}`} />
+                    ))}
+                </>
+            )}
+        />
     );
 }

@@ -12,7 +12,7 @@ import {
 import { logger } from "matrix-js-sdk/lib/logger";
 import { forgetPush } from "../push";
 import { clientId, homeserver } from "./place";
-import { Security } from "./security";
+import { type Secrets, Security } from "./security";
 import { cryptoDatabase, dropSession, saveSession, syncDatabase, wipeDatabases, type Session } from "./store";
 
 export interface Running {
@@ -29,8 +29,8 @@ export type Ended = "expired" | "ended";
 
 (logger as unknown as { setLevel(level: string): void }).setLevel("warn");
 
-/** start opens the stores of a session and begins to sync. */
-export async function start(session: Session, onEnded: (why: Ended) => void): Promise<Running> {
+/** start opens the stores of a session and begins to sync. secrets came with the sign-in, if it was by QR code. */
+export async function start(session: Session, onEnded: (why: Ended) => void, secrets?: Secrets): Promise<Running> {
     const store = new IndexedDBStore({
         indexedDB: window.indexedDB,
         localStorage: window.localStorage,
@@ -88,6 +88,8 @@ export async function start(session: Session, onEnded: (why: Ended) => void): Pr
     const crypto = client.getCrypto()!;
     crypto.globalBlacklistUnverifiedDevices = false;
     security.start(client);
+    // Without them the device is confirmed like any other.
+    if (secrets) await security.bring(secrets).catch((e: unknown) => console.warn("the keys that came along cannot be used", e));
     await client.startClient({
         initialSyncLimit: 30,
         lazyLoadMembers: true,

@@ -6,8 +6,10 @@ import { navigate } from "../router";
 import type { Running } from "./client";
 import { acquire, type Held } from "./lock";
 import { LoginError, returning } from "./place";
+import type { Secrets } from "./security";
 import { dropSession, loadSession, wipeDatabases } from "./store";
 
+const QrSignIn = lazy(() => import("./qrsignin"));
 const Chat = lazy(() => import("../chat"));
 // The SDK's part of signing in loads only when somebody does.
 const startLogin = (returnTo: string): Promise<void> => import("./oauth").then((m) => m.startLogin(returnTo));
@@ -36,7 +38,7 @@ export default function Session() {
     }, []);
 
     const open = useCallback(
-        async (force: boolean) => {
+        async (force: boolean, secrets?: Secrets) => {
             const session = loadSession();
             if (!session) return setState({ at: "signedOut" });
             if (!session.accessToken) return setState({ at: "expired", userId: session.userId });
@@ -50,7 +52,7 @@ export default function Session() {
                     running.current = undefined;
                     held.current?.release();
                     setState(why === "expired" ? { at: "expired", userId: session.userId } : { at: "signedOut", note: "ended" });
-                });
+                }, secrets);
                 running.current = r;
                 setState({ at: "running", running: r });
             } catch (e) {
@@ -112,7 +114,7 @@ export default function Session() {
                 </Suspense>
             );
         case "signedOut":
-            return <SignIn note={state.note} error={state.error} />;
+            return <SignIn note={state.note} error={state.error} onScanned={(secrets) => void open(true, secrets)} />;
         case "expired":
             return <SignIn userId={state.userId} error={state.error} onForget={() => setState({ at: "signedOut" })} />;
         case "elsewhere":
@@ -177,7 +179,20 @@ function Starting() {
     );
 }
 
-function SignIn({ userId, note, error, onForget }: { userId?: string; note?: "ended" | "signedOut" | undefined; error?: LoginError["kind"] | undefined; onForget?: () => void }) {
+function SignIn({
+    userId,
+    note,
+    error,
+    onForget,
+    onScanned,
+}: {
+    userId?: string;
+    note?: "ended" | "signedOut" | undefined;
+    error?: LoginError["kind"] | undefined;
+    onForget?: () => void;
+    onScanned?: (secrets: Secrets | undefined) => void;
+}) {
+    const [scanning, setScanning] = useState(false);
     const [busy, setBusy] = useState(false);
     const [failed, setFailed] = useState(error);
     const [server, setServer] = useState(location.host);
@@ -196,6 +211,15 @@ function SignIn({ userId, note, error, onForget }: { userId?: string; note?: "en
             setFailed(e instanceof LoginError ? e.kind : "server");
         });
     };
+    if (scanning && onScanned)
+        return (
+            <Page title={t("qr.signIn.title")}>
+                <p className="hf-lead">{t("qr.signIn.text")}</p>
+                <Suspense fallback={<Spinner />}>
+                    <QrSignIn onDone={onScanned} onCancel={() => setScanning(false)} />
+                </Suspense>
+            </Page>
+        );
     return (
         <Page title={userId ? t("session.again.title") : t("session.signIn.title", { server })}>
             {note && <Banner icon="info">{t(`session.note.${note}`)}</Banner>}
@@ -204,6 +228,11 @@ function SignIn({ userId, note, error, onForget }: { userId?: string; note?: "en
             <Button wide isPending={busy} onPress={go} autoFocus data-testid="login-start">
                 {t("session.signIn.button")}
             </Button>
+            {onScanned && (
+                <Button wide look="plain" icon="phone" onPress={() => setScanning(true)} data-testid="login-qr">
+                    {t("qr.signIn.button")}
+                </Button>
+            )}
             {onForget && (
                 <Button wide look="quiet" onPress={() => void forget().then(onForget)}>
                     {t("session.again.other")}

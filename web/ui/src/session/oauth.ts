@@ -14,7 +14,8 @@ interface Pending {
     returnTo: string;
 }
 
-async function metadata(): Promise<ValidatedAuthMetadata> {
+/** metadata is what the identity service says of itself. Errors: LoginError. */
+export async function metadata(): Promise<ValidatedAuthMetadata> {
     let res: Response;
     try {
         res = await fetch(`${homeserver}/_matrix/client/v1/auth_metadata`);
@@ -55,6 +56,12 @@ export async function finishLogin(): Promise<string> {
     } catch (e) {
         throw new LoginError("expired", e);
     }
+    await adopt(tokens);
+    return pending.returnTo;
+}
+
+/** adopt keeps a session that the server gave, and what this browser has of it if it had it before. */
+export async function adopt(tokens: { access_token: string; refresh_token?: string }): Promise<void> {
     const who = await whoami(tokens.access_token);
     const session: Session = { userId: who.user_id, deviceId: who.device_id, accessToken: tokens.access_token, refreshToken: tokens.refresh_token ?? "" };
     const before = loadSession();
@@ -65,7 +72,6 @@ export async function finishLogin(): Promise<string> {
     }
     saveSession(session);
     if (!before) await nameDevice(session).catch((e: unknown) => console.warn("naming the device failed", e));
-    return pending.returnTo;
 }
 
 async function whoami(token: string): Promise<{ user_id: string; device_id: string }> {

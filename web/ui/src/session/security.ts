@@ -25,6 +25,9 @@ export interface SecurityState {
     approvalUrl: string | undefined;
 }
 
+/** Secrets are the private keys of a person, as another device hands them on (MSC4108). */
+export type Secrets = Awaited<ReturnType<NonNullable<CryptoApi["exportSecretsBundle"]>>>;
+
 export class WrongRecoveryKey extends Error {}
 export class IncompleteRecovery extends Error {}
 export class ResetRefused extends Error {}
@@ -37,6 +40,7 @@ export class Security {
     private running: Promise<void> | undefined;
     private again = false;
     private resetting = false;
+    private brought: Secrets | undefined;
     private answer: { resolve: () => void; reject: (e: Error) => void } | undefined;
 
     readonly callbacks: CryptoCallbacks = {
@@ -80,6 +84,12 @@ export class Security {
             this.check();
         };
         client.on(ClientEvent.Sync, onSync);
+    }
+
+    /** bring takes what another device handed on at the sign-in; used when the first sync is there. */
+    async bring(secrets: Secrets): Promise<void> {
+        await this.crypto.importSecretsBundle?.(secrets);
+        this.brought = secrets;
     }
 
     stop(): void {
@@ -128,6 +138,15 @@ export class Security {
         if (!client) return;
         const crypto = this.crypto;
         const me = client.getSafeUserId();
+        const { brought } = this;
+        if (brought) {
+            this.brought = undefined;
+            await crypto.bootstrapCrossSigning({}); // with the keys that came: the device signs itself
+            if (brought.backup) {
+                await crypto.checkKeyBackupAndEnable();
+                void crypto.restoreKeyBackup().catch((e: unknown) => console.warn("restoring keys failed", e));
+            }
+        }
         if (!(await crypto.userHasCrossSigningKeys(me, true))) {
             // The first device of the account. The server takes the first set of keys without asking again.
             await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: async (send) => await send(null) });
