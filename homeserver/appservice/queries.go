@@ -77,7 +77,10 @@ func deleteQueued(tx *store.Tx, id string, to int64) error {
 	return err
 }
 
-const countQueuedSQL = `SELECT count(*) FROM appservice_queue WHERE id = $1`
+// What a transaction is being tried with has left the queue, and waits all the same.
+const countQueuedSQL = `SELECT (SELECT count(*) FROM appservice_queue WHERE id = $1)
+	+ (SELECT COALESCE(sum(COALESCE(json_array_length(CAST(body AS TEXT), '$.events'), 0) + COALESCE(json_array_length(CAST(body AS TEXT), '$.to_device'), 0)), 0)
+		FROM appservice_transactions WHERE id = $1)`
 
 func countQueued(q store.Querier, id string) (n int64, err error) {
 	err = q.QueryRow(countQueuedSQL, id).Scan(&n)

@@ -628,7 +628,7 @@ func TestServicesComeAndGoWhileItRuns(t *testing.T) {
 		time.Sleep(10 * time.Millisecond) // it has not read the answer yet
 		list, err = hs.Appservice.List(ctx)
 	}
-	if err != nil || len(list) != 2 || list[0].ID != "irc" || list[0].Waiting != 1 || list[0].Error != "it answered 502" || list[1].Source == "" {
+	if err != nil || len(list) != 2 || list[0].ID != "irc" || list[0].Waiting != 2 || list[0].Error != "it answered 502" || list[1].Source == "" {
 		t.Fatalf("%+v %v", list, err)
 	}
 	if b, _ := json.Marshal(list); strings.Contains(string(b), "as-irc") || strings.Contains(string(b), "hs-irc") {

@@ -1,0 +1,255 @@
+// One person through the pages that the other tests do not come by: the console's settings and bridges, the pages about
+// e-mail, the card under a link, and the page for the code of a device without a camera.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer as createPage } from "node:http";
+import { createServer as createSocket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+import { binary, freePorts, keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed, until } from "./lib.mjs";
+
+const skip = skipReason();
+const dir = mkdtempSync(join(tmpdir(), "holdfast-pages-"));
+let password = "lantern orbit maple 4";
+let server, ada, site, mail;
+
+before(async () => {
+    if (skip) return;
+    mail = await mailServer();
+    site = createPage((_, res) => res.end(`<html><head><title>Minutes</title><meta property="og:title" content="Minutes of the council"><meta property="og:description" content="What was decided"></head></html>`));
+    await new Promise((ok) => site.listen(0, "127.0.0.1", ok));
+    server = await startClaimed("ada", password);
+    ada = await openBrowser("ada");
+});
+
+after(async () => {
+    await ada?.browser.close();
+    site?.close();
+    mail?.close();
+    if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
+    rmSync(dir, { recursive: true, force: true });
+});
+
+// mailServer takes mail as a server on this machine does, without TLS and a login (RFC 5321), and keeps it.
+async function mailServer() {
+    const taken = [];
+    const socket = createSocket((c) => {
+        let data;
+        let message = {};
+        const say = (line) => c.write(`${line}\r\n`);
+        say("220 mail.test");
+        createInterface({ input: c, crlfDelay: Infinity }).on("line", (line) => {
+            if (data) {
+                if (line !== ".") return data.push(line.replace(/^\.\./, "."));
+                const [head, ...body] = data.join("\n").split("\n\n");
+                // Quoted-printable, as the program writes it.
+                const bytes = body.join("\n\n").replace(/=\n/g, "").replace(/=([0-9A-F]{2})/g, (_, h) => String.fromCharCode(parseInt(h, 16)));
+                taken.push({ ...message, subject: /^Subject: (.*)$/m.exec(head)?.[1], text: Buffer.from(bytes, "latin1").toString() });
+                data = undefined;
+                return say("250 taken");
+            }
+            const verb = line.slice(0, 4).toUpperCase();
+            if (verb === "EHLO") return say("250 mail.test");
+            if (verb === "MAIL") message = {};
+            if (verb === "RCPT") message.to = /<(.*)>/.exec(line)?.[1];
+            if (verb === "DATA") {
+                data = [];
+                return say("354 go on");
+            }
+            if (verb === "QUIT") return c.end("221 bye\r\n");
+            return say("250 ok");
+        });
+        c.on("error", () => undefined);
+    });
+    await new Promise((ok) => socket.listen(0, "127.0.0.1", ok));
+    return { port: socket.address().port, close: () => socket.close(), next: (what) => until(what, () => taken.shift()) };
+}
+
+function command(...args) {
+    const r = spawnSync(binary, [...args, "--data", server.data], { encoding: "utf8", cwd: dir });
+    assert.equal(r.status, 0, r.stderr);
+    return r.stdout;
+}
+
+async function api(method, path, body, token) {
+    const r = await fetch(`${server.base}${path}`, { method, headers: { ...(body ? { "content-type": "application/json" } : {}), ...(token ? { authorization: `Bearer ${token}` } : {}) }, body: body && JSON.stringify(body) });
+    const json = await r.json();
+    assert.ok(r.ok, `${method} ${path}: ${r.status} ${JSON.stringify(json)}`);
+    return json;
+}
+
+// step is one part of the story: later parts make no sense when one failed.
+let failed = false;
+function step(name, run) {
+    test(name, { skip, timeout: 180_000 }, async (t) => {
+        if (failed) return t.skip("an earlier step failed");
+        try {
+            await run(ada.page);
+        } catch (e) {
+            failed = true;
+            await keepEvidence(`pages-${name.replace(/\W+/g, "-")}`, [ada]);
+            throw e;
+        }
+    });
+}
+
+async function signIn(p) {
+    await p.locator("#username").fill("ada");
+    await p.locator("#password").fill(password);
+    await p.locator("button[type=submit]").click();
+}
+
+step("the console's settings: mail, files, previews", async (p) => {
+    await p.goto(`${server.base}/console/settings`);
+    await p.getByRole("link", { name: "Sign in" }).or(p.getByRole("button", { name: "Sign in" })).click();
+    await signIn(p);
+    // Mail: what cannot be is said in the form; then a message goes out.
+    await p.getByTestId("mail-change").click();
+    const [nobody] = await freePorts(1);
+    await p.getByTestId("mail-security").selectOption("none");
+    await p.getByTestId("mail-host").fill("127.0.0.1");
+    await p.getByTestId("mail-port").fill(String(nobody));
+    await p.getByTestId("mail-from").fill("not an address");
+    await p.getByTestId("mail-save").click();
+    await p.getByRole("dialog").getByRole("alert").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await p.getByTestId("mail-from").fill("chat@demo.example");
+    await p.getByTestId("mail-port").fill(String(mail.port));
+    await p.getByTestId("mail-save").click();
+    await p.getByTestId("mail-save").waitFor({ state: "detached" });
+    await p.getByText(`127.0.0.1:${mail.port}`).waitFor();
+    await p.getByTestId("mail-to").fill("admin@demo.example");
+    await p.getByTestId("mail-test").click();
+    assert.equal((await mail.next("the test message")).to, "admin@demo.example");
+
+    // Files: an error stands at its field, the rest is kept; what was saved is there again.
+    await p.getByTestId("files-max_upload").fill("much");
+    await p.getByTestId("files-quota").fill("2G");
+    await p.getByTestId("files-save").click();
+    await until("the error is at the field", () => p.getByTestId("files-max_upload").evaluate((e) => e.getAttribute("aria-invalid") === "true" && !!e.closest(".hf-field").querySelector(".hf-error").textContent));
+    assert.equal(await p.getByTestId("files-quota").inputValue(), "2G");
+    await p.getByTestId("files-max_upload").fill("7M");
+    await p.getByTestId("files-save").click();
+    await p.getByText("The rules hold from now on").waitFor();
+
+    // Previews.
+    await p.getByTestId("previews-on").click();
+    await p.getByTestId("previews-private").fill("not/a/host");
+    await p.getByTestId("previews-save").click();
+    await until("the error is at the field", () => p.getByTestId("previews-private").evaluate((e) => e.getAttribute("aria-invalid") === "true"));
+    await p.getByTestId("previews-private").fill("127.0.0.1");
+    await p.getByTestId("previews-save").click();
+    await until("the rules are kept", async () => (await p.getByTestId("previews-private").getAttribute("aria-invalid")) !== "true");
+    await p.reload();
+    await p.getByTestId("previews-private").waitFor();
+    assert.equal(await p.getByTestId("previews-private").inputValue(), "127.0.0.1");
+    assert.equal(await p.getByTestId("files-max_upload").inputValue(), "7M");
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-settings");
+});
+
+step("the console's bridges: one that is away, and its end", async (p) => {
+    const [nobody] = await freePorts(1);
+    await p.goto(`${server.base}/console/bridges`);
+    await p.getByText("No bridges or bots yet").waitFor();
+    command("appservice", "generate", "irc", "--url", `http://127.0.0.1:${nobody}`, "--rooms", ".*", "--add");
+    await p.getByTestId("bridges").getByText("Nothing sent yet").waitFor();
+    // Something for it: it is away, and that is said, with what waits.
+    const { access_token } = await api("POST", "/_matrix/client/v3/login", { type: "m.login.password", identifier: { type: "m.id.user", user: "ada" }, password });
+    await api("POST", "/_matrix/client/v3/createRoom", { preset: "public_chat", name: "Council" }, access_token);
+    await p.getByTestId("bridges").getByText("Away since").waitFor();
+    await until("what waits is counted", async () => /\d+ messages wait/.test(await p.getByTestId("bridges").innerText()));
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-bridges");
+    await p.getByRole("button", { name: "Send now" }).click();
+    await p.getByText("What waits for irc is sent now").waitFor();
+    await p.getByRole("button", { name: "Remove" }).click();
+    await p.getByTestId("confirm").click();
+    await p.getByText("No bridges or bots yet").waitFor();
+});
+
+step("a link in an open group has a card", async (p) => {
+    command("previews", "set", "--ports", String(site.address().port));
+    await p.goto(`${server.base}/?login`);
+    await p.getByTestId("room-item").filter({ hasText: "Council" }).click({ timeout: 60_000 });
+    const link = `http://127.0.0.1:${site.address().port}/minutes`;
+    await p.getByTestId("composer").fill(`Read this: ${link}`);
+    await p.keyboard.press("Enter");
+    const card = p.getByTestId("linkcard");
+    await card.waitFor();
+    assert.match(await card.innerText(), /Minutes of the council[\s\S]*What was decided/);
+    assert.equal(await card.getAttribute("href"), link);
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "linkcard");
+});
+
+step("an e-mail address is added, and brings a forgotten password back", async (p) => {
+    await p.goto(`${server.base}/account`);
+    await p.locator("#email").fill("ada@demo.example");
+    await p.locator("form[action='/account/email'] button").click();
+    const added = await mail.next("the message that proves the address");
+    assert.equal(added.to, "ada@demo.example");
+    const linkOf = (m) => /https?:\/\/\S+token=\S+/.exec(m.text)[0];
+    await p.goto(linkOf(added));
+    await p.getByText("Add ada@demo.example to your account").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "email-confirm");
+    await p.locator("form[action='/account/email/confirm'] button").click();
+    await p.locator("form[action='/account/email/remove']").getByText("ada@demo.example").waitFor();
+    await p.goto(linkOf(added));
+    await p.getByText("This link is not valid any more").waitFor();
+
+    // Signed out, the sign-in page leads to the message.
+    await ada.context.clearCookies();
+    await p.goto(`${server.base}/account`);
+    await p.locator("a[href^='/login/forgot']").click();
+    await p.locator("#email").fill("ada@demo.example");
+    assert.deepEqual(await obstacles(p), []);
+    await p.locator("form[action='/login/forgot'] button").click();
+    await p.getByText("Look at your e-mail").waitFor();
+    const reset = linkOf(await mail.next("the message for a new password"));
+    await p.goto(reset);
+    await p.locator("#password").fill("harbour violin stone 9");
+    await p.locator("#password2").fill("harbour violin stone 8");
+    await p.locator("button[type=submit]").click();
+    await p.locator("#problem").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "new-password");
+    password = "harbour violin stone 9";
+    await p.locator("#password").fill(password);
+    await p.locator("#password2").fill(password);
+    await p.locator("button[type=submit]").click();
+    await p.getByText("Your password is set").waitFor();
+    await p.goto(reset);
+    assert.equal(await p.locator("#password").count(), 0, "a link for a new password works once");
+});
+
+step("the code of a device without a camera is typed", async (p) => {
+    const meta = await api("GET", "/_matrix/client/v1/auth_metadata");
+    const at = (url) => new URL(url).pathname;
+    const { client_id } = await api("POST", at(meta.registration_endpoint), { client_name: "A meeting room", client_uri: "https://client.test/", application_type: "web", token_endpoint_auth_method: "none", grant_types: ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"] });
+    const form = async (url, fields) => {
+        const r = await fetch(`${server.base}${at(url)}`, { method: "POST", body: new URLSearchParams(fields) });
+        return { status: r.status, ...(await r.json()) };
+    };
+    const asked = await form(meta.device_authorization_endpoint, { client_id, scope: "urn:matrix:client:api:* urn:matrix:client:device:ROOM12345" });
+    assert.match(asked.user_code ?? JSON.stringify(asked), /^[A-Z]{4}-[A-Z]{4}$/);
+    await p.goto(`${server.base}/link`);
+    await signIn(p);
+    await p.locator("#user_code").fill("BBBB-BBBB");
+    await p.locator("button[type=submit]").click();
+    await p.getByText("No device waits under this code").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "link-code");
+    await p.locator("#user_code").fill(asked.user_code.toLowerCase().replace("-", " "));
+    await p.locator("button[type=submit]").click();
+    await p.getByText("A meeting room (client.test)").waitFor();
+    await p.locator("button[value=yes]").click();
+    await p.getByText("The device is being signed in").waitFor();
+    const tokens = await form(meta.token_endpoint, { client_id, grant_type: "urn:ietf:params:oauth:grant-type:device_code", device_code: asked.device_code });
+    assert.equal((await api("GET", "/_matrix/client/v3/account/whoami", undefined, tokens.access_token)).device_id, "ROOM12345");
+    assert.deepEqual(ada.problems, []);
+});
