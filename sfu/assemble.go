@@ -74,6 +74,12 @@ func configure(o Options, key, secret string) (*config.Config, Ports, error) {
 	conf.RTC.ForceTCP = o.tcpOnly
 	conf.TURN.Enabled = true // served by turn.go; here it only makes LiveKit hand out the URL
 	conf.TURN.UDPPort = ports.TURN
+	// The relay estimates each listener's bandwidth by itself, from the reports on every
+	// packet that all clients send, instead of from the estimate that only browsers send:
+	// others would get the largest picture over any line, and browsers stay at the
+	// smallest one for long after a line was bad (docs/dev/calls.md). A picture's smallest
+	// layer is not paused: with AllowPause some clients never get it back.
+	conf.RTC.CongestionControl.UseSendSideBWE = true
 	conf.Room.AutoCreate = false
 	conf.Room.EmptyTimeout = uint32(emptyTimeout.Seconds())
 	conf.Room.DepartureTimeout = uint32(departureTimeout.Seconds())

@@ -122,6 +122,7 @@ const noGhost = 15 * time.Second
 // Somebody's program is killed in the middle of a call, so that nothing says good-bye:
 // the others see them leave, and the room does not show them in the call any more.
 func TestNoGhost(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	h := openHouse(t)
 	alice, bob := h.Login(t, "alice"), h.Login(t, "bob")
 	roomID := h.makeRoom(t, alice, bob)

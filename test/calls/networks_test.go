@@ -123,6 +123,7 @@ const (
 // the kinds that are met in houses, and looks at what they are told of and what their
 // media goes over. docs/dev/calls.md has the table; -update writes it.
 func TestNetworks(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	need.Root(t)
 	ip := need.Program(t, "ip", "iproute2")
 	iptables := need.Program(t, "iptables", "iptables")
@@ -224,6 +225,7 @@ UDP alone. It would take TURN over TLS on the HTTPS port. A network that blocks 
 this table: LiveKit's Go client knows no ICE over TCP. That the TCP port carries a call is
 TestSelfTest's and TestLoopbackOnly's in ` + "`sfu`" + `, on one machine, without a firewall.
 `)
+	b.WriteString(quality)
 	return b.Bytes()
 }
 
@@ -324,28 +326,7 @@ func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
 		in("router", append([]string{iptables, "-w"}, strings.Fields(r)...)...)
 	}
 
-	data := t.TempDir()
-	log := &appliancetest.Buffer{}
-	serve := exec.Command(ip, "netns", "exec", ns("server"), bin, "serve", "--data", data,
-		"--set", "server_name="+appliancetest.ServerName, "--set", "listen.https=:443", "--set", "listen.http=127.0.0.1:0",
-		"--set", "listen.redirect=", "--set", "listen.metrics=", "--set", "limits.enabled=false", "--set", "sfu.enabled=true")
-	serve.Stdout, serve.Stderr = log, log
-	start(t, serve)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the server's log:\n%s", log)
-		}
-	})
-	for _, name := range []string{"alice", "bob"} {
-		eventually(t, name+" has an account", 90*time.Second, func() bool {
-			if serve.ProcessState != nil {
-				t.Fatalf("the server ended\n%s", log)
-			}
-			out, err := exec.Command(bin, "user", "add", name, "--password", appliancetest.Password, "--data", data).CombinedOutput()
-			return err == nil || strings.Contains(string(out), "taken")
-		})
-	}
-
+	data := serveIn(t, ip, ns("server"), bin)
 	authority := filepath.Join(data, "tls", "ca.crt")
 	if _, err := os.Stat(authority); err != nil {
 		t.Fatal(err)
@@ -392,6 +373,34 @@ func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
 	return both
 }
 
+// serveIn runs the program in a namespace, with accounts for alice and bob, and returns
+// its data folder.
+func serveIn(t *testing.T, ip, ns, bin string) (data string) {
+	t.Helper()
+	data = t.TempDir()
+	log := &appliancetest.Buffer{}
+	serve := exec.Command(ip, "netns", "exec", ns, bin, "serve", "--data", data,
+		"--set", "server_name="+appliancetest.ServerName, "--set", "listen.https=:443", "--set", "listen.http=127.0.0.1:0",
+		"--set", "listen.redirect=", "--set", "listen.metrics=", "--set", "limits.enabled=false", "--set", "sfu.enabled=true")
+	serve.Stdout, serve.Stderr = log, log
+	start(t, serve)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", log)
+		}
+	})
+	for _, name := range []string{"alice", "bob"} {
+		eventually(t, name+" has an account", 90*time.Second, func() bool {
+			if serve.ProcessState != nil {
+				t.Fatalf("the server ended\n%s", log)
+			}
+			out, err := exec.Command(bin, "user", "add", name, "--password", appliancetest.Password, "--data", data).CombinedOutput()
+			return err == nil || strings.Contains(string(out), "taken")
+		})
+	}
+	return data
+}
+
 // hosts has the files that `ip netns exec` puts in the place of those in /etc.
 const hosts = "/etc/netns"
 
@@ -418,15 +427,10 @@ func start(t *testing.T, cmd *exec.Cmd) {
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 }
 
-// TestPerson is somebody in a call of TestNetworks.
-func TestPerson(t *testing.T) {
-	name, server := os.Getenv("CALL_PERSON"), os.Getenv("CALL_SERVER")
-	if name == "" {
-		t.Skip("runs in a network of its own only")
-	}
-	var s seen
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
+// enter signs somebody in, brings them into the room #call, which alice makes, and asks
+// for a relay token.
+func enter(t *testing.T, ctx context.Context, name, server string) (relay map[string]any) {
+	t.Helper()
 	token := ""
 	do := func(method, path string, in any) (status int, out map[string]any) {
 		t.Helper()
@@ -473,10 +477,23 @@ func TestPerson(t *testing.T) {
 		})
 	}
 	_, proof := do("POST", "/_matrix/client/v3/user/"+me["user_id"].(string)+"/openid/request_token", map[string]any{})
-	status, relay := do("POST", "/livekit/jwt/sfu/get", map[string]any{"room": roomID, "device_id": me["device_id"], "openid_token": proof})
+	status, relay = do("POST", "/livekit/jwt/sfu/get", map[string]any{"room": roomID, "device_id": me["device_id"], "openid_token": proof})
 	if status != 200 {
 		t.Fatal(status, relay)
 	}
+	return relay
+}
+
+// TestPerson is somebody in a call of TestNetworks.
+func TestPerson(t *testing.T) {
+	name, server := os.Getenv("CALL_PERSON"), os.Getenv("CALL_SERVER")
+	if name == "" {
+		t.Skip("runs in a network of its own only")
+	}
+	var s seen
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	relay := enter(t, ctx, name, server)
 	s.Token = true
 
 	var audio, video atomic.Int64
