@@ -2,9 +2,12 @@ package sliding
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,10 +19,13 @@ import (
 )
 
 // Bounds of what is remembered. A room of a connection takes about 150 bytes in
-// memory and 100 in the database: 300 kB for somebody in 2,000 rooms.
+// memory and 100 in the database: 300 kB for somebody in 2,000 rooms. All else of it,
+// whatever its requests were, takes up to 1.5 MiB: the last answer, the wants, and the
+// members that were sent.
 const (
-	maxConnections = 16   // of one device; the one that was not used for longest goes
-	maxConfigs     = 100  // wants that a connection tells apart
+	maxConnections = 16  // of one device; the one that was not used for longest goes
+	maxConfigs     = 100 // wants that a connection tells apart
+	maxConfigBytes = 256 << 10
 	maxLazy        = 5000 // members that a connection notes as sent
 	maxReplay      = 256 << 10
 	keepFor        = 30 * 24 * time.Hour
@@ -221,8 +227,26 @@ func (c *conn) configIndex(text string) int {
 			return i
 		}
 	}
+	// Where there is no room for a want, its digest stands for it: that says whether it is
+	// the same, and as what was sent by it is not known, all is sent when it changes.
+	size := len(text)
+	for _, t := range c.Configs {
+		size += len(t)
+	}
+	if size > maxConfigBytes {
+		text = digest(text)
+		if i := slices.Index(c.Configs, text); i >= 0 {
+			return i
+		}
+	}
 	c.Configs = append(c.Configs, text)
 	return len(c.Configs) - 1
+}
+
+// digest stands for a text of any length. It is no JSON.
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "#" + hex.EncodeToString(sum[:])
 }
 
 // had reports whether the client has a member event that was sent as needed; if

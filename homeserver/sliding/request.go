@@ -363,7 +363,7 @@ func parse(r *route.Request, in wire, stable bool) (*request, error) {
 	if err != nil {
 		return nil, err
 	}
-	q.shape = string(shape)
+	q.shape = digest(string(shape))
 	return q, nil
 }
 

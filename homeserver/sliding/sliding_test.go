@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -547,5 +548,54 @@ func TestManyWants(t *testing.T) {
 		if got := types(v.At("rooms", id, "required_state")); !slices.Equal(got, []string{"topic"}) {
 			t.Errorf("%s: %v", id, got)
 		}
+	}
+}
+
+// What a connection keeps of wants is bounded, however large and many they are, and
+// what is too large to keep is still told apart.
+func TestMemoryOfWants(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice := hs.Login(t, "alice")
+	id := alice.CreateRoom(obj{"topic": "x"})
+	l := &loop{t: t, c: alice, body: obj{}}
+	ask := func(state [][]string) []string {
+		l.body["room_subscriptions"] = obj{id: obj{"timeline_limit": 1, "required_state": state}}
+		return types(l.next("timeout=0").At("rooms", id, "required_state"))
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	// large is a want of 900 kB, with the topic in it.
+	large := func(n int) [][]string {
+		state := [][]string{{"m.room.topic", ""}}
+		for i := range 299 {
+			state = append(state, []string{"m.x", fmt.Sprint(n, ".", i, strings.Repeat("x", 3000))})
+		}
+		return state
+	}
+	if got := ask(large(-1)); !slices.Equal(got, []string{"topic"}) {
+		t.Fatalf("%v", got)
+	}
+	before := heap()
+	for n := range 20 {
+		ask(large(n))
+	}
+	same := large(19)
+	if got := ask(same); len(got) != 0 {
+		t.Errorf("the same want again gives %v", got)
+	}
+	if got := ask(append(same[:298:298], []string{"m.room.name", ""}, []string{"m.room.join_rules", ""})); !slices.Contains(got, "join_rules") {
+		t.Errorf("a want that has more gives %v", got)
+	}
+	if got := ask([][]string{{"m.room.topic", ""}}); !slices.Equal(got, []string{"topic"}) {
+		t.Errorf("a small want after a large one gives %v", got)
+	}
+	l.body, same = obj{}, nil
+	if grown := heap() - before; grown > 8<<20 {
+		t.Errorf("after 20 wants of 900 kB the connection keeps %d MB", grown>>20)
 	}
 }
