@@ -47,6 +47,7 @@ import (
 	"holdfast/homeserver/sliding"
 	"holdfast/homeserver/syncv3"
 	"holdfast/homeserver/tasks"
+	"holdfast/homeserver/threads"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/todevice"
 	"holdfast/homeserver/userdata"
@@ -140,6 +141,7 @@ type Homeserver struct {
 	Pushers    *pusher.Service
 	Notices    *notices.Service
 	Phones     *unifiedpush.Service
+	Threads    *threads.Service
 
 	db         *store.DB
 	server     *route.Server
@@ -245,7 +247,18 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(h.roomReplaced)
 	h.Notices = notices.New(notices.Options{DB: o.DB, Rooms: h.Rooms, HasTag: h.Userdata.HasTag, AddTag: h.Userdata.AddTag, HasAccount: userExists, Settings: settings})
 	h.Rooms.Hook(h.Notices.Stored)
-	counter := push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Log: o.Log})
+	var counter *push.Counter
+	h.Threads = threads.New(threads.Options{DB: o.DB, Rooms: h.Rooms,
+		Event: func(q store.Querier, roomID, eventID, userID string) (*rooms.Event, error) {
+			return h.Timeline.Visible(q, roomID, eventID, userID)
+		},
+		Thread:  func(q store.Querier, e *rooms.Event) (string, error) { return counter.Thread(q, e) },
+		Recount: func(tx *store.Tx, userID, roomID string) error { return counter.Recount(tx, userID, roomID) }})
+	if err := h.Threads.Load(ctx); err != nil {
+		return nil, err
+	}
+	h.Rooms.Hook(h.Threads.Stored)
+	counter = push.New(push.Options{DB: o.DB, Rooms: h.Rooms, ReadUpTo: h.Ephemeral.ReadUpTo, Rules: h.Userdata.CompiledRules, Ignored: h.Userdata.Ignored, Threads: h.Threads, Log: o.Log})
 	h.end = append(h.end, counter.Close)
 	deviceExists := func(q store.Querier, userID, deviceID string) (bool, error) {
 		_, err := h.Devices.Get(q, userID, deviceID)
@@ -287,10 +300,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 				out[id] = feed.Counts(c)
 			}
 			return feed.Counts(main), out, err
-		}})
+		}, Recounted: h.Threads.Recounted})
 	h.end = append(h.end, h.Feed.Close)
 	syncs := syncv3.New(syncv3.Options{DB: o.DB, Feed: h.Feed, Timeline: h.Timeline, Filter: userdata.Filter, Synced: h.Ephemeral.Synced})
-	slides := sliding.New(sliding.Options{DB: o.DB, Feed: h.Feed, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Synced: h.Ephemeral.Synced, Log: o.Log})
+	slides := sliding.New(sliding.Options{DB: o.DB, Feed: h.Feed, Rooms: h.Rooms, Timeline: h.Timeline, Userdata: h.Userdata, Threads: h.Threads, Synced: h.Ephemeral.Synced, Log: o.Log})
 	h.end = append(h.end, slides.Close)
 	h.Devices.OnDelete(slides.DeviceDeleted)
 
@@ -354,14 +367,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	// The list of everything the homeserver answers.
 	var routes []route.Route
 	routes = append(routes, h.Delayed.Wrap(h.Rooms.Routes())...)
-	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
+	for _, more := range [][]route.Route{h.Timeline.Routes(), syncs.Routes(), slides.Routes(), h.Threads.Routes(), h.Userdata.Routes(), h.Devices.Routes(), h.E2EE.Routes(),
 		h.ToDevice.Routes(), h.Ephemeral.Routes(), h.Delayed.Routes(), h.Calls.Routes(), h.Appservice.Routes(), h.Account.Routes(), h.Files.Routes(), h.Pushers.Routes(), h.Phones.Routes(), push.NewList(counter, h.Rooms, h.Timeline).Routes(), reported.Routes(), h.Search.Routes(), before.Routes()} {
 		routes = append(routes, more...)
 	}
 	routes = append(routes, rendezvous.New(rendezvous.Options{PublicURL: o.PublicURL}).Routes()...)
 	work := tasks.New(tasks.Options{DB: o.DB, Log: o.Log})
 	administration = admin.New(admin.Options{Tasks: work, ForgetCounts: counter.DeleteRoom,
-		Sweeps: []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom},
+		Sweeps: []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom, h.Threads.DeleteRoom},
 		DB:     o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
 		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers, Notices: h.Notices})
 	routes = append(routes, administration.Routes()...)
@@ -498,7 +511,7 @@ func (h *Homeserver) LeaveAll(ctx context.Context, userID string) error {
 	}
 	return errors.Join(err, h.db.Write(ctx, func(tx *store.Tx) error {
 		return errors.Join(h.Devices.DeleteAll(tx, userID, ""), h.E2EE.Deactivated(tx, userID), h.Userdata.Deactivated(tx, userID), h.Ephemeral.Deactivated(tx, userID),
-			h.Rooms.DropDepartures(tx, userID), h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Phones.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
+			h.Rooms.DropDepartures(tx, userID), h.Delayed.Drop(tx, userID), h.Pushers.Deactivated(tx, userID), h.Phones.Deactivated(tx, userID), h.Threads.Deactivated(tx, userID), h.Calls.DropTokens(tx, userID))
 	}))
 }
 

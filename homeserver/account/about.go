@@ -35,6 +35,7 @@ var features = map[string]string{
 	"org.matrix.msc4108":                             "createRendezvousSession",
 	"org.matrix.msc4140":                             "getDelayedEvents",
 	"org.matrix.msc4143":                             "getRTCTransports",
+	"org.matrix.msc4306":                             "subscribeToThread",
 	"org.matrix.simplified_msc3575":                  "slidingSync",
 	"uk.tcpip.msc4133.stable":                        "setProfileField",
 	"com.beeper.msc4169":                             "redactEvent",

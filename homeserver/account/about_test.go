@@ -26,7 +26,7 @@ func TestFeatures(t *testing.T) {
 		"io.element.e2ee_forced.private", "io.element.e2ee_forced.public", "io.element.e2ee_forced.trusted_private",
 		"org.matrix.e2e_cross_signing", "org.matrix.msc2285.stable", "org.matrix.msc3030.stable", "org.matrix.msc3266", "org.matrix.msc3440.stable",
 		"org.matrix.msc3771", "org.matrix.msc3773", "org.matrix.msc3881", "org.matrix.msc3912", "org.matrix.msc3916.stable", "org.matrix.msc3981",
-		"org.matrix.msc4108", "org.matrix.msc4140", "org.matrix.msc4143", "org.matrix.simplified_msc3575",
+		"org.matrix.msc4108", "org.matrix.msc4140", "org.matrix.msc4143", "org.matrix.msc4306", "org.matrix.simplified_msc3575",
 		"uk.half-shot.msc2666.query_mutual_rooms.stable", "uk.tcpip.msc4133.stable", "uk.timedout.msc4323.stable",
 	}
 	// No policy asks for encryption here, and this identity provider has no device grant.

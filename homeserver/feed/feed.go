@@ -48,6 +48,9 @@ type Options struct {
 	// Unread counts what a user has not read in a room up to a position: the main
 	// timeline, and each thread that has any. nil: zeros.
 	Unread func(q store.Querier, roomID, userID string, to int64) (main Counts, threads map[string]Counts, err error)
+	// Recounted names the rooms in which what is unread counts in another way since a
+	// change of (from, to], other than a receipt; all: in every room. nil: none ever.
+	Recounted func(q store.Querier, userID string, from, to int64) (roomIDs []string, all bool, err error)
 }
 
 // Feed is the change engine. Its methods are safe for concurrent use.

@@ -180,6 +180,12 @@ func (l *Look) PrivateReceipts(from int64) ([]string, error) {
 	return l.s.f.o.Ephemeral.PrivateRooms(l.Q, l.s.UserID, from, l.To)
 }
 
+// Recounted adds the rooms in which what is unread counts in another way since a
+// change of (from, To], other than a receipt.
+func (l *Look) Recounted(from int64, rooms map[string]bool) error {
+	return l.answer(from).recounted(from, rooms)
+}
+
 // Typing is the m.typing event of a room, nil if nothing changed since from.
 func (l *Look) Typing(roomID string, from int64) mx.Raw {
 	users, changed := l.s.f.o.Ephemeral.Typing(roomID, from)

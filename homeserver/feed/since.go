@@ -231,6 +231,9 @@ func (a *answer) find() (err error) {
 			for _, id := range ids {
 				private[id] = true
 			}
+			if err := a.recounted(a.from, private); err != nil {
+				return err
+			}
 		}
 	}
 	if (a.t.all || a.t.presence || a.t.sharing) && !a.r.Filter.Presence.None() {
@@ -243,6 +246,28 @@ func (a *answer) find() (err error) {
 	}
 	out.Empty = len(out.Joined)+len(out.Invited)+len(out.Knocked)+len(out.Left)+len(out.Data)+len(out.Presence)+len(out.ToDevice)+
 		len(out.DevicesChanged)+len(out.DevicesLeft) == 0 && !a.t.device && a.from > 0
+	return nil
+}
+
+// recounted notes the rooms whose counts changed without an event or a receipt.
+func (a *answer) recounted(from int64, rooms map[string]bool) error {
+	if a.f.o.Recounted == nil {
+		return nil
+	}
+	ids, all, err := a.f.o.Recounted(a.q, a.UserID, from, a.to)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		rooms[id] = true
+	}
+	if all {
+		for id, m := range a.members {
+			if m.Membership == mx.Join {
+				rooms[id] = true
+			}
+		}
+	}
 	return nil
 }
 

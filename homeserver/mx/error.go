@@ -62,6 +62,9 @@ const (
 	ConnectionFailed      Code = "M_CONNECTION_FAILED"
 	ConnectionTimeout     Code = "M_CONNECTION_TIMEOUT"
 	BadStatus             Code = "M_BAD_STATUS"
+
+	NotInThread               Code = "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"
+	ConflictingUnsubscription Code = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION"
 )
 
 // Error is an error that a client is told about. Package route maps Code to the

@@ -15,6 +15,7 @@ type entry struct {
 	mu      sync.Mutex
 	loaded  bool
 	pos     int64 // evaluated up to here; 0: not at all
+	born    int64 // snapshot from which on it was evaluated by what held then, see Counter.Recount
 	read    ephemeral.ReadUpTo
 	readAt  int64
 	items   []item   // notifying events, oldest first

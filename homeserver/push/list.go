@@ -270,7 +270,7 @@ func (c *Counter) isUnread(q store.Querier, roomID, userID string, to int64) (fu
 		if len(folded) == 0 {
 			return false, nil
 		}
-		thread, err := c.thread(q, ev)
+		thread, err := c.Thread(q, ev)
 		s, ok := folded[thread]
 		return ok && ev.Pos > s.After && ev.Pos <= s.UpTo, err
 	}, nil

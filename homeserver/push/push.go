@@ -49,7 +49,16 @@ type Options struct {
 	// Ignored gives whose events a user does not see: (*userdata.Service).Ignored.
 	// nil: nobody's.
 	Ignored func(q store.Querier, userID string) (map[string]bool, error)
+	// Threads are the users' subscriptions to threads: *threads.Service. nil: nobody
+	// has any.
+	Threads Threads
 	Log     *slog.Logger
+}
+
+// Threads is what the Counter asks of *threads.Service. Uses must not ask the database.
+type Threads interface {
+	Uses(userID string) bool
+	Subscribed(q store.Querier, userID, roomID, root string) (bool, error)
 }
 
 // Counts are unread notifications, and how many of them highlight.
@@ -80,10 +89,13 @@ type Counter struct {
 	// What was touched when, so that receipts are read again only when they may
 	// have changed.
 	touchMu  sync.Mutex
-	seen     atomic.Int64 // position up to which touches were seen
-	receipts map[string]int64
-	users    map[string]int64
-	floor    int64 // whatever is not in the maps was touched at this position or before
+	recounts map[key]int64 // since when events count in another way; room "": in all of a user's
+	// recountFloor is where recounts was emptied last.
+	recountFloor int64
+	seen         atomic.Int64 // position up to which touches were seen
+	receipts     map[string]int64
+	users        map[string]int64
+	floor        int64 // whatever is not in the maps was touched at this position or before
 
 	stop chan struct{}
 	done chan struct{}
@@ -122,7 +134,7 @@ func New(o Options) *Counter {
 	}
 	c := &Counter{
 		o: o, entries: map[key]*list.Element{}, lru: list.New(), rooms: map[string]size{},
-		views: map[int64]*pushrules.View{}, unsaved: map[key]checkpoint{}, receipts: map[string]int64{}, users: map[string]int64{},
+		views: map[int64]*pushrules.View{}, unsaved: map[key]checkpoint{}, receipts: map[string]int64{}, users: map[string]int64{}, recounts: map[key]int64{},
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	o.DB.OnCommit(c.touched)
@@ -183,6 +195,11 @@ func (c *Counter) bring(q store.Querier, e *entry, to int64) error {
 		if err := c.load(q, e); err != nil {
 			return err
 		}
+		e.born = to
+	}
+	if c.recountedAt(e.key) > e.born {
+		e.reset()
+		e.born = to
 	}
 	if !c.fresh(e.readAt, to, e.key.user, e.key.room) || e.readAt == 0 {
 		read, err := c.o.ReadUpTo(q, e.key.room, e.key.user)
@@ -249,6 +266,15 @@ func (c *Counter) Outcome(q store.Querier, userID string, ev *rooms.Event) (out 
 func (c *Counter) roomView(q store.Querier, k key, changed, to int64) (v pushrules.RoomView, err error) {
 	v.DisplayName = func() string { return c.displayName(q, k) }
 	v.MayNotify = func(sender, name string) bool { return c.mayNotify(q, k.room, sender, name) }
+	if c.o.Threads != nil && c.o.Threads.Uses(k.user) {
+		v.Thread = func(v *pushrules.View) (in, subscribed bool) {
+			root, err := c.threadOf(q, k.room, v.Relation, v.RelatesTo)
+			if err == nil && root != "" {
+				subscribed, err = c.o.Threads.Subscribed(q, k.user, k.room, root)
+			}
+			return err == nil && root != "", subscribed
+		}
+	}
 	v.Members, err = c.members(q, k.room, changed, to)
 	return v, err
 }
@@ -417,7 +443,7 @@ func (c *Counter) apply(q store.Querier, e *entry, p person, view *pushrules.Roo
 			break
 		}
 		if !ev.IsState() {
-			thread, err := c.thread(q, ev)
+			thread, err := c.Thread(q, ev)
 			if err == nil {
 				e.dropUpTo(thread, ev.Pos)
 			}
@@ -445,7 +471,7 @@ func (c *Counter) apply(q store.Querier, e *entry, p person, view *pushrules.Roo
 	if !out.Notify {
 		return nil
 	}
-	thread, err := c.thread(q, ev)
+	thread, err := c.Thread(q, ev)
 	if err != nil {
 		return err
 	}
@@ -475,10 +501,15 @@ func (c *Counter) joined(q store.Querier, ev *rooms.Event) (bool, error) {
 // Spec: cs#marking-notifications-as-read
 const maxHops = 3
 
-// thread is the root of the thread that the event belongs to, "" for the main
+// Thread is the root of the thread that the event belongs to, "" for the main
 // timeline. What relates to an event in a thread is in it as well.
-func (c *Counter) thread(q store.Querier, ev *rooms.Event) (string, error) {
+func (c *Counter) Thread(q store.Querier, ev *rooms.Event) (string, error) {
 	typ, parent := ev.Relation()
+	return c.threadOf(q, ev.RoomID, typ, parent)
+}
+
+// threadOf is Thread of an event of a room that relates to parent.
+func (c *Counter) threadOf(q store.Querier, roomID, typ, parent string) (string, error) {
 	for range maxHops {
 		if typ == "" {
 			return "", nil
@@ -493,7 +524,7 @@ func (c *Counter) thread(q store.Querier, ev *rooms.Event) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if next.RoomID != ev.RoomID {
+		if next.RoomID != roomID {
 			return "", nil
 		}
 		typ, parent = next.Relation()
@@ -519,6 +550,35 @@ func (c *Counter) mayNotify(q store.Querier, roomID, sender, key string) bool {
 		levels = pl.Event
 	}
 	return eventauth.MayNotify(create.Version, create.Event, levels, sender, key)
+}
+
+// Recount has what a user has not read in a room, in all rooms with "", counted anew
+// after this write, since events count in another way then.
+func (c *Counter) Recount(tx *store.Tx, userID, roomID string) error {
+	pos := tx.NextPos()
+	tx.AfterCommit(func() {
+		c.touchMu.Lock()
+		defer c.touchMu.Unlock()
+		if len(c.recounts) > maxTouched {
+			clear(c.recounts)
+			c.recountFloor = pos
+		}
+		c.recounts[key{userID, roomID}] = pos
+	})
+	if roomID == "" {
+		_, err := tx.Exec(deleteUserSQL, userID)
+		return err
+	}
+	_, err := tx.Exec(deleteEntrySQL, userID, roomID)
+	return err
+}
+
+// recountedAt is the position of the last change after which what is held of an entry
+// is not right any more.
+func (c *Counter) recountedAt(k key) int64 {
+	c.touchMu.Lock()
+	defer c.touchMu.Unlock()
+	return max(c.recountFloor, c.recounts[k], c.recounts[key{user: k.user}])
 }
 
 // DeleteRoom forgets what was counted in a room whose events, or some of them, were
@@ -571,6 +631,9 @@ func (c *Counter) flush() {
 	}
 	err := c.o.DB.Write(context.Background(), func(tx *store.Tx) error {
 		for k, cp := range batch {
+			if c.recountedAt(k) > cp.born { // it waited here while that was written
+				continue
+			}
 			if err := saveCheckpoint(tx, k, cp); err != nil {
 				return err
 			}

@@ -16,6 +16,7 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/push"
 	"holdfast/homeserver/rooms"
+	"holdfast/homeserver/threads"
 	"holdfast/homeserver/userdata"
 	"holdfast/store"
 )
@@ -32,6 +33,7 @@ type world struct {
 	data  *userdata.Service
 	c     *push.Counter
 	room  string
+	subs  *threads.Service
 }
 
 func setup(t testing.TB) *world {
@@ -43,7 +45,14 @@ func setup(t testing.TB) *world {
 	w.data = userdata.New(userdata.Options{DB: w.db, ServerName: apitest.Server, Rooms: w.rooms})
 	w.eph = ephemeral.New(ephemeral.Options{DB: w.db, Rooms: w.rooms, SetRoomData: w.data.SetRoomData, SharedUsers: w.rooms.SharedUsers})
 	t.Cleanup(w.eph.Close)
-	w.API = apitest.New(t, w.eph.Routes(), w.data.Routes())
+	w.subs = threads.New(threads.Options{DB: w.db, Rooms: w.rooms,
+		Event: func(q store.Querier, _, eventID, _ string) (*rooms.Event, error) {
+			return w.rooms.EventByID(q, eventID)
+		},
+		Thread:  func(q store.Querier, e *rooms.Event) (string, error) { return w.c.Thread(q, e) },
+		Recount: func(tx *store.Tx, userID, roomID string) error { return w.c.Recount(tx, userID, roomID) }})
+	w.rooms.Hook(w.subs.Stored)
+	w.API = apitest.New(t, w.eph.Routes(), w.data.Routes(), w.subs.Routes())
 	w.c = w.counter()
 	t.Cleanup(func() { w.c.Close() })
 	w.room, err = w.rooms.Create(context.Background(), alice, rooms.Create{Preset: "public_chat"})
@@ -56,7 +65,7 @@ func setup(t testing.TB) *world {
 }
 
 func (w *world) counter() *push.Counter {
-	return push.New(push.Options{DB: w.db, Rooms: w.rooms, ReadUpTo: w.eph.ReadUpTo, Rules: w.data.CompiledRules, Ignored: w.data.Ignored})
+	return push.New(push.Options{DB: w.db, Rooms: w.rooms, ReadUpTo: w.eph.ReadUpTo, Rules: w.data.CompiledRules, Ignored: w.data.Ignored, Threads: w.subs})
 }
 
 func (w *world) join(user string) {
@@ -256,6 +265,9 @@ func TestWarmAndCold(t *testing.T) {
 				body["thread_id"] = thread
 			}
 			w.As(people[user], "D").Do("POST", path, body) // the server refuses receipts for the wrong thread
+		case len(roots) > 0 && r.IntN(2) == 0: // the first time, all of the user's messages count in another way
+			path := "/_matrix/client/unstable/io.element.msc4306/rooms/" + url.PathEscape(w.room) + "/thread/" + url.PathEscape(roots[r.IntN(len(roots))]) + "/subscription"
+			w.As(people[user], "D").OK([]string{"PUT", "DELETE"}[r.IntN(2)], path, m{}, nil)
 		default:
 			w.want1(r, names)
 		}

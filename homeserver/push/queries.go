@@ -10,6 +10,7 @@ import (
 // checkpoint is an entry as it is stored.
 type checkpoint struct {
 	pos  int64
+	born int64
 	data []byte
 }
 
@@ -35,7 +36,7 @@ func (e *entry) checkpoint() checkpoint {
 	if err != nil {
 		panic(err) // plain numbers and strings always marshal
 	}
-	return checkpoint{e.pos, data}
+	return checkpoint{e.pos, e.born, data}
 }
 
 const selectCheckpoint = `SELECT pos, data FROM push_counts WHERE user_id = $1 AND room_id = $2`
@@ -71,5 +72,10 @@ func saveCheckpoint(tx *store.Tx, k key, cp checkpoint) error {
 	_, err := tx.Exec(upsertCheckpoint, k.user, k.room, cp.pos, string(cp.data))
 	return err
 }
+
+const (
+	deleteEntrySQL = `DELETE FROM push_counts WHERE user_id = $1 AND room_id = $2`
+	deleteUserSQL  = `DELETE FROM push_counts WHERE user_id = $1`
+)
 
 const deleteRoomSQL = `DELETE FROM push_counts WHERE (user_id, room_id) IN (SELECT user_id, room_id FROM push_counts WHERE room_id = $1 LIMIT $2)`

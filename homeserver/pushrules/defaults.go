@@ -13,9 +13,19 @@ func eventMatch(key, pattern string) Condition {
 	return Condition{Kind: "event_match", Key: key, Pattern: pattern}
 }
 
+// ThreadSubscription is the kind of condition that asks whether an event is in a
+// thread that the user is subscribed to, or in one that they are not subscribed to.
+// Source: MSC4306
+const ThreadSubscription = "io.element.msc4306.thread_subscription"
+
+func threadSubscription(subscribed bool) Condition {
+	return Condition{Kind: ThreadSubscription, Subscribed: &subscribed}
+}
+
 func members(is string) Condition { return Condition{Kind: "room_member_count", Is: is} }
 
-// Defaults are the predefined rules for a user. Spec: cs#predefined-rules (v1.19)
+// Defaults are the predefined rules for a user.
+// Spec: cs#predefined-rules (v1.19); source: MSC4306, New Push Rules
 func Defaults(userID string) Ruleset {
 	me, _ := json.Marshal(userID)
 	rule := func(id string, actions Actions, conditions ...Condition) Rule {
@@ -26,6 +36,11 @@ func Defaults(userID string) Ruleset {
 			actions = Actions{}
 		}
 		return Rule{RuleID: ".m.rule." + id, Default: true, Enabled: id != "master", Conditions: conditions, Actions: actions}
+	}
+	thread := func(id string, subscribed bool, actions Actions) Rule {
+		r := rule(id, actions, threadSubscription(subscribed))
+		r.RuleID = ".io.element.msc4306.rule." + id
+		return r
 	}
 	return Ruleset{
 		Override: []Rule{
@@ -44,6 +59,10 @@ func Defaults(userID string) Ruleset {
 			rule("room.server_acl", nil, eventMatch("type", "m.room.server_acl"), eventMatch("state_key", "")),
 			rule("suppress_edits", nil,
 				Condition{Kind: "event_property_is", Key: `content.m\.relates_to.rel_type`, Value: json.RawMessage(`"m.replace"`)}),
+		},
+		Postcontent: []Rule{
+			thread("unsubscribed_thread", false, nil),
+			thread("subscribed_thread", true, Actions{notify, chime}),
 		},
 		Underride: []Rule{
 			rule("call", Actions{notify, ring}, eventMatch("type", "m.call.invite")),

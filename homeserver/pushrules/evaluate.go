@@ -12,8 +12,12 @@ import (
 type View struct {
 	Sender string
 	RoomID string
-	body   string
-	props  map[string]property // by path, dots in names escaped
+	// Relation is the kind of the event's relation, and RelatesTo the event that it
+	// relates to; empty where there is none.
+	Relation, RelatesTo string
+
+	body  string
+	props map[string]property // by path, dots in names escaped
 }
 
 // property is a value that conditions can look at.
@@ -33,6 +37,7 @@ const (
 // NewView takes an event apart.
 func NewView(e *pdu.Event) *View {
 	v := &View{Sender: e.Sender, RoomID: e.RoomID, props: make(map[string]property, 12)}
+	v.Relation, v.RelatesTo = e.Relation()
 	str := func(s string) property { return property{text: s, str: true} }
 	v.props["type"] = str(e.Type)
 	v.props["sender"] = str(e.Sender)
@@ -102,6 +107,11 @@ type RoomView struct {
 	// MayNotify reports whether the sender's power level allows notifications of
 	// this key ("room"). nil: no.
 	MayNotify func(sender, key string) bool
+	// Thread reports whether an event is in a thread, and whether the user is
+	// subscribed to it. It is asked of events that relate to another only. nil: no
+	// client of the user knows subscriptions, and conditions that ask for them match
+	// nothing.
+	Thread func(v *View) (in, subscribed bool)
 }
 
 // Outcome is what the rules say about an event.
@@ -225,6 +235,16 @@ func compileCondition(c Condition) condition {
 	case "sender_notification_permission":
 		name := c.Key
 		return func(v *View, r *RoomView) bool { return r.MayNotify != nil && r.MayNotify(v.Sender, name) }
+	}
+	if c.Kind == ThreadSubscription && c.Subscribed != nil {
+		want := *c.Subscribed
+		return func(v *View, r *RoomView) bool {
+			if v.Relation == "" || r.Thread == nil {
+				return false
+			}
+			in, subscribed := r.Thread(v)
+			return in && subscribed == want
+		}
 	}
 	return never
 }

@@ -101,7 +101,7 @@ func TestDefaults(t *testing.T) {
 
 // TestDefaultsAreTheSpecifications compares the default rules, to the byte in canonical
 // JSON and in their order, with the definitions of the specification's text (v1.19),
-// where the user's ID is a placeholder.
+// where the user's ID is a placeholder, and those of postcontent with MSC4306's.
 func TestDefaultsAreTheSpecifications(t *testing.T) {
 	text, err := os.ReadFile("testdata/specification.json")
 	if err != nil {
@@ -242,6 +242,59 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// Threads: who is subscribed is notified whatever the room's settings are, others only
+// of what mentions them or has their keywords.
+func TestThreadSubscription(t *testing.T) {
+	r := Defaults(me)
+	for _, rule := range []struct {
+		kind, id, pattern string
+		actions           Actions
+	}{{Room, "!r:hs", "", nil}, {Content, "c", "tea", Actions{notify, highlight}}, {Sender, "@you:hs", "", Actions{notify}}} {
+		if err := r.Put(rule.kind, Rule{RuleID: rule.id, Pattern: rule.pattern, Actions: rule.actions}, "", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const in = `"m.relates_to":{"rel_type":"m.thread","event_id":"$root"}`
+	asked := 0
+	room := func(inThread, subscribed bool) *RoomView {
+		return &RoomView{Members: 3, Thread: func(v *View) (bool, bool) {
+			asked++
+			return inThread && v.Relation != "" && v.RelatesTo == "$root", subscribed
+		}}
+	}
+	for _, c := range []struct {
+		content string
+		room    *RoomView
+		rule    string
+	}{
+		{`{"body":"x",` + in + `}`, room(true, true), ".io.element.msc4306.rule.subscribed_thread"},
+		{`{"body":"x",` + in + `}`, room(true, false), ".io.element.msc4306.rule.unsubscribed_thread"},
+		{`{"body":"x",` + in + `}`, &RoomView{Members: 3}, "!r:hs"},
+		{`{"body":"x",` + in + `}`, room(false, true), "!r:hs"},
+		{`{"body":"tea",` + in + `}`, room(true, false), "c"},
+		{`{"body":"x","m.mentions":{"user_ids":["` + me + `"]},` + in + `}`, room(true, false), ".m.rule.is_user_mention"},
+		{`{"body":"x"}`, room(true, true), "!r:hs"},
+	} {
+		if out := Compile(me, r).Evaluate(NewView(event(t, "m.room.message", nil, c.content)), c.room); out.RuleID != c.rule {
+			t.Errorf("%s: %+v, want %s", c.content, out, c.rule)
+		}
+	}
+	// Nothing is asked about events that relate to no other.
+	if asked = 0; Compile(me, r).Evaluate(NewView(event(t, "m.room.message", nil, `{"body":"x"}`)), room(true, true)).RuleID != "!r:hs" || asked != 0 {
+		t.Errorf("%d questions about a message outside of threads", asked)
+	}
+	for _, cond := range []string{`{"kind":"io.element.msc4306.thread_subscription"}`, `{"kind":"io.element.msc4306.thread_subscription","subscribed":null}`, `{"kind":"thread_subscription","subscribed":true}`} {
+		var c Condition
+		if err := json.Unmarshal([]byte(cond), &c); err != nil {
+			t.Fatal(err)
+		}
+		rules := Ruleset{Override: []Rule{{RuleID: "r", Enabled: true, Conditions: []Condition{c}, Actions: Actions{notify}}}}
+		if Compile(me, rules).Evaluate(NewView(event(t, "m.room.message", nil, `{`+in+`}`)), room(true, true)).Notify {
+			t.Errorf("%s matches", cond)
+		}
+	}
+}
+
 func TestActions(t *testing.T) {
 	var a Actions
 	if err := json.Unmarshal([]byte(`["dont_notify","coalesce","notify",{"set_tweak":"highlight","value":false},{"set_tweak":"sound","value":"x"}]`), &a); err != nil {
@@ -297,7 +350,7 @@ func TestPut(t *testing.T) {
 		kind, id, before string
 		want             mx.Code
 	}{
-		{Override, ".dot", "", mx.InvalidParam}, {"odd", "x", "", mx.InvalidParam}, {Override, "", "", mx.InvalidParam}, {Override, "a/b", "", mx.InvalidParam},
+		{Override, ".dot", "", mx.InvalidParam}, {Postcontent, "x", "", mx.InvalidParam}, {"odd", "x", "", mx.InvalidParam}, {Override, "", "", mx.InvalidParam}, {Override, "a/b", "", mx.InvalidParam},
 		{Override, "x", "nobody", mx.Unknown}, {Override, "x", ".m.rule.reaction", mx.Unknown}, {Override, strings.Repeat("x", 300), "", mx.TooLarge},
 	} {
 		if got := put(c.kind, c.id, c.before, ""); got != c.want {
@@ -384,7 +437,7 @@ func TestOtherKinds(t *testing.T) {
 		}
 	}
 	b, err := json.Marshal(Ruleset{})
-	if err != nil || string(b) != `{"override":[],"content":[],"room":[],"sender":[],"underride":[]}` {
+	if err != nil || string(b) != `{"override":[],"content":[],"postcontent":[],"room":[],"sender":[],"underride":[]}` {
 		t.Errorf("%s %v", b, err)
 	}
 }

@@ -17,15 +17,17 @@ import (
 
 // Kinds of rules, in the order in which they are tried.
 const (
-	Override  = "override"
-	Content   = "content"
-	Room      = "room"
-	Sender    = "sender"
-	Underride = "underride"
+	Override = "override"
+	Content  = "content"
+	// Postcontent holds rules of the server alone (MSC4306).
+	Postcontent = "postcontent"
+	Room        = "room"
+	Sender      = "sender"
+	Underride   = "underride"
 )
 
 // Kinds is all kinds in the order in which they are tried.
-var Kinds = []string{Override, Content, Room, Sender, Underride}
+var Kinds = []string{Override, Content, Postcontent, Room, Sender, Underride}
 
 // master is the one default rule that stands before users' own rules.
 const master = ".m.rule.master"
@@ -40,7 +42,7 @@ type Rule struct {
 	Actions    Actions     `json:"actions"`
 }
 
-// Condition is a condition of an override or underride rule. Fields of conditions
+// Condition is a condition of an override, postcontent or underride rule. Fields of conditions
 // that are not known here survive a round trip.
 type Condition struct {
 	Kind    string
@@ -48,6 +50,8 @@ type Condition struct {
 	Pattern string
 	Is      string
 	Value   json.RawMessage
+	// Subscribed is what a condition of ThreadSubscription asks for; nil: nothing matches.
+	Subscribed *bool
 
 	raw json.RawMessage
 }
@@ -58,6 +62,8 @@ type conditionJSON struct {
 	Pattern *string         `json:"pattern,omitempty"`
 	Is      string          `json:"is,omitempty"`
 	Value   json.RawMessage `json:"value,omitempty"`
+
+	Subscribed *bool `json:"subscribed,omitempty"`
 }
 
 // MarshalJSON gives the condition as it came, or as its fields say.
@@ -65,7 +71,7 @@ func (c Condition) MarshalJSON() ([]byte, error) {
 	if c.raw != nil {
 		return c.raw, nil
 	}
-	j := conditionJSON{Kind: c.Kind, Key: c.Key, Is: c.Is, Value: c.Value}
+	j := conditionJSON{Kind: c.Kind, Key: c.Key, Is: c.Is, Value: c.Value, Subscribed: c.Subscribed}
 	if c.Kind == "event_match" {
 		j.Pattern = &c.Pattern
 	}
@@ -78,7 +84,7 @@ func (c *Condition) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*c = Condition{Kind: j.Kind, Key: j.Key, Is: j.Is, Value: j.Value, raw: slices.Clone(b)}
+	*c = Condition{Kind: j.Kind, Key: j.Key, Is: j.Is, Value: j.Value, Subscribed: j.Subscribed, raw: slices.Clone(b)}
 	if j.Pattern != nil {
 		c.Pattern = *j.Pattern
 	}
@@ -169,11 +175,12 @@ func (a Actions) Highlight() bool {
 // Ruleset is all rules of a user, each kind in order of priority. It marshals as
 // the "global" part of GET /pushrules/ and of m.push_rules.
 type Ruleset struct {
-	Override  []Rule `json:"override"`
-	Content   []Rule `json:"content"`
-	Room      []Rule `json:"room"`
-	Sender    []Rule `json:"sender"`
-	Underride []Rule `json:"underride"`
+	Override    []Rule `json:"override"`
+	Content     []Rule `json:"content"`
+	Postcontent []Rule `json:"postcontent"`
+	Room        []Rule `json:"room"`
+	Sender      []Rule `json:"sender"`
+	Underride   []Rule `json:"underride"`
 }
 
 // MarshalJSON gives an array for each kind, empty or not.
@@ -193,6 +200,8 @@ func (r *Ruleset) kind(kind string) *[]Rule {
 		return &r.Override
 	case Content:
 		return &r.Content
+	case Postcontent:
+		return &r.Postcontent
 	case Room:
 		return &r.Room
 	case Sender:
@@ -245,6 +254,8 @@ func (r *Ruleset) Put(kind string, rule Rule, before, after string) error {
 	switch {
 	case p == nil:
 		return mx.Errorf(mx.InvalidParam, "There is no kind of push rules called %.20q.", kind)
+	case kind == Postcontent: // Source: MSC4306
+		return mx.Errorf(mx.InvalidParam, "Rules of the kind postcontent belong to the server. Enable, disable or change the actions of those that are there instead.")
 	case strings.HasPrefix(rule.RuleID, "."):
 		return mx.Errorf(mx.InvalidParam, "Rule IDs that begin with a dot belong to the server. Enable, disable or change the actions of that rule instead.")
 	case rule.RuleID == "" || strings.ContainsAny(rule.RuleID, `/\`) && kind != Room && kind != Sender:

@@ -25,6 +25,7 @@ var statuses = map[mx.Code]int{
 	mx.GuestForbidden: http.StatusForbidden, mx.WrongRoomKeysVersion: http.StatusForbidden,
 	mx.NotYetUploaded: http.StatusGatewayTimeout, mx.CannotOverwriteMedia: http.StatusConflict,
 	mx.CannotLeaveNotices: http.StatusForbidden, mx.InviteBlocked: http.StatusForbidden, mx.ThreepidDenied: http.StatusForbidden,
+	mx.ConflictingUnsubscription: http.StatusConflict,
 }
 
 // Status is the HTTP status that an error is answered with.

@@ -93,6 +93,7 @@ func (a *answer) loadRead() error {
 		for _, id := range ids {
 			a.read[id] = true
 		}
+		return a.Recounted(a.c.pos, a.read)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"holdfast/homeserver/mx"
+	"holdfast/homeserver/threads"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/todevice"
 	"holdfast/homeserver/userdata"
@@ -63,7 +64,35 @@ func (a *answer) extensions() (news bool, err error) {
 			return false, err
 		}
 	}
+	if e.Threads != nil && e.Threads.Enabled {
+		if err := a.threads(e.Threads.Limit, &news); err != nil {
+			return false, err
+		}
+	}
 	return news, nil
+}
+
+// threads writes the last changes of thread subscriptions, of all there were when they
+// are asked for the first time. Source: MSC4308
+func (a *answer) threads(limit *int64, news *bool) error {
+	const name = "io.element.msc4308.thread_subscriptions"
+	from := a.c.pos
+	if !a.begun[name] {
+		from = 0
+	} else if !a.t.All && !a.t.User {
+		return nil
+	}
+	a.begun[name] = true
+	most := threads.MaxPage
+	if limit != nil {
+		most = int(min(*limit, threads.MaxPage))
+	}
+	changes, err := a.s.o.Threads.Since(a.Q, a.user, from, a.To, most)
+	if err != nil || changes.Empty() {
+		return err
+	}
+	*news = true
+	return a.extension(name, changes)
 }
 
 func (a *answer) extension(name string, v any) error {

@@ -23,6 +23,15 @@ type follower struct {
 	rnd   *rand.Rand
 	pos   string
 	rooms map[string]*known
+
+	window  int                  // of thread subscriptions; 0: they are not asked for
+	threads map[[2]string]thread // by room and root
+}
+
+// thread is what is known of a thread.
+type thread struct {
+	subscribed, automatic bool
+	stamp                 int
 }
 
 type known struct {
@@ -48,6 +57,9 @@ func (f *follower) request(all bool, rooms []string) obj {
 		state = append(state, []string{"m.room.member", "$LAZY"})
 	}
 	body := obj{"conn_id": f.name, "lists": obj{"l": obj{"ranges": [][]int{{0, to}}, "timeline_limit": f.limit, "required_state": state}}}
+	if f.window > 0 {
+		body["extensions"] = obj{subscriptions: obj{"enabled": true, "limit": f.window}}
+	}
 	if f.wide && !all && f.rnd.Intn(2) == 0 {
 		body["room_subscriptions"] = obj{rooms[f.rnd.Intn(len(rooms))]: obj{"timeline_limit": 6, "required_state": state}}
 	}
@@ -74,6 +86,14 @@ func (f *follower) follow(t *testing.T, all bool, rooms []string) {
 	a := ask(body)
 	if a.Status != 200 {
 		t.Fatalf("%s: %d %s", f.name, a.Status, a.Body)
+	}
+	if told := a.JSON.At("extensions", subscriptions); told.V != nil {
+		f.takeThreads(t, told)
+		for from := told.At("prev_batch").String(); from != ""; {
+			page := f.Must("GET", "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions?dir=b&limit=2&from="+from+"&to="+url.QueryEscape(f.pos), nil)
+			f.takeThreads(t, page)
+			from = page.At("end").String()
+		}
 	}
 	f.pos = a.JSON.At("pos").String()
 	for _, id := range a.JSON.At("rooms").Keys() {
@@ -106,6 +126,57 @@ func (f *follower) follow(t *testing.T, all bool, rooms []string) {
 		k.unread = r.At("notification_count").Int()
 		f.timeline(t, id, k, r)
 	}
+}
+
+const subscriptions = "io.element.msc4308.thread_subscriptions"
+
+// takeThreads takes in thread subscriptions: of two of one thread the later counts.
+func (f *follower) takeThreads(t *testing.T, v hstest.Value) {
+	t.Helper()
+	n := 0
+	for _, kind := range []string{"subscribed", "unsubscribed"} {
+		for _, room := range v.At(kind).Keys() {
+			for _, root := range v.At(kind, room).Keys() {
+				x := v.At(kind, room, root)
+				now := thread{kind == "subscribed", x.At("automatic").Bool(), x.At("bump_stamp").Int()}
+				if k := [2]string{room, root}; now.stamp > f.threads[k].stamp {
+					f.threads[k] = now
+				}
+				n++
+			}
+		}
+	}
+	if n == 0 || n > max(2, f.window) {
+		t.Fatalf("%s: %d changes: %s", f.name, n, v.Text())
+	}
+}
+
+// checkThreads compares with what is read thread by thread.
+func (f *follower) checkThreads(t *testing.T) (subscribed int) {
+	t.Helper()
+	for k, x := range f.threads {
+		a := f.Do("GET", "/_matrix/client/unstable/io.element.msc4306"+hstest.Room(k[0])+"/thread/"+url.PathEscape(k[1])+"/subscription", nil)
+		if x.subscribed != (a.Status == 200) || x.subscribed && a.JSON.At("automatic").Bool() != x.automatic {
+			t.Errorf("%s: %v is known as %+v, the server says %d %s", f.name, k, x, a.Status, a.Body)
+		}
+		if x.subscribed {
+			subscribed++
+		}
+	}
+	all := f.Must("GET", "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions?dir=b", nil)
+	for _, kind := range []string{"subscribed", "unsubscribed"} {
+		for _, room := range all.At(kind).Keys() {
+			for _, root := range all.At(kind, room).Keys() {
+				if f.threads[[2]string{room, root}].stamp != all.At(kind, room, root, "bump_stamp").Int() {
+					t.Errorf("%s: of the thread %s not the last change is known", f.name, root)
+				}
+			}
+		}
+	}
+	if all.Exists("end") {
+		t.Fatal("the workload has more threads than this looks at")
+	}
+	return subscribed
 }
 
 func (f *follower) timeline(t *testing.T, room string, k *known, r hstest.Value) {
@@ -224,9 +295,12 @@ func TestFoldedAnswersEqualState(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewSource(seed))
 	var list []*follower
-	for _, u := range users {
-		for i, f := range []follower{{limit: 50}, {limit: 2}, {limit: 3, lazy: true}, {limit: 1, wide: true}, {limit: 2, wide: true, lazy: true}} {
-			f.Client, f.name, f.rnd, f.rooms = hs.Login(t, u), fmt.Sprint(u, i), rnd, map[string]*known{}
+	for n, u := range users {
+		for i, f := range []follower{{limit: 50}, {limit: 2, window: 1}, {limit: 3, lazy: true, window: 100}, {limit: 1, wide: true, window: 2}, {limit: 2, wide: true, lazy: true}} {
+			f.Client, f.name, f.rnd, f.rooms, f.threads = hs.Login(t, u), fmt.Sprint(u, i), rnd, map[string]*known{}, map[[2]string]thread{}
+			if n == 2 { // one of whom no client asks for subscriptions
+				f.window = 0
+			}
 			list = append(list, &f)
 		}
 	}
@@ -245,9 +319,14 @@ func TestFoldedAnswersEqualState(t *testing.T) {
 			hs.Restart()
 		}
 	}
+	subscribed := 0
 	for _, f := range list {
 		f.follow(t, true, rooms)
 		f.follow(t, true, rooms)
 		f.check(t)
+		if f.window > 0 {
+			subscribed += f.checkThreads(t)
+		}
 	}
+	t.Logf("%d subscriptions", subscribed)
 }

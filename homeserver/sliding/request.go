@@ -176,6 +176,11 @@ type extensions struct {
 	Data    *roomExtension          `json:"account_data"`
 	Receipt *roomExtension          `json:"receipts"`
 	Typing  *roomExtension          `json:"typing"`
+	// Threads is MSC4308: no specification has it yet, in either form of the API.
+	Threads *struct {
+		Enabled bool   `json:"enabled"`
+		Limit   *int64 `json:"limit"`
+	} `json:"io.element.msc4308.thread_subscriptions"`
 }
 
 // roomExtension is asked for rooms of some lists and subscriptions: of all, where
@@ -352,6 +357,9 @@ func parse(r *route.Request, in wire, stable bool) (*request, error) {
 		if e != nil && (e.Lists != nil && len(*e.Lists) > maxNames || e.Rooms != nil && len(*e.Rooms) > maxNames) {
 			return nil, bad("An extension names more than %d lists or rooms.", maxNames)
 		}
+	}
+	if t := q.ext.Threads; t != nil && t.Limit != nil && *t.Limit < 1 {
+		return nil, bad("The limit of thread subscriptions must be a number above 0.")
 	}
 	in.Pos, in.Timeout, in.Presence, in.TxnID = nil, nil, nil, ""
 	if in.Ext.ToDevice != nil { // where the messages begin is not what they are

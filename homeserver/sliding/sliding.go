@@ -24,6 +24,7 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/threads"
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/userdata"
 	"holdfast/store"
@@ -36,6 +37,7 @@ type Options struct {
 	Rooms    *rooms.Rooms
 	Timeline *timeline.Timeline
 	Userdata *userdata.Service
+	Threads  *threads.Service
 	// Synced notes the presence that a device asked for. nil: nobody asks.
 	Synced func(ctx context.Context, userID, deviceID, setPresence string) error
 	Log    *slog.Logger
@@ -174,6 +176,11 @@ func (s *Service) sync(ctx context.Context, r *route.Request, in wire, stable bo
 	}
 	if s.o.Synced != nil {
 		if err := s.o.Synced(ctx, r.UserID, r.DeviceID, q.presence); err != nil {
+			return nil, err
+		}
+	}
+	if t := q.ext.Threads; t != nil && t.Enabled {
+		if err := s.o.Threads.Use(ctx, r.UserID); err != nil {
 			return nil, err
 		}
 	}

@@ -316,7 +316,7 @@ func TestPushRules(t *testing.T) {
 	alice.OK("GET", base, nil, nil)
 	var global map[string][]rule
 	alice.OK("GET", base+"/global/", nil, &global)
-	if len(global) != 5 {
+	if len(global) != 6 { // the five of the specification and postcontent (MSC4306)
 		t.Fatal(global)
 	}
 

@@ -762,6 +762,25 @@ CREATE INDEX tasks_age ON tasks (ts);
 CREATE INDEX tasks_open ON tasks (seq) WHERE status IN ('scheduled', 'active');
 CREATE INDEX tasks_resource ON tasks (resource, seq);
 
+-- owner: homeserver/threads
+CREATE TABLE thread_subscribers (
+	user_id TEXT PRIMARY KEY,
+	pos     INTEGER NOT NULL -- since when
+) WITHOUT ROWID;
+
+-- owner: homeserver/threads
+CREATE TABLE thread_subscriptions (
+	user_id  TEXT NOT NULL,
+	room_id  TEXT NOT NULL,
+	root     TEXT NOT NULL,    -- event ID
+	state    INTEGER NOT NULL, -- 0: not subscribed, 1: by the user's choice, 2: automatically
+	ended_at INTEGER NOT NULL, -- position up to which events cause no automatic subscription; 0: none
+	pos      INTEGER NOT NULL, -- of the last change that clients are told of; 0: none
+	PRIMARY KEY (user_id, room_id, root)
+) WITHOUT ROWID;
+CREATE INDEX thread_subscriptions_pos ON thread_subscriptions (user_id, pos);
+CREATE INDEX thread_subscriptions_room ON thread_subscriptions (room_id);
+
 -- owner: homeserver/push/unifiedpush
 CREATE TABLE up_messages (
 	id       INTEGER PRIMARY KEY,

@@ -76,7 +76,7 @@ var floors = [][]string{
 	{""}, // homeserver.go
 	{"admin"},
 	{"syncv3", "sliding", "oldsync", "calls", "push", "media", "federation", "appservice", "search", "account", "delayed", "rendezvous"},
-	{"feed"},
+	{"feed", "threads"},
 	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports", "notices"},
 	{"rooms"},
 	{"pushrules"},

@@ -572,7 +572,7 @@ func (s *Service) count(u *user, after int64) (waiting []note, total unread, err
 			return nil, total, err
 		}
 	}
-	if all { // private receipts: they can only take away
+	if all { // private receipts and threads that are not followed any more: they can only take away
 		for id := range u.unread {
 			dirty[id] = struct{}{}
 		}
