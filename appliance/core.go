@@ -143,11 +143,11 @@ func (a *Appliance) media() calls.MediaTokens {
 }
 
 // turn gives credentials of the relay's TURN server; none without one.
-func (a *Appliance) turn(userID, host string) (c calls.Credentials, ok bool, err error) {
+func (a *Appliance) turn(userID string, r *http.Request) (c calls.Credentials, ok bool, err error) {
 	if a.sfu == nil {
 		return c, false, nil
 	}
-	got, err := a.sfu.TURN(userID, host)
+	got, err := a.sfu.TURN(userID, a.reach(r))
 	if errors.Is(err, sfu.ErrNotRunning) {
 		return c, false, nil
 	}

@@ -3,6 +3,7 @@ package appliance
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net"
@@ -14,15 +15,19 @@ import (
 	"time"
 
 	"holdfast/homeserver/push/unifiedpush"
+	callrelay "holdfast/sfu"
 )
 
 // clientHandler is what browsers and clients reach. A switch on the path, not a
 // ServeMux: that one would redirect paths with "//" or "..", which Matrix
 // identifiers may have when they are decoded.
 func (a *Appliance) clientHandler() http.Handler {
-	sfu := http.NotFoundHandler()
+	var sfu http.Handler = http.NotFoundHandler()
 	if a.sfu != nil {
-		sfu = http.StripPrefix("/livekit/sfu", a.sfu.Handler())
+		relay := http.StripPrefix("/livekit/sfu", a.sfu.Handler())
+		sfu = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			relay.ServeHTTP(w, r.WithContext(callrelay.WithReach(r.Context(), a.reach(r))))
+		})
 	}
 	ui := a.web.Handler()
 	return a.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -113,6 +118,9 @@ func (a *Appliance) wrap(next http.Handler) http.Handler {
 		if a.trial.Load() && !loopback(r) {
 			notYet(w)
 			return
+		}
+		if state, ok := r.Context().Value(tlsKey{}).(*tls.ConnectionState); ok && r.TLS == nil {
+			r.TLS = state
 		}
 		a.realAddr(r)
 		if r.TLS != nil && hsts {

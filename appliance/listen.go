@@ -92,11 +92,15 @@ func (a *Appliance) serve() {
 			IdleTimeout:       idleTime,
 			MaxHeaderBytes:    maxHeaderBytes,
 			ErrorLog:          slog.NewLogLogger(a.logs.component("http").Handler(), slog.LevelDebug),
+			ConnContext:       tlsContext,
 			BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.Background(), listenerKey{}, l) },
 		}
 		go func() {
 			var err error
-			if l.tls {
+			if l.tls && l.name == "https" && a.sfu != nil {
+				l.srv.TLSConfig = a.certs.TLS()
+				err = l.srv.Serve(newSniffer(l.ln, l.srv.TLSConfig, a.serveTURN))
+			} else if l.tls {
 				l.srv.TLSConfig = a.certs.TLS()
 				err = l.srv.ServeTLS(l.ln, "", "")
 			} else {

@@ -64,6 +64,10 @@ func newMetrics(a *Appliance) *metrics {
 	if a.sfu != nil {
 		m.reg.MustRegister(
 			gauge("holdfast_calls_rooms", "Calls that run.", func() float64 { return float64(a.sfu.Stats().Calls) }),
+			gauge("holdfast_calls_turn_connections", "Connections to TURN at the HTTPS port.", func() float64 { return float64(a.sfu.StreamStats().Open) }),
+			counter("holdfast_calls_turn_accepted_total", "Connections to TURN at the HTTPS port that were taken.", func() float64 { return float64(a.sfu.StreamStats().Accepted) }),
+			counter("holdfast_calls_turn_refused_total", "Connections to TURN at the HTTPS port that were refused: too many at once.", func() float64 { return float64(a.sfu.StreamStats().Refused) }),
+			counter("holdfast_calls_turn_expired_total", "Connections to TURN at the HTTPS port that were closed because nobody used them.", func() float64 { return float64(a.sfu.StreamStats().Expired) }),
 			gauge("holdfast_calls_participants", "People in calls.", func() float64 { return float64(a.sfu.Stats().Participants) }),
 		)
 	}

@@ -3,32 +3,48 @@ package sfu
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/livekit/mediatransportutil/pkg/rtcconfig"
 )
 
 // address is where clients reach the relay.
 type address struct {
-	v4, v6   string
+	v4, v6   string   // the first ones
+	all      []string // in the order in which they are tried
 	fixed    bool     // configured: offered instead of the interfaces' addresses
+	mapped   bool     // configured are more than LiveKit knows of: reach.go offers them
+	machine  []string // the interfaces', where others are configured
 	loopback bool     // the machine has no other
 	skip     []string // interfaces that lead to no client
 }
 
-func parseNodeIP(s string) (rtcconfig.NodeIP, error) {
-	var n rtcconfig.NodeIP
-	if err := n.UnmarshalString(s); err != nil {
-		return n, fmt.Errorf("sfu: the relay's address %q must be an IP address, or an IPv4 and an IPv6 address with a comma between: %w", s, err)
+// maxNodeIPs bounds the configured addresses: each is a candidate of every client.
+const maxNodeIPs = 8
+
+// ParseNodeIP reads addresses as in Options.NodeIP.
+func ParseNodeIP(s string) ([]string, error) {
+	var out []string
+	for part := range strings.SplitSeq(s, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(part))
+		if err != nil || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() {
+			return nil, fmt.Errorf("sfu: the relay's address %q must be an IP address, or several with commas between", s)
+		}
+		if x := ip.Unmap().String(); !slices.Contains(out, x) {
+			out = append(out, x)
+		}
 	}
-	return n, nil
+	if len(out) > maxNodeIPs {
+		return nil, fmt.Errorf("sfu: %d addresses are configured for the relay; at most %d can be", len(out), maxNodeIPs)
+	}
+	return out, nil
 }
 
 // bridges are the prefixes of interfaces between the machine and its own
@@ -40,14 +56,31 @@ var bridges = []string{"docker", "br-", "veth", "virbr", "cni", "flannel", "cali
 // other. It reads interfaces and routes and sends nothing.
 func chooseAddress(configured string) (address, error) {
 	if configured != "" {
-		n, err := parseNodeIP(configured)
+		all, err := ParseNodeIP(configured)
 		if err != nil {
 			return address{}, err
 		}
-		a := address{v4: n.V4, v6: n.V6, fixed: true}
-		for _, ip := range n.ToStringSlice() {
-			if net.ParseIP(ip).IsLoopback() {
-				a.loopback = true
+		a := address{all: all, fixed: true}
+		for _, x := range all {
+			ip := net.ParseIP(x)
+			a.loopback = a.loopback || ip.IsLoopback()
+			first := &a.v4
+			if ip.To4() == nil {
+				first = &a.v6
+			}
+			if *first != "" {
+				a.mapped = true
+			} else {
+				*first = x
+			}
+		}
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			return address{}, err
+		}
+		for _, x := range addrs {
+			if n, ok := x.(*net.IPNet); ok {
+				a.machine = append(a.machine, n.IP.String())
 			}
 		}
 		return a, nil
@@ -92,10 +125,12 @@ func fromInterfaces(ifaces []net.Interface, addrs func(*net.Interface) ([]net.Ad
 			switch is4 := n.IP.To4() != nil; {
 			case n.IP.IsLoopback():
 				hasLo4, hasLo6 = hasLo4 || is4, hasLo6 || !is4
-			case is4 && a.v4 == "":
-				a.v4 = n.IP.String()
-			case !is4 && a.v6 == "":
-				a.v6 = n.IP.String()
+			case is4:
+				a.v4 = cmp.Or(a.v4, n.IP.String())
+				a.all = append(a.all, n.IP.String())
+			default:
+				a.v6 = cmp.Or(a.v6, n.IP.String())
+				a.all = append(a.all, n.IP.String())
 			}
 		}
 	}
@@ -109,6 +144,7 @@ func fromInterfaces(ifaces []net.Interface, addrs func(*net.Interface) ([]net.Ad
 		default:
 			return a, errors.New("no network interface has an address; not even loopback")
 		}
+		a.all = []string{cmp.Or(a.v4, a.v6)}
 	}
 	return a, nil
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -39,22 +38,14 @@ type Credentials struct {
 // turnTTL is how long credentials for calls without the call relay last.
 const turnTTL = time.Hour
 
-// TURN gives a user credentials of the built-in TURN server. host is the name or
-// address that the client knows the server by, "" if it is not known; it comes
-// first in URIs, before the relay's own addresses. Errors: ErrNotRunning.
-func (s *SFU) TURN(user, host string) (c Credentials, err error) {
+// TURN gives a user credentials of the built-in TURN server, at addresses that fit
+// the way that the user's client came. Errors: ErrNotRunning.
+func (s *SFU) TURN(user string, r Reach) (c Credentials, err error) {
 	e, err := s.running()
 	if err != nil {
 		return c, err
 	}
-	hosts := e.conf.RTC.NodeIP.ToStringSlice()
-	if host = strings.Trim(host, "[]"); host != "" && !slices.Contains(hosts, host) {
-		hosts = slices.Insert(hosts, 0, host)
-	}
-	for _, h := range hosts {
-		u := url.URL{Scheme: "turn", Opaque: net.JoinHostPort(h, strconv.Itoa(e.ports.TURN)), RawQuery: "transport=udp"}
-		c.URIs = append(c.URIs, u.String())
-	}
+	c.URIs = e.turnURLs(r, true, false)
 	c.TTL = turnTTL
 	c.Username = strconv.FormatInt(time.Now().Add(turnTTL).Unix(), 10) + ":" + user
 	c.Password = turnPassword(s.secret, c.Username)

@@ -2,7 +2,8 @@
 // a small interface.
 //
 // Invariants: the package opens no HTTP listener (signalling comes in through
-// Handler); media uses one UDP port, one TCP port as fall-back, and one TURN port;
+// Handler, TURN over TCP through ServeTURN); media uses one UDP port, one TCP port as
+// fall-back, and one TURN port;
 // clients are never told of a STUN or TURN server other than this one; TURN relays
 // to this relay's media port, or between two users of TURN, and nowhere else; rooms
 // exist only after EnsureRoom; keys are random for each start and stay in memory.
@@ -44,9 +45,10 @@ type Options struct {
 	TCPPort  int // media where UDP is blocked
 	TURNPort int // embedded TURN, UDP
 
-	// NodeIP is the address that clients send media to ("203.0.113.7", or an IPv4
-	// and an IPv6 address with a comma). Empty: those of the machine's interfaces.
-	// Set it where the machine's own addresses cannot be reached, as behind NAT.
+	// NodeIP is the address that clients send media to ("203.0.113.7", or several
+	// with commas). Empty: those of the machine's interfaces. Set it where the
+	// machine's own addresses cannot be reached, as behind NAT. One of the machine's
+	// own is tried first by those who came to it.
 	NodeIP string
 
 	// For tests.
@@ -110,8 +112,10 @@ func New(o Options) (*SFU, error) {
 			return nil, fmt.Errorf("sfu: %d is not a port", p)
 		}
 	}
-	if _, err := parseNodeIP(o.NodeIP); err != nil {
-		return nil, err
+	if o.NodeIP != "" {
+		if _, err := ParseNodeIP(o.NodeIP); err != nil {
+			return nil, err
+		}
 	}
 	return &SFU{
 		o: o, log: o.Log,

@@ -352,7 +352,7 @@ func TestNoForeignHosts(t *testing.T) {
 	for _, o := range []Options{{}, {NodeIP: "127.0.0.1"}, {tcpOnly: true}} {
 		t.Run(fmt.Sprintf("%q %v", o.NodeIP, o.tcpOnly), func(t *testing.T) {
 			s, base := begin(t, o)
-			own := ownAddresses(s.engine.conf)
+			own := s.engine.ownAddresses()
 			if c := s.engine.conf; own["127.0.0.1"] != (o.NodeIP != "" || c.RTC.EnableLoopbackCandidate) {
 				t.Errorf("TURN reaches %v", own)
 			}
@@ -594,7 +594,7 @@ func TestPorts(t *testing.T) {
 	if _, err := choosePort(4000, 0, "x", udpFree, []int{4000}); err == nil {
 		t.Error("one port for two purposes")
 	}
-	for _, o := range []Options{{UDPPort: 70000}, {TCPPort: -2}, {NodeIP: "localhost"}, {NodeIP: "10.0.0.1,10.0.0.2"}} {
+	for _, o := range []Options{{UDPPort: 70000}, {TCPPort: -2}, {NodeIP: "localhost"}, {NodeIP: "10.0.0.1,"}, {NodeIP: "0.0.0.0"}, {NodeIP: "10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4,10.0.0.5,10.0.0.6,10.0.0.7,10.0.0.8,10.0.0.9"}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
@@ -877,7 +877,7 @@ func TestTURNBetweenUsers(t *testing.T) {
 		relay, err := tc.Allocate()
 		return tc, relay, err
 	}
-	a, err := s.TURN("@alice:example.org", "chat.example.org")
+	a, err := s.TURN("@alice:example.org", Reach{Name: "chat.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -885,10 +885,10 @@ func TestTURNBetweenUsers(t *testing.T) {
 	if want := []string{"turn:chat.example.org:" + port + "?transport=udp", "turn:127.0.0.1:" + port + "?transport=udp"}; !slices.Equal(a.URIs, want) {
 		t.Errorf("%v, want %v", a.URIs, want)
 	}
-	if six, err := s.TURN("@alice:example.org", "[2001:db8::1]"); err != nil || six.URIs[0] != "turn:[2001:db8::1]:"+port+"?transport=udp" {
+	if six, err := s.TURN("@alice:example.org", Reach{Name: "2001:db8::1"}); err != nil || six.URIs[0] != "turn:[2001:db8::1]:"+port+"?transport=udp" {
 		t.Errorf("%v %v", six.URIs, err)
 	}
-	b, err := s.TURN("@bob:example.org", "127.0.0.1")
+	b, err := s.TURN("@bob:example.org", Reach{Name: "127.0.0.1"})
 	if err != nil || len(b.URIs) != 1 {
 		t.Fatalf("%v %v", b.URIs, err)
 	}

@@ -7,45 +7,64 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/livekit/livekit-server/pkg/config"
 	"github.com/livekit/livekit-server/pkg/service"
 	"github.com/livekit/protocol/logger"
 	"github.com/livekit/protocol/logger/pionlogger"
 	"github.com/pion/turn/v5"
 )
 
-// startTURN serves TURN over UDP. Clients use it as their STUN server too.
+// startTURN serves TURN over UDP at each of the addresses, and over the connections
+// that ServeTURN is given. Clients use it as their STUN server too.
 // Credentials are those that LiveKit gives to each participant: they last five
 // minutes for new allocations. What comes in is relayed to this relay's own media
 // port only, so that nobody can reach the network behind it. Those that SFU.TURN
 // gives are for calls without the relay, whose packets go to each other only.
-func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error) {
-	own := ownAddresses(conf)
+func (e *engine) startTURN(check turn.AuthHandler) error {
+	conf, own := e.conf, e.ownAddresses()
+	e.stream = newStreams()
 	calls := &exchange{}
 	open := &allocations{of: map[string]int{}}
 	sc := turn.ServerConfig{
 		QuotaHandler: func(participant, _ string, _ net.Addr) bool { return open.room(participant) },
 		EventHandler: turn.EventHandler{
-			OnAllocationCreated: func(_, _ net.Addr, _, participant, _ string, _ net.Addr, _ int) { open.add(participant, 1) },
-			OnAllocationDeleted: func(_, _ net.Addr, _, participant, _ string) { open.add(participant, -1) },
+			OnAllocationCreated: func(from, _ net.Addr, _, participant, _ string, _ net.Addr, _ int) {
+				open.add(participant, 1)
+				e.stream.allocated(from, true)
+			},
+			OnAllocationDeleted: func(from, _ net.Addr, _, participant, _ string) {
+				open.add(participant, -1)
+				e.stream.allocated(from, false)
+			},
 		},
 		Realm:         service.LivekitRealm,
 		AuthHandler:   check,
 		LoggerFactory: pionlogger.NewLoggerFactory(logger.GetLogger()),
 	}
-	for _, ip := range conf.RTC.NodeIP.ToStringSlice() {
-		network, bind := "udp4", ip
-		if net.ParseIP(ip).To4() == nil {
-			network = "udp6"
+	permit := func(_ net.Addr, peer net.IP) bool { return own[peer.String()] }
+	listens := map[string]bool{}
+	// One socket for everything in a family where an address is not the machine's, as
+	// behind NAT: it and another one for a single address would take each other's port.
+	outside := map[string]bool{}
+	for _, ip := range e.addr.all {
+		if !isLocal(ip) {
+			outside[family(ip)] = true
 		}
-		if !isLocal(ip) { // behind NAT
+	}
+	relays := familyRelays{}
+	for _, ip := range e.addr.all {
+		network, bind := family(ip), ip
+		if outside[network] {
 			bind = map[string]string{"udp4": "0.0.0.0", "udp6": "::"}[network]
 		}
+		if listens[bind] {
+			continue
+		}
 		pc, err := listenSettled(network, net.JoinHostPort(bind, strconv.Itoa(conf.TURN.UDPPort)))
-		if errors.Is(err, syscall.EADDRNOTAVAIL) && len(conf.RTC.NodeIP.ToStringSlice()) > 1 {
+		if errors.Is(err, syscall.EADDRNOTAVAIL) && len(e.addr.all) > 1 {
 			// It went again, or is somebody else's: the machine's other addresses do.
 			logger.GetLogger().Warnw("an address has no TURN port", err, "address", ip)
 			continue
@@ -54,18 +73,78 @@ func startTURN(conf *config.Config, check turn.AuthHandler) (*turn.Server, error
 			for _, p := range sc.PacketConnConfigs {
 				p.PacketConn.Close()
 			}
-			return nil, fmt.Errorf("open the TURN port (UDP %d): %w", conf.TURN.UDPPort, err)
+			return fmt.Errorf("open the TURN port (UDP %d): %w", conf.TURN.UDPPort, err)
+		}
+		listens[bind] = true
+		e.turnOn = append(e.turnOn, ip)
+		relay := &relaySockets{ip: net.ParseIP(ip), bind: bind, port: conf.RTC.UDPPort.Start, calls: calls}
+		if outside[network] {
+			relay.inside = insideAddress(network, e.addr.loopback)
+		}
+		if relays[network] == nil {
+			relays[network] = relay
 		}
 		sc.PacketConnConfigs = append(sc.PacketConnConfigs, turn.PacketConnConfig{
 			PacketConn:            pc,
-			RelayAddressGenerator: &relaySockets{ip: net.ParseIP(ip), bind: bind, port: conf.RTC.UDPPort.Start, calls: calls},
-			PermissionHandler:     func(_ net.Addr, peer net.IP) bool { return own[peer.String()] },
+			RelayAddressGenerator: relay,
+			PermissionHandler:     permit,
 		})
 	}
 	if len(sc.PacketConnConfigs) == 0 {
-		return nil, fmt.Errorf("open the TURN port (UDP %d): none of the machine's addresses can be used", conf.TURN.UDPPort)
+		return fmt.Errorf("open the TURN port (UDP %d): none of the machine's addresses can be used", conf.TURN.UDPPort)
 	}
-	return turn.NewServer(sc)
+	sc.ListenerConfigs = []turn.ListenerConfig{{Listener: e.stream, RelayAddressGenerator: relays, PermissionHandler: permit}}
+	var err error
+	e.turn, err = turn.NewServer(sc)
+	return err
+}
+
+// family is the network of an address, as net.ListenPacket calls it.
+func family(ip string) string {
+	if net.ParseIP(ip).To4() == nil {
+		return "udp6"
+	}
+	return "udp4"
+}
+
+// insideAddress is an address of the machine on which media arrives.
+func insideAddress(network string, loopback bool) net.IP {
+	a, err := chooseAddress("")
+	if err != nil {
+		return nil
+	}
+	if loopback {
+		a.all = append(a.all, "127.0.0.1", "::1")
+	}
+	for _, ip := range a.all {
+		if family(ip) == network {
+			return net.ParseIP(ip)
+		}
+	}
+	return nil
+}
+
+// familyRelays are the relays of connections, which are all accepted in one place.
+type familyRelays map[string]*relaySockets
+
+var errNoFamily = errors.New("sfu: TURN has no address of that family")
+
+func (g familyRelays) Validate() error { return nil }
+
+func (g familyRelays) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	r := g[c.Network]
+	if r == nil {
+		return nil, nil, errNoFamily
+	}
+	return r.AllocatePacketConn(c)
+}
+
+func (g familyRelays) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errOnlyUDP
+}
+
+func (g familyRelays) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) {
+	return nil, errOnlyUDP
 }
 
 // listenSettled opens a UDP port, for as long as settleTime where the kernel still
@@ -114,6 +193,10 @@ type relaySockets struct {
 	ip   net.IP
 	bind string
 	port int // the only port that may be sent to
+	// inside is where media arrives that is sent to an address which is not the
+	// machine's; nil where there is none. Many routers do not send back what comes
+	// from inside and is for their outside address.
+	inside net.IP
 	// calls are the relayed addresses of those who call each other.
 	calls *exchange
 }
@@ -139,7 +222,7 @@ func (g *relaySockets) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Pa
 		pc.Close()
 		return nil, nil, errOnlyUDP
 	}
-	return &relaySocket{pc, g.port}, &net.UDPAddr{IP: g.ip, Port: local.Port}, nil
+	return &relaySocket{PacketConn: pc, port: g.port, inside: g.inside}, &net.UDPAddr{IP: g.ip, Port: local.Port}, nil
 }
 
 func (g *relaySockets) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
@@ -152,7 +235,9 @@ func (g *relaySockets) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) {
 
 type relaySocket struct {
 	net.PacketConn
-	port int
+	port   int
+	inside net.IP
+	as     atomic.Pointer[net.UDPAddr] // what the client calls the address inside
 }
 
 // WriteTo drops what is not for the media port: permissions name addresses only.
@@ -160,5 +245,20 @@ func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
 	if u, ok := to.(*net.UDPAddr); !ok || u.Port != s.port {
 		return len(b), nil
 	}
+	if u := to.(*net.UDPAddr); s.inside != nil && !u.IP.Equal(s.inside) {
+		s.as.Store(u)
+		to = &net.UDPAddr{IP: s.inside, Port: s.port}
+	}
 	return s.PacketConn.WriteTo(b, to)
+}
+
+// ReadFrom names the sender as WriteTo's caller did.
+func (s *relaySocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := s.PacketConn.ReadFrom(b)
+	if as := s.as.Load(); as != nil && err == nil {
+		if u, ok := from.(*net.UDPAddr); ok && u.Port == s.port && u.IP.Equal(s.inside) {
+			return n, as, nil
+		}
+	}
+	return n, from, err
 }

@@ -73,7 +73,7 @@ type Config struct {
 		UDPPort  int    `toml:"udp_port" min:"0" max:"65535" doc:"All media goes through this UDP port. 0: 7882, or a free one where that is taken."`
 		TCPPort  int    `toml:"tcp_port" min:"0" max:"65535" doc:"For those whose network blocks UDP. 0: 7881, or a free one."`
 		TURNPort int    `toml:"turn_port" min:"0" max:"65535" doc:"The relay's own TURN server (UDP). 0: 3478, or a free one."`
-		NodeIP   string `toml:"node_ip" doc:"The address that media is sent to. Empty: this machine's address in its network."`
+		NodeIP   string `toml:"node_ip" doc:"The address that media is sent to, or several with commas. Empty: this machine's\naddresses; each client is told of the one that it came to."`
 	} `toml:"sfu"`
 
 	Log struct {
@@ -400,8 +400,10 @@ func (c *Config) check() (errs []error) {
 		}
 	}
 	if c.SFU.NodeIP != "" {
-		if _, err := netip.ParseAddr(c.SFU.NodeIP); err != nil {
-			add("sfu.node_ip", "%q is not an IP address", c.SFU.NodeIP)
+		for part := range strings.SplitSeq(c.SFU.NodeIP, ",") {
+			if _, err := netip.ParseAddr(strings.TrimSpace(part)); err != nil {
+				add("sfu.node_ip", "%q is not an IP address; write one, or several with commas between", strings.TrimSpace(part))
+			}
 		}
 	}
 	return errs

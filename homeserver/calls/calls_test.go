@@ -377,7 +377,7 @@ func TestStanding(t *testing.T) {
 		}
 		return nil
 	}
-	s.o.TURN = func(string, string) (Credentials, bool, error) {
+	s.o.TURN = func(string, *http.Request) (Credentials, bool, error) {
 		return Credentials{Username: "u", Password: "p", URIs: []string{"turn:x"}, TTL: time.Hour}, true, nil
 	}
 	w := serve(t, s)

@@ -3,15 +3,15 @@ package calls
 import (
 	"context"
 	"errors"
-	"net/url"
+	"net/http"
 	"time"
 
 	"holdfast/homeserver/route"
 )
 
-// TURN gives a user credentials of the TURN server. host is what the client knows
-// this server by. ok is false where there is none.
-type TURN func(userID, host string) (c Credentials, ok bool, err error)
+// TURN gives a user credentials of the TURN server, at addresses that fit the way
+// that the request came. ok is false where there is none.
+type TURN func(userID string, r *http.Request) (c Credentials, ok bool, err error)
 
 // Credentials are those of a TURN server, for TTL from now.
 type Credentials struct {
@@ -30,11 +30,7 @@ func (s *Service) turnServer(_ context.Context, r *route.Request) (any, error) {
 	if err := r.NotSuspended(); err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(s.o.PublicURL(r.Request))
-	if err != nil {
-		return nil, err
-	}
-	c, ok, err := s.o.TURN(r.UserID, u.Hostname())
+	c, ok, err := s.o.TURN(r.UserID, r.Request)
 	if err != nil {
 		return nil, err
 	}

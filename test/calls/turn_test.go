@@ -2,7 +2,6 @@ package calls
 
 import (
 	"net"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -28,13 +27,6 @@ func TestTURNServer(t *testing.T) {
 	}
 	if out.TTL < 60 || len(out.URIs) == 0 || !strings.Contains(out.Username, alice.ID) {
 		t.Fatalf("%+v", out)
-	}
-	u, err := url.Parse(h.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.HasPrefix(out.URIs[0], "turn:"+u.Hostname()+":") {
-		t.Errorf("the client knows the server as %s, the first address is %s", u.Hostname(), out.URIs[0])
 	}
 	made := false
 	for _, uri := range out.URIs {
