@@ -253,6 +253,9 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 		TCPPort:  a.cfg.SFU.TCPPort,
 		TURNPort: a.cfg.SFU.TURNPort,
 		NodeIP:   a.cfg.SFU.NodeIP,
+
+		MaxCalls:        a.cfg.SFU.MaxCalls,
+		MaxParticipants: a.cfg.SFU.MaxParticipants,
 	})
 	if err == nil {
 		err = s.Start(ctx)

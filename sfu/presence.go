@@ -13,8 +13,10 @@ import (
 type presence struct {
 	mu    sync.Mutex
 	rooms map[string]map[string]string // room → identity → ID of its latest session
-	next  int
-	subs  map[int]func(room, identity string, joined bool)
+	// coming are those whose signalling connection stands, also before they are in.
+	coming map[string]map[string]int // room → identity → connections
+	next   int
+	subs   map[int]func(room, identity string, joined bool)
 
 	// Events are handed out by one goroutine, so that they keep their order.
 	queue  []event

@@ -56,7 +56,7 @@ func (s *SFU) Probe(ctx context.Context, path Path) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfTestTime)
 	defer cancel()
 	begun := time.Now()
-	room := "self-test-" + rand.Text()
+	room := selfTestRoom + rand.Text()
 	if err := s.EnsureRoom(ctx, room); err != nil {
 		return 0, hop("start", err)
 	}

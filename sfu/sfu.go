@@ -51,6 +51,9 @@ type Options struct {
 	// own is tried first by those who came to it.
 	NodeIP string
 
+	MaxCalls        int // that run at once; 0: as many as the machine carries
+	MaxParticipants int // in one call; 0: as many as the machine carries
+
 	// For tests.
 	tcpOnly   bool          // as if UDP were blocked
 	departure time.Duration // instead of departureTimeout
@@ -116,6 +119,9 @@ func New(o Options) (*SFU, error) {
 		if _, err := ParseNodeIP(o.NodeIP); err != nil {
 			return nil, err
 		}
+	}
+	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
+		return nil, errors.New("sfu: a limit of calls or participants is negative")
 	}
 	return &SFU{
 		o: o, log: o.Log,
@@ -318,11 +324,20 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The token is missing, wrong or expired", http.StatusUnauthorized)
 		return
 	}
+	leave, err := s.presence.admit(at.room, at.identity, s.o.MaxCalls, s.o.MaxParticipants, true)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
 	r = r.Clone(r.Context())
 	for _, name := range spoofable {
 		r.Header.Del(name)
 	}
-	s.signalled(e, at, func() { e.auth.ServeHTTP(w, r, e.mux.ServeHTTP) })
+	r.Header.Del("Sec-WebSocket-Extensions") // no compression: a short message could become a very long one
+	s.signalled(e, at, func() {
+		defer leave()
+		e.auth.ServeHTTP(bounded{w}, r, e.mux.ServeHTTP)
+	})
 }
 
 func bearer(r *http.Request) string {

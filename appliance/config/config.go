@@ -69,11 +69,13 @@ type Config struct {
 	} `toml:"appservice"`
 
 	SFU struct {
-		Enabled  bool   `toml:"enabled" doc:"Audio and video calls."`
-		UDPPort  int    `toml:"udp_port" min:"0" max:"65535" doc:"All media goes through this UDP port. 0: 7882, or a free one where that is taken."`
-		TCPPort  int    `toml:"tcp_port" min:"0" max:"65535" doc:"For those whose network blocks UDP. 0: 7881, or a free one."`
-		TURNPort int    `toml:"turn_port" min:"0" max:"65535" doc:"The relay's own TURN server (UDP). 0: 3478, or a free one."`
-		NodeIP   string `toml:"node_ip" doc:"The address that media is sent to, or several with commas. Empty: this machine's\naddresses; each client is told of the one that it came to."`
+		Enabled         bool   `toml:"enabled" doc:"Audio and video calls."`
+		UDPPort         int    `toml:"udp_port" min:"0" max:"65535" doc:"All media goes through this UDP port. 0: 7882, or a free one where that is taken."`
+		TCPPort         int    `toml:"tcp_port" min:"0" max:"65535" doc:"For those whose network blocks UDP. 0: 7881, or a free one."`
+		TURNPort        int    `toml:"turn_port" min:"0" max:"65535" doc:"The relay's own TURN server (UDP). 0: 3478, or a free one."`
+		NodeIP          string `toml:"node_ip" doc:"The address that media is sent to, or several with commas. Empty: this machine's\naddresses; each client is told of the one that it came to."`
+		MaxCalls        int    `toml:"max_calls" min:"0" max:"10000" doc:"How many calls may run at once. 0: as many as the machine carries."`
+		MaxParticipants int    `toml:"max_participants" min:"0" max:"10000" doc:"How many people may be in one call. 0: as many as the machine carries."`
 	} `toml:"sfu"`
 
 	Log struct {
@@ -398,6 +400,9 @@ func (c *Config) check() (errs []error) {
 		} else if _, err := netip.ParseAddr(name); err == nil || !strings.Contains(name, ".") {
 			add("tls.mode", "no public authority gives a certificate for %q; use own-ca or files, or a public_url with a registered domain name", name)
 		}
+	}
+	if c.SFU.MaxParticipants == 1 {
+		add("sfu.max_participants", "nobody calls alone; write 2 or more, or 0 for no limit")
 	}
 	if c.SFU.NodeIP != "" {
 		for part := range strings.SplitSeq(c.SFU.NodeIP, ",") {

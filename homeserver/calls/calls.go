@@ -77,7 +77,8 @@ const (
 )
 
 const (
-	tokenTTL = time.Hour
+	// tokenTTL is short: the relay renews the tokens of those who are in a call.
+	tokenTTL = 10 * time.Minute
 	maxBody  = 16 << 10 // bytes
 )
 
@@ -250,6 +251,32 @@ const legacySlot = "m.call#ROOM"
 
 func relayRoom(roomID, slotID string) (string, error) { return hash(roomID, slotID) }
 
+// limited is a relay that has limits. Full says which one keeps identity from joining
+// room at this moment: "calls", "participants", or "" for none.
+type limited interface {
+	Full(room, identity string) string
+}
+
+func (s *Service) full(roomID, slotID, identity string) (string, error) {
+	l, ok := s.o.Media.(limited)
+	if !ok {
+		return "", nil
+	}
+	room, err := relayRoom(roomID, slotID)
+	if err != nil {
+		return "", err
+	}
+	return l.Full(room, identity), nil
+}
+
+func errFull(limit string) error {
+	msg := "This server carries as many calls as it may at once. Try again later."
+	if limit == "participants" {
+		msg = "The call is full: nobody else can join it now."
+	}
+	return &mx.Error{Code: mx.ResourceLimitExceeded, Status: http.StatusForbidden, Msg: msg, Fields: map[string]any{"limit_type": limit}}
+}
+
 var errForbidden = mx.Errorf(mx.Forbidden, "You are not in this room, or the device is not yours.")
 
 // admit checks that a user may be in a room's calls with a device, and returns the
@@ -262,8 +289,16 @@ func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, i
 	if err := s.member(ctx, userID, deviceID, roomID); err != nil {
 		return "", err
 	}
-	if err := s.o.Media.EnsureRoom(ctx, room); err != nil {
-		return "", unavailable(err)
+	// Without a room the token is of no use until there is a place, which the relay tells
+	// the client in a way that people get to see: see serviceToken.
+	full, err := s.full(roomID, slotID, identity)
+	if err != nil {
+		return "", err
+	}
+	if full == "" {
+		if err := s.o.Media.EnsureRoom(ctx, room); err != nil {
+			return "", unavailable(err)
+		}
 	}
 	if jwt, err = s.o.Media.Mint(ctx, room, identity, "", tokenTTL); err != nil {
 		return "", unavailable(err)

@@ -37,7 +37,11 @@ type relay struct {
 	gone  []seat
 	tell  func(room, identity string, joined bool)
 	fail  error
+	full  string // the limit that keeps people out
 }
+
+// Full is a limit's name, or "".
+func (m *relay) Full(string, string) string { return m.full }
 
 func (m *relay) Mint(_ context.Context, room, identity, _ string, ttl time.Duration) (string, error) {
 	return fmt.Sprintf("%s|%s|%s", room, identity, ttl), m.fail
@@ -297,11 +301,11 @@ func TestTokens(t *testing.T) {
 		status                  int
 		want                    string // the minted token, or the error code
 	}{
-		{"legacy", "", "/livekit/jwt/sfu/get", `{"room":"` + room + `","device_id":"A",` + oid(alices, "example.org") + `}`, 200, lkRoom + "|" + alice + ":A|1h0m0s"},
-		{"service", "", "/livekit/jwt/get_token", `{"room_id":"` + room + `","slot_id":"m.call#ROOM",` + oid(bobs, "example.org") + `,"member":{"id":"m1","claimed_user_id":"` + bob + `","claimed_device_id":"B"}}`, 200, lkRoom + "|" + bobsHash + "|1h0m0s"},
-		{"client", "bob", hs + "get_token", `{"url":"wss://chat.example.org/livekit/sfu","room_id":"` + room + `","slot_id":"m.call#ROOM","member":{"id":"m1","claimed_device_id":"B"}}`, 200, lkRoom + "|" + bobsHash + "|1h0m0s"},
-		{"client, latest form", "alice", "/_matrix/client/v1/rtc/livekit/get_token", `{"server_name":"example.org","url":"wss://chat.example.org/livekit/sfu/","room_id":"` + room + `","slot_id":"m.call#ROOM","member_id":"m1"}`, 200, lkRoom + "|" + flat + "|1h0m0s"},
-		{"legacy with handover", "", "/livekit/jwt/sfu/get", `{"room":"` + room + `","device_id":"A","delay_id":"leave","delay_timeout":3600000,"delay_cs_api_url":"https://x",` + oid(alices, "example.org") + `}`, 200, lkRoom + "|" + alice + ":A|1h0m0s"},
+		{"legacy", "", "/livekit/jwt/sfu/get", `{"room":"` + room + `","device_id":"A",` + oid(alices, "example.org") + `}`, 200, lkRoom + "|" + alice + ":A|10m0s"},
+		{"service", "", "/livekit/jwt/get_token", `{"room_id":"` + room + `","slot_id":"m.call#ROOM",` + oid(bobs, "example.org") + `,"member":{"id":"m1","claimed_user_id":"` + bob + `","claimed_device_id":"B"}}`, 200, lkRoom + "|" + bobsHash + "|10m0s"},
+		{"client", "bob", hs + "get_token", `{"url":"wss://chat.example.org/livekit/sfu","room_id":"` + room + `","slot_id":"m.call#ROOM","member":{"id":"m1","claimed_device_id":"B"}}`, 200, lkRoom + "|" + bobsHash + "|10m0s"},
+		{"client, latest form", "alice", "/_matrix/client/v1/rtc/livekit/get_token", `{"server_name":"example.org","url":"wss://chat.example.org/livekit/sfu/","room_id":"` + room + `","slot_id":"m.call#ROOM","member_id":"m1"}`, 200, lkRoom + "|" + flat + "|10m0s"},
+		{"legacy with handover", "", "/livekit/jwt/sfu/get", `{"room":"` + room + `","device_id":"A","delay_id":"leave","delay_timeout":3600000,"delay_cs_api_url":"https://x",` + oid(alices, "example.org") + `}`, 200, lkRoom + "|" + alice + ":A|10m0s"},
 
 		{"empty body", "", "/livekit/jwt/sfu/get", ``, 400, "M_BAD_JSON"},
 		{"no JSON", "", "/livekit/jwt/get_token", `x`, 400, "M_NOT_JSON"},
@@ -345,11 +349,31 @@ func TestTokens(t *testing.T) {
 	if status, _ := w.do("", "GET", "/livekit/jwt/healthz", ""); status != 200 {
 		t.Error("healthz", status)
 	}
+	// A limit that keeps people out is told by the client-server API to members; Element
+	// Call's token gets its answer from the relay, which is asked for no room.
+	clear(m.rooms)
+	for limit, words := range map[string]string{"calls": "as many calls", "participants": "is full"} {
+		m.full = limit
+		body := `{"url":"wss://chat.example.org/livekit/sfu","room_id":"` + room + `","slot_id":"m.call#ROOM","member":{"id":"m1"}}`
+		if status, out := w.do("bob", "POST", hs+"get_token", body); status != 403 || out["errcode"] != "M_RESOURCE_LIMIT_EXCEEDED" || out["limit_type"] != limit || !strings.Contains(fmt.Sprint(out["error"]), words) {
+			t.Errorf("%s: %d %v", limit, status, out)
+		}
+		if status, out := w.do("eve", "POST", hs+"get_token", body); status != 403 || out["errcode"] != "M_FORBIDDEN" {
+			t.Errorf("%s, not in the room: %d %v", limit, status, out)
+		}
+		if status, out := w.do("", "POST", "/livekit/jwt/sfu/get", `{"room":"`+room+`",`+oid(bobs, "example.org")+`,"device_id":"B"}`); status != 200 || out["jwt"] != lkRoom+"|"+bob+":B|10m0s" {
+			t.Errorf("%s, Element Call: %d %v", limit, status, out)
+		}
+	}
+	m.full = ""
+	if len(m.rooms) != 0 {
+		t.Errorf("rooms made although a limit was reached: %v", m.rooms)
+	}
 	// Who leaves the room leaves the call.
 	s.Left(room, bob)
 	s.Left(room, "@eve:example.org")
 	s.Close()
-	if len(m.gone) != 1 || m.gone[0] != (seat{lkRoom, bobsHash}) {
+	if len(m.gone) != 2 || !slices.Contains(m.gone, seat{lkRoom, bobsHash}) || !slices.Contains(m.gone, seat{lkRoom, bob + ":B"}) {
 		t.Errorf("removed: %v", m.gone)
 	}
 	m.fail = errors.New("down")

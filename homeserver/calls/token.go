@@ -102,6 +102,9 @@ func (s *Service) serviceTokenLegacy(ctx context.Context, r *route.Request, in l
 	return s.answer(ctx, r, user, in.DeviceID, in.Room, legacySlot, identity, in.handover)
 }
 
+// serviceToken gives a token also where a limit keeps its owner out for now, and the
+// relay refuses it: Element Call shows of an error here that something went wrong, of the
+// relay's refusal that the call cannot be held now and whom to ask.
 func (s *Service) serviceToken(ctx context.Context, r *route.Request, in serviceRequest) (out serviceResponse, err error) {
 	user, identity, err := s.serviceMember(ctx, in)
 	if err != nil {
@@ -151,6 +154,16 @@ func (s *Service) clientToken(ctx context.Context, r *route.Request, in clientRe
 	device, identity, err := s.clientMember(r, in)
 	if err != nil {
 		return out, err
+	}
+	if err := s.member(ctx, r.UserID, device, in.RoomID); err != nil {
+		return out, err
+	}
+	full, err := s.full(in.RoomID, in.SlotID, identity)
+	if err != nil {
+		return out, err
+	}
+	if full != "" {
+		return out, errFull(full)
 	}
 	out.JWT, err = s.admit(ctx, r.UserID, device, in.RoomID, in.SlotID, identity)
 	return out, err

@@ -20,6 +20,7 @@ const (
 	NotJSON               Code = "M_NOT_JSON"
 	NotFound              Code = "M_NOT_FOUND"
 	LimitExceeded         Code = "M_LIMIT_EXCEEDED"
+	ResourceLimitExceeded Code = "M_RESOURCE_LIMIT_EXCEEDED"
 	Unrecognized          Code = "M_UNRECOGNIZED"
 	Unknown               Code = "M_UNKNOWN"
 	Unauthorized          Code = "M_UNAUTHORIZED"
