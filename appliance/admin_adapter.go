@@ -15,6 +15,18 @@ type people struct{ id *identity.Service }
 
 var _ admin.Accounts = people{}
 
+// by says who asks, for what only owners may do.
+func by(ctx context.Context) context.Context {
+	if who := admin.Caller(ctx); who != "" {
+		return identity.WithActor(ctx, who)
+	}
+	return ctx
+}
+
+func (p people) MayChange(ctx context.Context, userID string) error {
+	return peopleError(p.id.MayChange(by(ctx), userID))
+}
+
 // peopleError is matrixError for who administers: what is not there is not found.
 func peopleError(err error) error {
 	if errors.Is(err, identity.ErrNoUser) || errors.Is(err, identity.ErrDeactivated) {
@@ -59,15 +71,15 @@ func (p people) Available(ctx context.Context, localpart string) error {
 }
 
 func (p people) SetAdmin(ctx context.Context, userID string, admin bool) error {
-	return peopleError(p.id.SetAdmin(ctx, userID, admin))
+	return peopleError(p.id.SetAdmin(by(ctx), userID, admin))
 }
 
 func (p people) SetPassword(ctx context.Context, userID, password string, logout bool) error {
-	return peopleError(p.id.SetPassword(ctx, userID, password, "", !logout))
+	return peopleError(p.id.SetPassword(by(ctx), userID, password, "", !logout))
 }
 
 func (p people) Deactivate(ctx context.Context, userID string) error {
-	return peopleError(p.id.Deactivate(ctx, userID))
+	return peopleError(p.id.Deactivate(by(ctx), userID))
 }
 
 func (p people) Emails(ctx context.Context, userID string) ([]admin.Address, error) {
@@ -85,7 +97,7 @@ func (p people) EmailOwner(ctx context.Context, address string) (admin.User, err
 }
 
 func (p people) SignInAs(ctx context.Context, userID string, until time.Time) (string, error) {
-	t, err := p.id.SignInAs(ctx, userID, until)
+	t, err := p.id.SignInAs(by(ctx), userID, until)
 	if errors.Is(err, identity.ErrLocked) { // not the caller's own
 		return "", mx.Errorf(mx.Forbidden, "The account is locked.")
 	}
@@ -141,9 +153,9 @@ func (p people) DeleteToken(ctx context.Context, token string) error {
 }
 
 func (p people) SetLocked(ctx context.Context, userID string, locked bool) error {
-	return peopleError(p.id.SetDisabled(ctx, userID, locked))
+	return peopleError(p.id.SetDisabled(by(ctx), userID, locked))
 }
 
 func (p people) SetSuspended(ctx context.Context, userID string, suspended bool) error {
-	return peopleError(p.id.SetSuspended(ctx, userID, suspended))
+	return peopleError(p.id.SetSuspended(by(ctx), userID, suspended))
 }

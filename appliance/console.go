@@ -55,7 +55,8 @@ func (a console) Visitor(r *http.Request) (web.Visitor, error) {
 	if !ok {
 		return web.Visitor{}, nil
 	}
-	return web.Visitor{UserID: b.User.UserID, Admin: b.User.Admin}, nil
+	roles := b.User.Roles
+	return web.Visitor{UserID: b.User.UserID, Admin: b.User.Admin, Moderator: roles&identity.Moderator != 0, Auditor: roles&identity.Auditor != 0}, nil
 }
 
 func (a console) CreateInvite(ctx context.Context, n web.NewInvite) (web.Invite, error) {
@@ -119,7 +120,7 @@ func (a console) Users(ctx context.Context) ([]web.User, error) {
 			if err != nil {
 				return err
 			}
-			out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Disabled: u.State != "active",
+			out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Roles: u.Roles.Names(), Disabled: u.State != "active",
 				Devices: len(ids), Created: u.Created, LastSeen: u.LastSeen})
 		}
 		return nil
@@ -128,11 +129,7 @@ func (a console) Users(ctx context.Context) ([]web.User, error) {
 }
 
 func (a console) SetDisabled(ctx context.Context, userID string, disabled bool) error {
-	err := a.id().SetDisabled(ctx, userID, disabled)
-	if errors.Is(err, identity.ErrNoUser) {
-		return &web.Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is no such user."}
-	}
-	return err
+	return groupError(a.id().SetDisabled(asCaller(ctx), userID, disabled))
 }
 
 func (a console) Status(ctx context.Context) (web.Report, error) {

@@ -231,6 +231,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	})
 	a.mailControl(handle)
 	a.directoryControl(handle)
+	a.groupControl(handle)
 	a.filesControl(handle)
 	a.loginControl(handle)
 	a.noticeControl(handle)
@@ -273,6 +274,9 @@ func toUserInfo(u identity.User) userInfo {
 // controlMessage says what a failed command means and what to do.
 func (a *Appliance) controlMessage(err error) string {
 	if m := directoryMessage(err); m != "" {
+		return m
+	}
+	if m := groupMessage(err); m != "" {
 		return m
 	}
 	switch {

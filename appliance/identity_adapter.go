@@ -23,7 +23,7 @@ var _ route.Authenticator = tokens{}
 // Authenticate implements route.Authenticator.
 func (t tokens) Authenticate(ctx context.Context, token string) (route.Principal, error) {
 	p, err := t.id.Lookup(ctx, token)
-	return route.Principal{UserID: p.UserID, DeviceID: p.DeviceID, Admin: p.Admin, Suspended: p.Suspended, Guest: p.Guest}, matrixError(err)
+	return route.Principal{UserID: p.UserID, DeviceID: p.DeviceID, Admin: p.Admin, Moderator: p.Roles&identity.Moderator != 0, Auditor: p.Roles&identity.Auditor != 0, Suspended: p.Suspended, Guest: p.Guest}, matrixError(err)
 }
 
 // matrixError gives errors of the identity provider their Matrix codes. Others
@@ -61,6 +61,10 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.Forbidden, "Your password has expired. Change it where your organisation keeps it, then sign in.")
 	case errors.Is(err, identity.ErrElsewhere):
 		return mx.Errorf(mx.Forbidden, "Your organisation's directory keeps this password. Change it there.")
+	case errors.Is(err, identity.ErrOwner):
+		return mx.Errorf(mx.Forbidden, "This account owns the appliance. Only an owner may do this.")
+	case errors.Is(err, identity.ErrLastOwner):
+		return mx.Errorf(mx.Forbidden, "This account is the last that owns the appliance. Make another person an owner first.")
 	case errors.Is(err, identity.ErrNoUser):
 		return &mx.Error{Code: mx.Forbidden, Msg: "There is no such account."}
 	case errors.Is(err, identity.ErrEmail):

@@ -46,6 +46,7 @@ type cli struct {
 	// Flags of single commands.
 	admin, undo, keep bool
 	displayName       string
+	group             string
 	password          string
 	passwordStdin     bool
 	uses              int
@@ -137,6 +138,18 @@ func commands() []command {
 		{name: "directory join", args: "ID USER NAME", nargs: [2]int{3, 3}, short: "give a local account to somebody in a directory", run: runDirectoryJoin,
 			long: "The account USER, which was made here, belongs to the person NAME of the directory from\nthen on: its password here is dropped, that of the directory is asked."},
 		{name: "directory remove", args: "ID", nargs: [2]int{1, 1}, short: "forget a directory", run: runDirectoryRemove},
+		{name: "group list", data: true, short: "list the groups", run: runGroupList},
+		{name: "group add", args: "NAME", nargs: [2]int{1, 1}, short: "make a group", run: runGroupAdd},
+		{name: "group rename", args: "NAME NEW", nargs: [2]int{2, 2}, short: "give a group another name", run: runGroupRename},
+		{name: "group remove", args: "NAME", nargs: [2]int{1, 1}, short: "remove a group; its people stay", run: runGroupRemove},
+		{name: "group members", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "list who is in a group", run: runGroupMembers},
+		{name: "group join", args: "NAME USER...", nargs: [2]int{2, -1}, short: "put people into a group", run: runGroupJoin},
+		{name: "group leave", args: "NAME USER...", nargs: [2]int{2, -1}, short: "take people out of a group", run: runGroupLeave},
+		{name: "role list", data: true, short: "list who has which role", run: runRoleList},
+		{name: "role grant", args: "ROLE USER", nargs: [2]int{1, 2}, short: "give a person, or a group, a role", run: runRoleGrant,
+			long: "Roles: owner may do everything and alone decides who is an owner; admin decides about\naccounts and settings; moderator handles reports, rooms and media; auditor sees what\nadministrators see and changes nothing.", flags: groupFlag},
+		{name: "role revoke", args: "ROLE USER", nargs: [2]int{1, 2}, short: "take a role away", run: runRoleRevoke,
+			long: "Takes a role away. What a person has through a group stays. The last owner stays one.", flags: groupFlag},
 		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,
 			long: "Names the mail server by which people prove an e-mail address and get a forgotten\npassword replaced. Without it no e-mail is sent. Everything that was set before is\nreplaced; a password stays while --host and --user are the same.",
 			flags: func(f *flag.FlagSet, c *cli) {
@@ -250,6 +263,10 @@ func commands() []command {
 				f.BoolVar(&c.template, "template", false, "print an appliance.toml with all keys, explained")
 			}},
 	}
+}
+
+func groupFlag(f *flag.FlagSet, c *cli) {
+	f.StringVar(&c.group, "group", "", "a group's `name`, instead of a user")
 }
 
 func dryRunFlag(f *flag.FlagSet, c *cli) {

@@ -204,7 +204,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
-		Lock: s.lockOut, Rename: o.Rename, Alarm: o.Alarm, Now: o.Now})
+		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -437,8 +437,19 @@ func (s *Service) changePassword(ctx context.Context, u User, password string, k
 	})
 }
 
-// withUser runs fn in a write with an account, whose tokens are read anew afterwards.
+// withUser is asked for changes that must not happen to an owner by who is none.
+// Errors: ErrNoUser, ErrOwner, fn's.
 func (s *Service) withUser(ctx context.Context, userID string, fn func(tx *store.Tx, u User) error) error {
+	return s.asked(ctx, userID, func(tx *store.Tx, u User) error {
+		if err := s.accounts.MayChangeTx(ctx, tx, u); err != nil {
+			return err
+		}
+		return fn(tx, u)
+	})
+}
+
+// asked runs fn in a write with an account, whose tokens are read anew afterwards.
+func (s *Service) asked(ctx context.Context, userID string, fn func(tx *store.Tx, u User) error) error {
 	l, ok := s.accounts.Localpart(userID)
 	if !ok {
 		return ErrNoUser
@@ -484,7 +495,12 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 
 // lockOut locks an account and ends its sessions with their devices, or unlocks it.
 func (s *Service) lockOut(ctx context.Context, userID string, locked bool) error {
-	if err := s.SetDisabled(ctx, userID, locked); err != nil || !locked {
+	err := s.SetDisabled(ctx, userID, locked)
+	if errors.Is(err, ErrLastOwner) {
+		s.o.Log.Error("a directory would lock the last owner of the appliance, who stays", "user", userID)
+		return nil
+	}
+	if err != nil || !locked {
 		return err
 	}
 	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
@@ -506,9 +522,9 @@ func (s *Service) SetSuspended(ctx context.Context, userID string, suspended boo
 	return err
 }
 
-// SetAdmin grants or takes away administration.
+// SetAdmin grants or takes away administration. Errors: ErrNoUser, ErrOwner, ErrLastOwner.
 func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error {
-	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetAdminTx(tx, u.ID, admin) })
+	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error { return s.accounts.SetAdminTx(ctx, tx, u, admin) })
 }
 
 // Deactivate closes an account for good: its sessions end and its password goes.

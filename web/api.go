@@ -92,8 +92,10 @@ type Finished struct {
 
 // Visitor is the browser session of somebody who is signed in.
 type Visitor struct {
-	UserID string // "@alice:example.org"; empty: nobody is signed in
-	Admin  bool
+	UserID    string // "@alice:example.org"; empty: nobody is signed in
+	Admin     bool
+	Moderator bool // handles reports, rooms and media
+	Auditor   bool // sees what administrators see, and changes nothing
 }
 
 // Admins knows the browser sessions of the identity provider.
@@ -158,6 +160,29 @@ type People interface {
 	Users(ctx context.Context) ([]User, error)
 	// SetDisabled locks an account out or lets it in again. Errors: *Error 404.
 	SetDisabled(ctx context.Context, userID string, disabled bool) error
+	// SetRole gives somebody a role or takes it away: "owner", "admin", "moderator" or
+	// "auditor". Errors: *Error.
+	SetRole(ctx context.Context, userID, role string, on bool) error
+	Groups(ctx context.Context) ([]Group, error)
+	// CreateGroup, RenameGroup and DeleteGroup change groups, which their name finds.
+	// Errors: *Error.
+	CreateGroup(ctx context.Context, name string) error
+	RenameGroup(ctx context.Context, name, to string) error
+	DeleteGroup(ctx context.Context, name string) error
+	// SetGroupRole gives the members of a group a role or takes it away. Errors: *Error.
+	SetGroupRole(ctx context.Context, name, role string, on bool) error
+	// Members lists the user IDs of who is in a group. Errors: *Error 404.
+	Members(ctx context.Context, name string) ([]string, error)
+	// SetMember puts somebody into a group or takes them out. Errors: *Error.
+	SetMember(ctx context.Context, name, userID string, in bool) error
+}
+
+// Group is a group of people.
+type Group struct {
+	Name    string   `json:"name"`
+	Source  string   `json:"source"` // "local", or the directory that says who is in it
+	Members int      `json:"members"`
+	Roles   []string `json:"roles"` // that its members have through it
 }
 
 // User is one account.
@@ -165,6 +190,7 @@ type User struct {
 	UserID      string    `json:"user_id"`
 	DisplayName string    `json:"display_name"`
 	Admin       bool      `json:"admin"`
+	Roles       []string  `json:"roles"` // also those through groups
 	Disabled    bool      `json:"disabled"`
 	Devices     int       `json:"devices"`
 	Created     time.Time `json:"created"`

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,14 +18,18 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 			if v.UserID == "" {
 				return nil, &Error{Status: http.StatusUnauthorized, Code: "signed_out", Message: "Sign in first."}
 			}
-			if !v.Admin {
+			if !v.Admin && !(v.Auditor && strings.HasPrefix(pattern, "GET ")) && !(v.Moderator && slices.Contains(moderators, pattern)) {
+				if v.Auditor || v.Moderator {
+					return nil, &Error{Status: http.StatusForbidden, Code: "role", Message: "Only an administrator may do this. Your role does not include it."}
+				}
 				return nil, &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
 			}
-			return f(r, v.UserID)
+			return f(r.WithContext(context.WithValue(r.Context(), callerKey{}, v.UserID)), v.UserID)
 		}))
 	}
-	handle("GET /api/console/me", func(_ *http.Request, admin string) (any, error) {
-		return map[string]any{"user_id": admin, "machine": s.Machine != nil}, nil
+	handle("GET /api/console/me", func(r *http.Request, admin string) (any, error) {
+		v, err := s.Admins.Visitor(r)
+		return map[string]any{"user_id": admin, "machine": s.Machine != nil, "admin": v.Admin, "reads": v.Admin || v.Auditor}, err
 	})
 	handle("GET /api/console/status", func(r *http.Request, _ string) (any, error) { return s.Status.Status(r.Context()) })
 	handle("GET /api/console/push", s.push)
@@ -37,6 +42,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		return users, err
 	})
 	handle("POST /api/console/users/{userID}/disabled", s.setDisabled)
+	s.groupRoutes(handle)
 	handle("GET /api/console/invites", func(r *http.Request, _ string) (any, error) {
 		invites, err := s.Invites.Invites(r.Context())
 		if invites == nil {
@@ -77,6 +83,60 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	bridge("remove", func(ctx context.Context, id string) error { return s.Bridges.RemoveBridge(ctx, id) })
 	bridge("retry", func(ctx context.Context, id string) error { return s.Bridges.RetryBridge(ctx, id) })
 	s.machineRoutes(mux, handle)
+}
+
+// moderators are the operations of the console that moderators may call.
+var moderators = []string{"GET /api/console/me", "GET /api/console/status", "GET /api/console/users", "GET /api/console/groups"}
+
+type callerKey struct{}
+
+// Caller is the user ID of who called the operation of the console that runs in ctx,
+// or "".
+func Caller(ctx context.Context) string {
+	s, _ := ctx.Value(callerKey{}).(string)
+	return s
+}
+
+// groupRoutes are about roles and groups. The name of a group may be anything, so it
+// is not in the path.
+func (s *Server) groupRoutes(handle func(pattern string, f func(r *http.Request, admin string) (any, error))) {
+	type request struct {
+		Name string `json:"name"`
+		To   string `json:"to"`
+		User string `json:"user_id"`
+		Role string `json:"role"`
+		On   bool   `json:"on"`
+	}
+	post := func(name string, f func(ctx context.Context, in request, admin string) error) {
+		handle("POST /api/console/"+name, func(r *http.Request, admin string) (any, error) {
+			var in request
+			if err := decode(r, &in); err != nil {
+				return nil, err
+			}
+			return struct{}{}, f(r.Context(), in, admin)
+		})
+	}
+	handle("GET /api/console/groups", func(r *http.Request, _ string) (any, error) { return s.People.Groups(r.Context()) })
+	handle("GET /api/console/groups/members", func(r *http.Request, _ string) (any, error) {
+		return s.People.Members(r.Context(), r.URL.Query().Get("name"))
+	})
+	post("groups/create", func(ctx context.Context, in request, _ string) error { return s.People.CreateGroup(ctx, in.Name) })
+	post("groups/rename", func(ctx context.Context, in request, _ string) error {
+		return s.People.RenameGroup(ctx, in.Name, in.To)
+	})
+	post("groups/delete", func(ctx context.Context, in request, _ string) error { return s.People.DeleteGroup(ctx, in.Name) })
+	post("groups/role", func(ctx context.Context, in request, _ string) error {
+		return s.People.SetGroupRole(ctx, in.Name, in.Role, in.On)
+	})
+	post("groups/member", func(ctx context.Context, in request, _ string) error {
+		return s.People.SetMember(ctx, in.Name, in.User, in.On)
+	})
+	post("users/role", func(ctx context.Context, in request, admin string) error {
+		if in.User == admin && !in.On {
+			return &Error{Status: http.StatusConflict, Code: "yourself", Message: "You cannot take a role away from yourself. Ask another administrator."}
+		}
+		return s.People.SetRole(ctx, in.User, in.Role, in.On)
+	})
 }
 
 func (s *Server) setDisabled(r *http.Request, admin string) (any, error) {

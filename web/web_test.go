@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -19,6 +21,7 @@ import (
 
 // fake is an appliance that remembers what it was asked for.
 type fake struct {
+	grants   []string
 	claimed  bool
 	choices  Choices
 	visitor  Visitor
@@ -68,6 +71,32 @@ func (f *fake) Users(context.Context) ([]User, error) {
 }
 func (f *fake) SetDisabled(_ context.Context, id string, d bool) error {
 	f.disabled[id] = d
+	return nil
+}
+func (f *fake) SetRole(_ context.Context, id, role string, on bool) error {
+	f.grants = append(f.grants, fmt.Sprint(id, " ", role, " ", on))
+	return nil
+}
+func (f *fake) Groups(context.Context) ([]Group, error) { return []Group{}, nil }
+func (f *fake) CreateGroup(_ context.Context, name string) error {
+	f.grants = append(f.grants, "create "+name)
+	return nil
+}
+func (f *fake) RenameGroup(_ context.Context, name, to string) error {
+	f.grants = append(f.grants, "rename "+name+" "+to)
+	return nil
+}
+func (f *fake) DeleteGroup(_ context.Context, name string) error {
+	f.grants = append(f.grants, "delete "+name)
+	return nil
+}
+func (f *fake) SetGroupRole(_ context.Context, name, role string, on bool) error {
+	f.grants = append(f.grants, fmt.Sprint("group ", name, " ", role, " ", on))
+	return nil
+}
+func (f *fake) Members(_ context.Context, name string) ([]string, error) { return []string{name}, nil }
+func (f *fake) SetMember(ctx context.Context, name, id string, in bool) error {
+	f.grants = append(f.grants, fmt.Sprint(Caller(ctx), ": ", name, " ", id, " ", in))
 	return nil
 }
 func (f *fake) MailServer(context.Context) (MailServer, error) {
@@ -260,6 +289,54 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 		if res, out := ask(t, s, nil, "POST", "/api/console/bridges/"+what, `{"id":"a/../b"}`); res.StatusCode != 200 || f.bridges[len(f.bridges)-1] != what+" a/../b" {
 			t.Errorf("%s: %d %v %q", what, res.StatusCode, out, f.bridges)
 		}
+	}
+}
+
+// TestRoles: auditors read, moderators see who there is, and neither changes anything.
+func TestRoles(t *testing.T) {
+	s, f := newServer(t)
+	posts := map[string]string{
+		"/api/console/users/role": `{"user_id":"@b:x.test","role":"auditor","on":true}`, "/api/console/groups/create": `{"name":"a/b"}`,
+		"/api/console/groups/rename": `{"name":"a/b","to":"c"}`, "/api/console/groups/delete": `{"name":"c"}`,
+		"/api/console/groups/role": `{"name":"c","role":"moderator","on":false}`, "/api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`,
+		"/api/console/users/@b:x.test/disabled": `{"disabled":true}`, "/api/console/invites": `{"uses":1}`,
+	}
+	reads := map[string]bool{ // whether moderators may
+		"me": true, "status": true, "users": true, "groups": true, "groups/members?name=x": false, "mail": false, "invites": false, "files": false, "previews": false, "bridges": false,
+	}
+	for _, v := range []Visitor{{UserID: "@a:x.test", Auditor: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@m:x.test", Moderator: true, Auditor: true}} {
+		f.visitor = v
+		for path, body := range posts {
+			if res, out := ask(t, s, nil, "POST", path, body); res.StatusCode != 403 || errCode(out) != "role" {
+				t.Errorf("%s as %+v: %d %v", path, v, res.StatusCode, out)
+			}
+		}
+		for path, moderators := range reads {
+			want := 403
+			if v.Auditor || moderators {
+				want = 200
+			}
+			if res, _ := ask(t, s, nil, "GET", "/api/console/"+path, ""); res.StatusCode != want {
+				t.Errorf("%s as %+v: %d, want %d", path, v, res.StatusCode, want)
+			}
+		}
+	}
+	if len(f.grants) != 0 || len(f.disabled) != 0 || len(f.invites) != 0 {
+		t.Fatalf("something was done: %v", f.grants)
+	}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	for path, body := range posts {
+		if res, out := ask(t, s, nil, "POST", path, body); res.StatusCode != 200 {
+			t.Errorf("%s: %d %v", path, res.StatusCode, out)
+		}
+	}
+	for _, want := range []string{"@b:x.test auditor true", "create a/b", "rename a/b c", "delete c", "group c moderator false", "@ada:x.test: c @b:x.test true"} {
+		if !slices.Contains(f.grants, want) {
+			t.Errorf("no %q in %q", want, f.grants)
+		}
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/users/role", `{"user_id":"@ada:x.test","role":"admin","on":false}`); res.StatusCode != 409 {
+		t.Errorf("a role taken from oneself: %d %v", res.StatusCode, out)
 	}
 }
 

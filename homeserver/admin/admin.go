@@ -2,7 +2,7 @@
 // administration, and the admin API that existing tools know from Synapse.
 //
 // Invariants: whether the caller is an administrator is checked before anything is
-// looked up (route.Admin); what administrators change, and what they read of others'
+// looked up (route.Admin); roles.go says what moderators and auditors may call; what administrators change, and what they read of others'
 // messages, is in the log with their name (audit.go); accounts are the identity provider's, rooms, media and
 // devices those of the packages below, and this package only asks them; what takes
 // long runs in bounded steps in the background and goes on after a restart.
@@ -39,7 +39,12 @@ type Accounts interface {
 	Available(ctx context.Context, localpart string) error
 	SetLocked(ctx context.Context, userID string, locked bool) error
 	SetSuspended(ctx context.Context, userID string, suspended bool) error
+	// SetAdmin grants or takes away administration. Errors: Forbidden where only an
+	// owner may, or none would be left.
 	SetAdmin(ctx context.Context, userID string, admin bool) error
+	// MayChange refuses (Forbidden) that the caller changes an owner's account, where
+	// they are none. Caller says who that is.
+	MayChange(ctx context.Context, userID string) error
 	SetPassword(ctx context.Context, userID, password string, logout bool) error // errors: WeakPassword
 	Deactivate(ctx context.Context, userID string) error
 	// Emails are the addresses that a user has proved.
@@ -84,8 +89,8 @@ type Options struct {
 	DB         *store.DB
 	Log        *slog.Logger // nil: discarded
 	ServerName string
-	Version    string // of the program
-	Accounts   Accounts
+	Version    string   // of the program
+	Accounts   Accounts // nil: nobody has an account
 	Devices    *devices.Service
 	E2EE       *e2ee.Service
 	Userdata   *userdata.Service
@@ -135,7 +140,9 @@ func (s *Service) Routes() []route.Route {
 	const client = "/_matrix/client/"
 	var list []route.Route
 	add := func(op, pattern string, h route.Handler, aliases ...string) {
-		list = append(list, route.Route{Op: op, Pattern: pattern, Aliases: aliases, Auth: route.Admin, Limit: route.Reads, Handle: s.audited(op, pattern, h)})
+		mods, auditors := open(op, pattern)
+		list = append(list, route.Route{Op: op, Pattern: pattern, Aliases: aliases, Auth: route.Admin, Moderators: mods, Auditors: auditors,
+			Limit: route.Reads, Handle: s.audited(op, pattern, s.guarded(pattern, h))})
 	}
 	add("getAdminLockUser", "GET "+client+"v1/admin/lock/{userID}", route.Get(s.getLocked))
 	add("setAdminLockUser", "PUT "+client+"v1/admin/lock/{userID}", route.JSON(s.putLocked))

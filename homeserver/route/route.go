@@ -49,6 +49,8 @@ type Principal struct {
 	UserID     string // "@alice:example.org"; empty: nobody
 	DeviceID   string // empty for an application service without a device
 	Admin      bool
+	Moderator  bool   // handles reports, rooms and media
+	Auditor    bool   // reads what administrators see
 	Appservice string // ID of the application service whose token was used, or empty
 	Unlimited  bool   // its requests are not limited in rate
 	Suspended  bool
@@ -136,7 +138,9 @@ type Route struct {
 	MaxBody int64 // bytes; 0: 1 MiB; below 0: no body is read, the handler streams it
 	Handle  Handler
 	Refuse  *Refusal // nil: Handle answers
-	Locked  bool     // also for a user whose account is locked: signing out only. Spec: cs#account-locking
+	// Moderators and Auditors have an operation of administrators open to these, too.
+	Moderators, Auditors bool
+	Locked               bool // also for a user whose account is locked: signing out only. Spec: cs#account-locking
 	// Waits marks an answer that may come much later than it was asked for: whether it
 	// may still be given is asked once more.
 	Waits bool

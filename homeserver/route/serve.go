@@ -249,7 +249,7 @@ func (s *Server) enter(r *Request, p Principal) error {
 		address, _, _ := net.SplitHostPort(r.RemoteAddr)
 		s.seen(p.UserID, p.DeviceID, address, r.UserAgent())
 	}
-	if r.Route.Auth == Admin && !p.Admin {
+	if r.Route.Auth == Admin && !p.Admin && !(p.Moderator && r.Route.Moderators) && !(p.Auditor && r.Route.Auditors) {
 		return mx.Errorf(mx.Forbidden, "Only an administrator may do this.")
 	}
 	r.Principal = p

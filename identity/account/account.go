@@ -73,7 +73,8 @@ type User struct {
 	UserID      string // "@alice:example.org"
 	Localpart   string
 	DisplayName string // as given when the account was made
-	Admin       bool
+	Admin       bool   // it administers: Roles.Administers
+	Roles       Roles  // also those through groups
 	State       string // Active, Locked or Deactivated
 	Suspended   bool   // may read and leave, not write; also kept while the account is locked
 	HasPassword bool
@@ -216,7 +217,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	}
 	u := User{
 		ID: NewULID(a.Now()), UserID: a.UserID(n.Localpart), Localpart: n.Localpart, DisplayName: n.DisplayName,
-		Admin: n.Admin, State: Active, HasPassword: hash != "", Created: a.Now(),
+		Admin: n.Admin, Roles: firstRoles(n), State: Active, HasPassword: hash != "", Created: a.Now(),
 	}
 	err := a.DB.Write(ctx, func(tx *store.Tx) error {
 		if n.Invite != "" {
@@ -232,6 +233,9 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 			if store.IsConflict(err) {
 				return ErrUserExists
 			}
+			return err
+		}
+		if err := a.grant(tx, u.ID, u.Roles); err != nil {
 			return err
 		}
 		if hash != "" {
@@ -419,11 +423,16 @@ func (a *Accounts) LocalTx(q store.Querier, id string) error {
 func (a *Accounts) DropPasswordTx(tx *store.Tx, id string) error { return deletePassword(tx, id) }
 
 // SetStateTx changes an account's state. Browser sessions end unless it becomes
-// active; a deactivated account loses its password and e-mail addresses, and
-// never comes back.
+// active; a deactivated account loses its password, e-mail addresses, roles and groups,
+// and never comes back. Errors: ErrDeactivated, ErrLastOwner.
 func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 	if u.State == Deactivated && state != Deactivated {
 		return ErrDeactivated
+	}
+	if state != Active {
+		if err := keepOwner(tx, u); err != nil {
+			return err
+		}
 	}
 	if err := updateState(tx, u.ID, state); err != nil {
 		return err
@@ -434,6 +443,11 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 		}
 		if err := deleteEmails(tx, u.ID); err != nil {
 			return err
+		}
+		for _, q := range []string{dropGrants, leaveGroups} {
+			if _, err := tx.Exec(q, u.ID); err != nil {
+				return err
+			}
 		}
 	}
 	if state != Active {
@@ -450,9 +464,24 @@ func (a *Accounts) SetSuspendedTx(tx *store.Tx, u User, suspended bool) error {
 	return updateSuspended(tx, u.ID, suspended)
 }
 
-// SetAdminTx grants or takes away administration.
-func (a *Accounts) SetAdminTx(tx *store.Tx, id string, admin bool) error {
-	return updateAdmin(tx, id, admin)
+// SetAdminTx grants or takes away administration, ownership with it. Errors: ErrOwner,
+// ErrLastOwner, ErrDeactivated.
+func (a *Accounts) SetAdminTx(ctx context.Context, tx *store.Tx, u User, admin bool) error {
+	if admin {
+		return a.GrantTx(ctx, tx, u, Admin)
+	}
+	return a.RevokeTx(ctx, tx, u, Owner|Admin)
+}
+
+// firstRoles are the roles of a new account: whoever sets the appliance up owns it.
+func firstRoles(n NewUser) Roles {
+	switch {
+	case !n.Admin:
+		return 0
+	case n.Source == "setup":
+		return Owner
+	}
+	return Admin
 }
 
 // List returns all accounts by name.

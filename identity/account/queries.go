@@ -8,12 +8,12 @@ import (
 	"holdfast/store"
 )
 
-const userColumns = `SELECT u.id, u.localpart, u.display_name, u.admin, u.state, u.suspended, u.created, u.last_seen, p.user_id IS NOT NULL
+const userColumns = `SELECT u.id, u.localpart, u.display_name, u.state, u.suspended, u.created, u.last_seen, p.user_id IS NOT NULL
 FROM id_users u LEFT JOIN id_passwords p ON p.user_id = u.id `
 
 func (a *Accounts) scanUser(scan func(...any) error) (u User, err error) {
 	var created, seen int64
-	if err := scan(&u.ID, &u.Localpart, &u.DisplayName, &u.Admin, &u.State, &u.Suspended, &created, &seen, &u.HasPassword); err != nil {
+	if err := scan(&u.ID, &u.Localpart, &u.DisplayName, &u.State, &u.Suspended, &created, &seen, &u.HasPassword); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
 			err = ErrNoUser
 		}
@@ -26,23 +26,37 @@ func (a *Accounts) scanUser(scan func(...any) error) (u User, err error) {
 	return u, nil
 }
 
+// withRoles is scanUser with the account's roles.
+func (a *Accounts) withRoles(q store.Querier, scan func(...any) error) (User, error) {
+	u, err := a.scanUser(scan)
+	if err == nil {
+		u.Roles, err = scanRoles(q, allGrants, u.ID)
+	}
+	u.Admin = u.Roles.Administers()
+	return u, err
+}
+
 const selectUserByLocalpart = userColumns + `WHERE u.localpart = $1`
 
 // LoadByLocalpart loads an account. Errors: ErrNoUser.
 func (a *Accounts) LoadByLocalpart(q store.Querier, localpart string) (User, error) {
-	return a.scanUser(q.QueryRow(selectUserByLocalpart, localpart).Scan)
+	return a.withRoles(q, q.QueryRow(selectUserByLocalpart, localpart).Scan)
 }
 
 const selectUserByID = userColumns + `WHERE u.id = $1`
 
 // LoadByID loads an account by its ULID. Errors: ErrNoUser.
 func (a *Accounts) LoadByID(q store.Querier, id string) (User, error) {
-	return a.scanUser(q.QueryRow(selectUserByID, id).Scan)
+	return a.withRoles(q, q.QueryRow(selectUserByID, id).Scan)
 }
 
 const selectUsers = userColumns + `ORDER BY u.localpart`
 
 func (a *Accounts) listUsers(q store.Querier) ([]User, error) {
+	roles, err := everybodysRoles(q)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := q.Query(selectUsers)
 	if err != nil {
 		return nil, err
@@ -54,16 +68,18 @@ func (a *Accounts) listUsers(q store.Querier) ([]User, error) {
 		if err != nil {
 			return nil, err
 		}
+		u.Roles = roles[u.ID]
+		u.Admin = u.Roles.Administers()
 		us = append(us, u)
 	}
 	return us, rows.Err()
 }
 
-const insertUserSQL = `INSERT INTO id_users (id, localpart, display_name, admin, state, source, created, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 0)`
+const insertUserSQL = `INSERT INTO id_users (id, localpart, display_name, state, source, created, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, 0)`
 
 func insertUser(tx *store.Tx, u User, source string) error {
-	_, err := tx.Exec(insertUserSQL, u.ID, u.Localpart, u.DisplayName, u.Admin, u.State, source, u.Created.UnixMilli())
+	_, err := tx.Exec(insertUserSQL, u.ID, u.Localpart, u.DisplayName, u.State, source, u.Created.UnixMilli())
 	return err
 }
 
@@ -78,13 +94,6 @@ const updateSuspendedSQL = `UPDATE id_users SET suspended = $2 WHERE id = $1`
 
 func updateSuspended(tx *store.Tx, id string, suspended bool) error {
 	_, err := tx.Exec(updateSuspendedSQL, id, suspended)
-	return err
-}
-
-const updateAdminSQL = `UPDATE id_users SET admin = $2 WHERE id = $1`
-
-func updateAdmin(tx *store.Tx, id string, admin bool) error {
-	_, err := tx.Exec(updateAdminSQL, id, admin)
 	return err
 }
 

@@ -236,7 +236,12 @@ func (p *Pages) doDeactivate(w http.ResponseWriter, r *http.Request) {
 		p.accountPage(w, r, http.StatusBadRequest, "deactivate", b, p.text(lang(r), "deactivate.confirmWrong"), "")
 		return
 	}
-	if err := p.Deactivate(r.Context(), b.User); err != nil {
+	err := p.Deactivate(r.Context(), b.User)
+	if errors.Is(err, account.ErrLastOwner) {
+		p.accountPage(w, r, http.StatusConflict, "deactivate", b, p.text(lang(r), "deactivate.lastOwner"), "")
+		return
+	}
+	if err != nil {
 		p.fail(w, r, err)
 		return
 	}

@@ -19,6 +19,7 @@ type Principal struct {
 	SessionID string
 	ClientID  string // "": a legacy login
 	Admin     bool
+	Roles     account.Roles
 	Suspended bool
 	Guest     bool
 	Scopes    []string // nil: a legacy login
@@ -146,7 +147,7 @@ func (s *Store) load(ctx context.Context, h tokenHash) (*entry, error) {
 	e := &entry{
 		Principal: Principal{
 			ID: u.ID, UserID: u.UserID, DeviceID: sess.DeviceID, SessionID: sess.ID, ClientID: sess.ClientID,
-			Admin: u.Admin, Suspended: u.Suspended,
+			Admin: u.Admin, Roles: u.Roles, Suspended: u.Suspended,
 		},
 		err: u.Err(), expires: row.expires, refresh: row.refresh,
 	}

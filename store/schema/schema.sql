@@ -383,6 +383,25 @@ CREATE TABLE id_emails (
 CREATE INDEX id_emails_user ON id_emails (user_id);
 
 -- owner: identity/account
+CREATE TABLE id_group_members (
+	group_id TEXT NOT NULL,
+	user_id  TEXT NOT NULL, -- ULID of the account
+	since    INTEGER NOT NULL,
+	PRIMARY KEY (group_id, user_id)
+) WITHOUT ROWID;
+CREATE INDEX id_group_members_user ON id_group_members (user_id);
+
+-- owner: identity/account
+CREATE TABLE id_groups (
+	id      TEXT PRIMARY KEY, -- ULID
+	name    TEXT NOT NULL,    -- as applications are told
+	folded  TEXT NOT NULL,    -- the name in small letters
+	source  TEXT NOT NULL,    -- local, or the directory that says who is in it
+	created INTEGER NOT NULL  -- ms
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX id_groups_name ON id_groups (folded);
+
+-- owner: identity/account
 CREATE TABLE id_invites (
 	id         TEXT PRIMARY KEY,
 	hash       BLOB NOT NULL UNIQUE,
@@ -445,6 +464,14 @@ CREATE TABLE id_resets (
 	until   INTEGER NOT NULL -- cross-signing keys may be replaced until then
 ) WITHOUT ROWID;
 
+-- owner: identity/account
+CREATE TABLE id_role_grants (
+	subject TEXT NOT NULL, -- ULID of an account or a group
+	role    TEXT NOT NULL, -- owner, admin, moderator or auditor
+	since   INTEGER NOT NULL,
+	PRIMARY KEY (subject, role)
+) WITHOUT ROWID;
+
 -- owner: identity/opstore
 CREATE TABLE id_sessions (
 	id          TEXT PRIMARY KEY,
@@ -467,7 +494,6 @@ CREATE TABLE id_users (
 	id           TEXT PRIMARY KEY, -- ULID, the OpenID subject
 	localpart    TEXT NOT NULL UNIQUE,
 	display_name TEXT NOT NULL,    -- as given when the account was made
-	admin        INTEGER NOT NULL,
 	state        TEXT NOT NULL,    -- active, suspended, locked or deactivated
 	source       TEXT NOT NULL,    -- what made the account
 	created      INTEGER NOT NULL,

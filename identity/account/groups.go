@@ -1,0 +1,285 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"holdfast/store"
+)
+
+// LocalGroup is the Source of groups that were made here.
+const LocalGroup = "local"
+
+// Group is a group of people.
+type Group struct {
+	ID      string // ULID
+	Name    string // as applications are told
+	Source  string // LocalGroup, or the directory that says who is in it
+	Created time.Time
+	Members int   // only from AllGroups
+	Roles   Roles // that its members have through it; only from AllGroups
+}
+
+// Errors about groups.
+var (
+	ErrNoGroup     = errors.New("identity: there is no such group")
+	ErrGroupExists = errors.New("identity: there is a group of this name")
+	ErrGroupName   = errors.New("identity: the name of a group has 1 to 128 bytes and no control characters or commas")
+	ErrGroupSource = errors.New("identity: a directory says who is in this group")
+)
+
+const maxGroupName = 128
+
+// checkGroupName gives a name in the form in which it is stored. Commas separate
+// groups where applications list them. Errors: ErrGroupName.
+func checkGroupName(name string) (string, error) {
+	name = strings.TrimSpace(name)
+	if name == "" || len(name) > maxGroupName || !utf8.ValidString(name) ||
+		strings.ContainsFunc(name, func(r rune) bool { return r == ',' || !unicode.IsPrint(r) }) {
+		return "", ErrGroupName
+	}
+	return name, nil
+}
+
+const groupColumns = `SELECT g.id, g.name, g.source, g.created FROM id_groups g `
+
+func scanGroup(scan func(...any) error) (g Group, err error) {
+	var created int64
+	if err := scan(&g.ID, &g.Name, &g.Source, &created); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			err = ErrNoGroup
+		}
+		return Group{}, err
+	}
+	g.Created = time.UnixMilli(created)
+	return g, nil
+}
+
+func scanGroups(q store.Querier, query string, args ...any) ([]Group, error) {
+	rows, err := q.Query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []Group{}
+	for rows.Next() {
+		g, err := scanGroup(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g)
+	}
+	return out, rows.Err()
+}
+
+// LoadGroups are the groups of an account by its ULID, by name.
+func (a *Accounts) LoadGroups(q store.Querier, id string) ([]Group, error) {
+	return scanGroups(q, groupColumns+`JOIN id_group_members m ON m.group_id = g.id WHERE m.user_id = $1 ORDER BY g.folded`, id)
+}
+
+// Groups is LoadGroups.
+func (a *Accounts) Groups(ctx context.Context, id string) (out []Group, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		out, err = a.LoadGroups(q, id)
+		return err
+	})
+	return out, err
+}
+
+const countMembers = `SELECT group_id, count(*) FROM id_group_members GROUP BY group_id`
+
+// AllGroups lists the groups by name.
+func (a *Accounts) AllGroups(ctx context.Context) (out []Group, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		if out, err = scanGroups(q, groupColumns+`ORDER BY g.folded`); err != nil {
+			return err
+		}
+		roles, err := everybodysRoles(q)
+		if err != nil {
+			return err
+		}
+		rows, err := q.Query(countMembers)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		members := map[string]int{}
+		for rows.Next() {
+			var id string
+			var n int
+			if err := rows.Scan(&id, &n); err != nil {
+				return err
+			}
+			members[id] = n
+		}
+		for i := range out {
+			out[i].Members, out[i].Roles = members[out[i].ID], roles[out[i].ID]
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// LoadGroup finds a group by its name, in any case. Errors: ErrNoGroup.
+func (a *Accounts) LoadGroup(q store.Querier, name string) (Group, error) {
+	return scanGroup(q.QueryRow(groupColumns+`WHERE g.folded = $1`, strings.ToLower(strings.TrimSpace(name))).Scan)
+}
+
+const insertGroup = `INSERT INTO id_groups (id, name, folded, source, created) VALUES ($1, $2, $3, $4, $5)`
+
+// CreateGroupTx makes a group. Errors: ErrGroupName, ErrGroupExists.
+func (a *Accounts) CreateGroupTx(tx *store.Tx, name, source string) (Group, error) {
+	name, err := checkGroupName(name)
+	if err != nil {
+		return Group{}, err
+	}
+	g := Group{ID: NewULID(a.Now()), Name: name, Source: source, Created: a.Now()}
+	if _, err := a.LoadGroup(tx, name); !errors.Is(err, ErrNoGroup) {
+		if err == nil {
+			err = ErrGroupExists
+		}
+		return Group{}, err
+	}
+	_, err = tx.Exec(insertGroup, g.ID, g.Name, strings.ToLower(g.Name), g.Source, g.Created.UnixMilli())
+	return g, err
+}
+
+const renameGroup = `UPDATE id_groups SET name = $2, folded = $3 WHERE id = $1`
+
+// RenameGroupTx gives a group another name. Errors: ErrGroupName, ErrGroupExists, ErrGroupSource.
+func (a *Accounts) RenameGroupTx(tx *store.Tx, g Group, name string) error {
+	name, err := checkGroupName(name)
+	if err != nil {
+		return err
+	}
+	if g.Source != LocalGroup {
+		return ErrGroupSource
+	}
+	other, err := a.LoadGroup(tx, name)
+	switch {
+	case err == nil && other.ID != g.ID:
+		return ErrGroupExists
+	case err != nil && !errors.Is(err, ErrNoGroup):
+		return err
+	}
+	_, err = tx.Exec(renameGroup, g.ID, name, strings.ToLower(name))
+	return err
+}
+
+const (
+	deleteGroup   = `DELETE FROM id_groups WHERE id = $1`
+	deleteMembers = `DELETE FROM id_group_members WHERE group_id = $1`
+)
+
+// DeleteGroupTx removes a group, and what its members might do through it.
+func (a *Accounts) DeleteGroupTx(tx *store.Tx, g Group) error {
+	for _, q := range []string{deleteGroup, deleteMembers, dropGrants} {
+		if _, err := tx.Exec(q, g.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const selectMembers = `SELECT user_id FROM id_group_members WHERE group_id = $1 ORDER BY user_id`
+
+// MemberIDs are the ULIDs of who is in a group.
+func (a *Accounts) MemberIDs(q store.Querier, g Group) (ids []string, err error) {
+	rows, err := q.Query(selectMembers, g.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+const (
+	insertMember = `INSERT INTO id_group_members (group_id, user_id, since) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
+	deleteMember = `DELETE FROM id_group_members WHERE group_id = $1 AND user_id = $2`
+	leaveGroups  = `DELETE FROM id_group_members WHERE user_id = $1`
+)
+
+// AddMemberTx puts somebody into a group. Errors: ErrGroupSource, ErrDeactivated.
+func (a *Accounts) AddMemberTx(tx *store.Tx, g Group, u User) error {
+	switch {
+	case g.Source != LocalGroup:
+		return ErrGroupSource
+	case u.State == Deactivated:
+		return ErrDeactivated
+	}
+	_, err := tx.Exec(insertMember, g.ID, u.ID, a.Now().UnixMilli())
+	return err
+}
+
+// RemoveMemberTx takes somebody out of a group. Errors: ErrGroupSource.
+func (a *Accounts) RemoveMemberTx(tx *store.Tx, g Group, u User) error {
+	if g.Source != LocalGroup {
+		return ErrGroupSource
+	}
+	_, err := tx.Exec(deleteMember, g.ID, u.ID)
+	return err
+}
+
+// GrantGroupTx gives the members of a group a role. Errors: ErrGroupRole.
+func (a *Accounts) GrantGroupTx(tx *store.Tx, g Group, role Roles) error {
+	if role&Owner != 0 {
+		return ErrGroupRole
+	}
+	return a.grant(tx, g.ID, role)
+}
+
+// RevokeGroupTx takes a role away from the members of a group.
+func (a *Accounts) RevokeGroupTx(tx *store.Tx, g Group, role Roles) error {
+	return revoke(tx, g.ID, role)
+}
+
+// SetDirectoryGroupsTx makes the groups of a directory that somebody is in exactly
+// these, and makes those that are new. One whose name is a local group's, another
+// directory's, or no name for a group is left out: who may do what here is not decided
+// by a name that somebody chose there.
+func (a *Accounts) SetDirectoryGroupsTx(tx *store.Tx, u User, directory string, names []string) error {
+	var want []string
+	for _, n := range names {
+		g, err := a.LoadGroup(tx, n)
+		if errors.Is(err, ErrNoGroup) {
+			if g, err = a.CreateGroupTx(tx, n, directory); errors.Is(err, ErrGroupName) {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if g.Source == directory {
+			want = append(want, g.ID)
+		}
+	}
+	have, err := a.LoadGroups(tx, u.ID)
+	if err != nil {
+		return err
+	}
+	for _, g := range have {
+		if g.Source == directory && !slices.Contains(want, g.ID) {
+			if _, err := tx.Exec(deleteMember, g.ID, u.ID); err != nil {
+				return err
+			}
+		}
+	}
+	for _, id := range want {
+		if _, err := tx.Exec(insertMember, id, u.ID, a.Now().UnixMilli()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
