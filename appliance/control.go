@@ -238,6 +238,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.pushControl(handle)
 	a.appserviceControl(handle)
 	a.previewsControl(handle)
+	a.appControl(handle)
 	return mux
 }
 
@@ -292,6 +293,14 @@ func (a *Appliance) controlMessage(err error) string {
 		return "this account is locked; unlock it first with: holdfast user disable NAME --undo"
 	case errors.Is(err, unifiedpush.ErrNoPhone):
 		return "this person has no such phone; holdfast push list shows all"
+	case errors.Is(err, identity.ErrNoApp):
+		return "there is no application of this id; holdfast app list shows all"
+	case errors.Is(err, identity.ErrSecrets):
+		return "the application has two secrets already; remove the older one first with: holdfast app secret ID --remove SECRET"
+	case errors.Is(err, identity.ErrNoSecret):
+		return "the application has no such secret; holdfast app list --json shows them"
+	case errors.Is(err, identity.ErrPublic):
+		return "this application does not prove itself by a secret"
 	case errors.Is(err, appservice.ErrUnknown):
 		return "there is no application service of this id; holdfast appservice list shows all"
 	case errors.Is(err, errClaimed):

@@ -60,6 +60,7 @@ type cli struct {
 	login             loginRules
 	notices           noticeRules
 	all               bool
+	sso               appFlags
 	noticeID          string
 	push              pushRules
 	app               appserviceFlags
@@ -218,6 +219,32 @@ func commands() []command {
 				f.BoolVar(&c.app.Encryption, "encryption", false, "send it what it needs to encrypt for its users without a login")
 				f.StringVar(&c.app.out, "out", "", "the `file` to write; else ID.yaml here; - is standard output")
 				f.BoolVar(&c.app.add, "add", false, "register it at once, too")
+			}},
+		{name: "app add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "let another application sign people in here", run: runAppAdd,
+			long: "Makes an application for single sign-on by OpenID Connect. Its ID and its secret are what\nthe application has to be told; the secret is not shown again. A template knows the\nredirect URIs of a product: nextcloud, grafana, gitea, jitsi; generic and public (without a\nsecret) need --redirect.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.sso.Template, "template", "generic", "what it is: a `kind`")
+				f.StringVar(&c.sso.Address, "url", "", "the `address` of the application, as https://cloud.example.org")
+				f.Var(list{&c.sso.Redirects}, "redirect", "an `address` that people are sent back to; may be repeated")
+				f.Var(list{&c.sso.Groups}, "group", "a `group` that may use it; may be repeated; else everybody may")
+				f.BoolVar(&c.sso.Silent, "skip-consent", false, "do not ask people whether it may know them")
+				f.BoolVar(&c.sso.Pairwise, "pairwise", false, "give people subjects that no other application knows them by")
+				f.BoolVar(&c.sso.Introspect, "introspect-all", false, "let it ask about tokens of all applications")
+			}},
+		{name: "app list", data: true, short: "list the applications that sign people in here", run: runAppList},
+		{name: "app secret", data: true, args: "ID", nargs: [2]int{1, 1}, short: "give an application a second secret, or remove one", run: runAppSecret,
+			long: "Makes another secret, printed once. The one before goes on working until it is removed with\n--remove; an application has two at most.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.sso.Remove, "remove", "", "the `ID` of the secret to remove")
+			}},
+		{name: "app disable", data: true, args: "ID", nargs: [2]int{1, 1}, short: "switch an application off, or on again", run: runAppDisable,
+			flags: func(f *flag.FlagSet, c *cli) { f.BoolVar(&c.undo, "undo", false, "switch it on again") }},
+		{name: "app remove", args: "ID", nargs: [2]int{1, 1}, short: "remove an application with its sessions", run: runAppRemove},
+		{name: "keys list", data: true, short: "list the keys that sign ID tokens", run: runKeysList},
+		{name: "keys rotate", short: "make the next key for ID tokens", run: runKeysRotate,
+			long: "Makes the next key, which is published at once and signs in a day. This happens by itself\nevery 90 days. --now is for a key that was stolen: the new one signs at once, and what the\nold ones signed is not taken any more.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.sso.Now, "now", false, "let it sign at once, and drop the keys before it")
 			}},
 		{name: "notice", data: true, args: "USER TEXT", nargs: [2]int{0, -1}, short: "tell somebody, or everybody, something as the server", run: runNotice,
 			long: "Sends a text into the person's room of notices, which is made for the first one. They can\nread it and not leave. holdfast notice --all TEXT tells everybody who has an account, but\nnot the users of bridges. TEXT may be - to read it from standard input.",

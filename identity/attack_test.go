@@ -174,7 +174,7 @@ func TestAttack09To12AuthorizeParameters(t *testing.T) {
 	r.refused(authParams(c, "request_uri", "https://evil.test/"), "request_uri_not_supported")
 	r.refused(authParams(c, "prompt", "none"), "login_required") // 11
 	r.refused(authParams(c, "prompt", "none login"), "invalid_request")
-	r.refused(authParams(c, "response_mode", "form_post"), "invalid_request") // 12
+	r.refused(authParams(c, "response_mode", "web_message"), "invalid_request") // 12
 	r.refused(authParams(c, "response_mode", "fragment "), "invalid_request")
 }
 

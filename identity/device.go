@@ -18,12 +18,10 @@ import (
 // client finds the application that an endpoint is called by. It answers itself when
 // there is none.
 func (s *Service) client(w http.ResponseWriter, r *http.Request, v url.Values) (*register.Client, bool) {
-	c, err := s.clients.Client(r.Context(), v.Get("client_id"))
+	c, err := s.proveClient(r, v)
 	switch {
-	case errors.Is(err, register.ErrNoClient):
-		oauthError(w, http.StatusUnauthorized, "invalid_client", "The client_id is not registered here. Register the application first.")
 	case err != nil:
-		s.unavailable(w, r, err)
+		s.clientError(w, r, err)
 	case !c.Devices():
 		oauthError(w, http.StatusBadRequest, "unauthorized_client", "The application did not register the grant type "+register.DeviceGrant+".")
 	default:
@@ -48,6 +46,10 @@ func (s *Service) device(w http.ResponseWriter, r *http.Request) {
 	scopes, deviceID, err := opstore.CheckScopes(v.Get("scope"))
 	if err != nil {
 		oauthError(w, http.StatusBadRequest, "invalid_scope", err.Error())
+		return
+	}
+	if bad := c.Refuses(scopes); bad != "" {
+		oauthError(w, http.StatusBadRequest, "invalid_scope", "The application may not have the scope "+bad+".")
 		return
 	}
 	if s.o.Limits {

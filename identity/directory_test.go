@@ -31,7 +31,11 @@ type office struct {
 func newOffice(t *testing.T, change func(c *roster.Config)) *office {
 	o := &office{s: directorytest.Start(t), names: map[string]string{}}
 	o.rig = newRig(t, func(opts *identity.Options) {
-		opts.Alarm = func(_ context.Context, text string) { o.mu.Lock(); defer o.mu.Unlock(); o.alarms = append(o.alarms, text) }
+		opts.Alarm = func(_ context.Context, text string) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.alarms = append(o.alarms, text)
+		}
 		opts.Rename = func(_ context.Context, userID, name string) error {
 			o.mu.Lock()
 			defer o.mu.Unlock()

@@ -7,3 +7,5 @@ func (s *Service) PasswordWork() uint64 { return s.accounts.PasswordWork() }
 
 // Sweep is what the upkeep does every hour.
 func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
+
+func (s *Service) UpkeepKeys(ctx context.Context) error { return s.sessions.UpkeepKeys(ctx) }

@@ -51,6 +51,7 @@ func (s *Service) Handler() http.Handler {
 	open("POST /oauth2/token", s.token)
 	open("POST /oauth2/device", s.device)
 	open("POST /oauth2/revoke", s.revoke)
+	open("POST /oauth2/introspect", s.introspect)
 	open("POST /oauth2/registration", s.registration)
 	mux.HandleFunc("GET /oauth2/userinfo", cors(s.userinfo))
 	mux.HandleFunc("POST /oauth2/userinfo", cors(s.userinfo))
@@ -119,33 +120,40 @@ func (s *Service) Metadata(origin string) map[string]any {
 	if s.o.RegistrationOpen { // otherwise it leads to a page that says who makes accounts
 		prompts = append(prompts, "create")
 	}
+	proofs := []string{register.AuthBasic, register.AuthPost, register.AuthKey}
 	return map[string]any{
-		"issuer":                                         origin,
-		"authorization_endpoint":                         origin + "/oauth2/authorize",
-		"token_endpoint":                                 origin + "/oauth2/token",
-		"device_authorization_endpoint":                  origin + "/oauth2/device",
-		"revocation_endpoint":                            origin + "/oauth2/revoke",
-		"registration_endpoint":                          origin + "/oauth2/registration",
-		"userinfo_endpoint":                              origin + "/oauth2/userinfo",
-		"end_session_endpoint":                           origin + "/oauth2/end_session",
-		"jwks_uri":                                       origin + "/oauth2/jwks",
-		"response_types_supported":                       []string{"code"},
-		"response_modes_supported":                       []string{"query", "fragment"},
-		"grant_types_supported":                          []string{"authorization_code", "refresh_token", register.DeviceGrant},
-		"code_challenge_methods_supported":               []string{"S256"},
-		"token_endpoint_auth_methods_supported":          []string{"none"},
-		"revocation_endpoint_auth_methods_supported":     []string{"none"},
-		"subject_types_supported":                        []string{"public"},
-		"id_token_signing_alg_values_supported":          []string{"RS256"},
-		"scopes_supported":                               []string{"openid", "profile", "urn:matrix:client:api:*", "urn:matrix:client:device:*", "urn:matrix:org.matrix.msc2967.client:api:*", "urn:matrix:org.matrix.msc2967.client:device:*"},
-		"claims_supported":                               []string{"sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "c_hash", "azp", "amr", "name", "preferred_username"},
-		"claims_parameter_supported":                     false,
-		"request_parameter_supported":                    false,
-		"request_uri_parameter_supported":                false,
-		"authorization_response_iss_parameter_supported": true,
-		"prompt_values_supported":                        prompts,
-		"account_management_uri":                         origin + "/account",
-		"account_management_actions_supported":           login.Actions(),
+		"issuer":                                                   origin,
+		"authorization_endpoint":                                   origin + "/oauth2/authorize",
+		"token_endpoint":                                           origin + "/oauth2/token",
+		"device_authorization_endpoint":                            origin + "/oauth2/device",
+		"revocation_endpoint":                                      origin + "/oauth2/revoke",
+		"introspection_endpoint":                                   origin + "/oauth2/introspect",
+		"registration_endpoint":                                    origin + "/oauth2/registration",
+		"userinfo_endpoint":                                        origin + "/oauth2/userinfo",
+		"end_session_endpoint":                                     origin + "/oauth2/end_session",
+		"jwks_uri":                                                 origin + "/oauth2/jwks",
+		"response_types_supported":                                 []string{"code"},
+		"response_modes_supported":                                 []string{"query", "fragment", "form_post"},
+		"grant_types_supported":                                    []string{"authorization_code", "refresh_token", register.DeviceGrant},
+		"code_challenge_methods_supported":                         []string{"S256"},
+		"token_endpoint_auth_methods_supported":                    append([]string{"none"}, proofs...),
+		"revocation_endpoint_auth_methods_supported":               append([]string{"none"}, proofs...),
+		"introspection_endpoint_auth_methods_supported":            proofs,
+		"token_endpoint_auth_signing_alg_values_supported":         assertionAlgs,
+		"revocation_endpoint_auth_signing_alg_values_supported":    assertionAlgs,
+		"introspection_endpoint_auth_signing_alg_values_supported": assertionAlgs,
+		"subject_types_supported":                                  []string{"public", "pairwise"},
+		"id_token_signing_alg_values_supported":                    []string{"RS256"},
+		"scopes_supported":                                         []string{"openid", "profile", "email", "groups", "offline_access", "urn:matrix:client:api:*", "urn:matrix:client:device:*", "urn:matrix:org.matrix.msc2967.client:api:*", "urn:matrix:org.matrix.msc2967.client:device:*"},
+		"claims_supported":                                         []string{"sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "c_hash", "azp", "amr", "acr", "sid", "name", "preferred_username", "email", "email_verified", "groups"},
+		"claims_parameter_supported":                               true,
+		"acr_values_supported":                                     []string{opstore.ACROne},
+		"request_parameter_supported":                              false,
+		"request_uri_parameter_supported":                          false,
+		"authorization_response_iss_parameter_supported":           true,
+		"prompt_values_supported":                                  prompts,
+		"account_management_uri":                                   origin + "/account",
+		"account_management_actions_supported":                     login.Actions(),
 	}
 }
 
@@ -190,6 +198,10 @@ func form(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 // escape a fragment twice, and knows no iss (RFC 9207).
 func (s *Service) respond(w http.ResponseWriter, r *http.Request, redirectURI, mode, issuer string, v url.Values) {
 	v.Set("iss", issuer)
+	if mode == "form_post" {
+		s.pages.FormPost(w, r, redirectURI, v)
+		return
+	}
 	sep := "?"
 	switch {
 	case mode == "fragment":
@@ -241,6 +253,10 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	client, err := s.clients.Client(r.Context(), v.Get("client_id"))
+	if err == nil && client.Disabled() {
+		s.pages.Message(w, r, http.StatusForbidden, "appOff")
+		return
+	}
 	if errors.Is(err, register.ErrNoClient) {
 		s.pages.Message(w, r, http.StatusBadRequest, "badClient")
 		return
@@ -257,7 +273,7 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 	}
 	issuer := s.origin(r)
 	p := opstore.Params{RedirectURI: uri, ResponseMode: "query", State: v.Get("state"), Nonce: v.Get("nonce"), LoginHint: v.Get("login_hint"), Issuer: issuer}
-	if bad := s.checkAuthorize(r, v, &p); bad != nil {
+	if bad := s.checkAuthorize(r, v, client, &p); bad != nil {
 		out := url.Values{"error": {bad.code}, "error_description": {bad.msg}}
 		if p.State != "" && len(p.State) <= maxState {
 			out.Set("state", p.State)
@@ -271,17 +287,30 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 	refuse := func(code string) { s.refuse(w, r, &opstore.Request{Params: p}, code) }
 	if none {
 		switch {
-		case !in || !login.Fresh(&opstore.Request{Params: p, Created: s.o.Now()}, b, s.o.Now()):
+		case !in || !login.Fresh(&opstore.Request{Params: p, Created: s.o.Now()}, s.sessions.Subject(client, b.User.ID), b, s.o.Now()):
 			refuse("login_required")
 			return
-		case !client.Trusted:
+		}
+		if err := s.sessions.MayUse(r.Context(), client, b.User.ID); err != nil {
+			refuse(map[bool]string{true: "access_denied", false: "temporarily_unavailable"}[errors.Is(err, opstore.ErrNotAllowed)])
+			return
+		}
+		if wanted, must := p.Claims.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
+			refuse("unmet_authentication_requirements")
+			return
+		}
+		switch ask, err := s.sessions.MustAsk(r.Context(), client, &opstore.Request{Params: p}, b.User.ID); {
+		case err != nil:
+			refuse("temporarily_unavailable")
+			return
+		case ask:
 			refuse("consent_required")
 			return
 		}
 	}
 	id, err := s.sessions.Begin(r.Context(), client, p, browser)
 	if err == nil && none {
-		err = s.sessions.Agree(r.Context(), id, browser, b.User, b.AuthTime)
+		err = s.sessions.Agree(r.Context(), id, browser, b)
 	}
 	if err != nil {
 		s.o.Log.Error("a sign-in could not begin", "err", err)
@@ -300,13 +329,13 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 }
 
 // checkAuthorize checks what comes after the redirect URI and fills p.
-func (s *Service) checkAuthorize(r *http.Request, v url.Values, p *opstore.Params) *refusal {
+func (s *Service) checkAuthorize(r *http.Request, v url.Values, c *register.Client, p *opstore.Params) *refusal {
 	switch m := v.Get("response_mode"); m {
 	case "", "query":
-	case "fragment":
+	case "fragment", "form_post":
 		p.ResponseMode = m
 	default:
-		return &refusal{"invalid_request", "response_mode must be query or fragment."}
+		return &refusal{"invalid_request", "response_mode must be query, fragment or form_post."}
 	}
 	if len(p.State) > maxState || len(p.Nonce) > maxNonce {
 		return &refusal{"invalid_request", "state or nonce is too long."}
@@ -324,12 +353,26 @@ func (s *Service) checkAuthorize(r *http.Request, v url.Values, p *opstore.Param
 	default:
 		return &refusal{"unsupported_response_type", "response_type must be code."}
 	}
-	if p.Challenge = v.Get("code_challenge"); v.Get("code_challenge_method") != "S256" || !validChallenge(p.Challenge) {
+	if p.Challenge = v.Get("code_challenge"); p.Challenge == "" && !v.Has("code_challenge_method") && !c.PKCE() {
+		// It proves itself when it trades the code, and was set up to do without.
+	} else if v.Get("code_challenge_method") != "S256" || !validChallenge(p.Challenge) {
 		return &refusal{"invalid_request", "PKCE is required: a code_challenge with the method S256."}
 	}
 	var err error
 	if p.Scopes, p.DeviceID, err = opstore.CheckScopes(v.Get("scope")); err != nil {
 		return &refusal{"invalid_scope", err.Error()}
+	}
+	if bad := c.Refuses(p.Scopes); bad != "" {
+		return &refusal{"invalid_scope", "The application may not have the scope " + bad + "."}
+	}
+	if c.Confidential() && !slices.Contains(p.Scopes, oidc.ScopeOpenID) {
+		return &refusal{"invalid_scope", "The scope must contain openid."}
+	}
+	if raw := v.Get("claims"); raw != "" {
+		if p.Claims, err = opstore.ParseClaims(raw); err != nil {
+			return &refusal{"invalid_request", err.Error()}
+		}
+		p.Subject = p.Claims.Subject()
 	}
 	p.Prompt = strings.Fields(v.Get("prompt"))
 	for _, x := range p.Prompt {
@@ -427,9 +470,19 @@ func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "Use authorization_code, refresh_token or "+register.DeviceGrant+".")
 		return
 	}
+	c, err := s.proveClient(r, v)
+	if err != nil {
+		s.clientError(w, r, err)
+		return
+	}
 	var transient error
 	r2 := withForm(r, v)
-	r2 = r2.WithContext(opstore.WithTransient(r2.Context(), &transient))
+	r2.Header.Del("Authorization")
+	ctx := opstore.WithTransient(r2.Context(), &transient)
+	if c.Confidential() {
+		ctx = opstore.WithClient(ctx, c.ID)
+	}
+	r2 = r2.WithContext(ctx)
 	rec := newRecorder()
 	op.Exchange(rec, r2, s.provider)
 	if transient != nil || rec.status >= 500 {
@@ -479,6 +532,14 @@ func (s *Service) revoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := v.Get("client_id")
+	if r.Header.Get("Authorization") != "" || v.Has("client_secret") || v.Has("client_assertion") {
+		c, err := s.proveClient(r, v)
+		if err != nil {
+			s.clientError(w, r, err)
+			return
+		}
+		id = c.ID
+	}
 	err = s.sessions.Revoke(r.Context(), v.Get("token"), func(x opstore.Session) error {
 		if id != "" && id != x.ClientID {
 			return errOtherClient
@@ -610,7 +671,14 @@ func (s *Service) endOP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b, in := s.pages.SignedIn(r)
-	if in && (end.UserID == "" || end.UserID != b.User.ID) {
+	var of *register.Client // whose names for people the hint has
+	if err == nil && end.ClientID != "" {
+		if of, err = s.clients.Client(r.Context(), end.ClientID); err != nil {
+			s.pages.Message(w, r, http.StatusBadRequest, "badRedirect")
+			return
+		}
+	}
+	if in && (end.UserID == "" || end.UserID != s.sessions.Subject(of, b.User.ID)) {
 		s.pages.AskLogout(w, r)
 		return
 	}

@@ -152,6 +152,7 @@ type Service struct {
 	mails    limiter // of mails that pages send
 	devices  limiter // of devices that ask to be signed in
 	seal     []byte  // key of Seal
+	used     assertions
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -199,7 +200,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
 		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
-	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now})
+	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
+		Groups: s.groupNames, DisplayName: o.DisplayName})
 	if err != nil {
 		return nil, err
 	}
@@ -274,6 +276,9 @@ func (s *Service) upkeep(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
+		if err := s.sessions.UpkeepKeys(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.Error("the keys for ID tokens could not be looked after", "err", err)
+		}
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			s.o.Log.Error("expired sessions could not be removed", "err", err)
 		}

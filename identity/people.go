@@ -87,6 +87,16 @@ func (s *Service) GroupsOf(ctx context.Context, userID string) ([]Group, error) 
 	return s.accounts.Groups(ctx, u.ID)
 }
 
+// groupNames are the names of the groups of an account, by its ULID.
+func (s *Service) groupNames(ctx context.Context, id string) ([]string, error) {
+	groups, err := s.accounts.Groups(ctx, id)
+	names := make([]string, len(groups))
+	for i, g := range groups {
+		names[i] = g.Name
+	}
+	return names, err
+}
+
 // Members lists who is in a group. Errors: ErrNoGroup.
 func (s *Service) Members(ctx context.Context, group string) (out []User, err error) {
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {

@@ -16,6 +16,7 @@ type Browser struct {
 	User     User
 	AuthTime time.Time // when they last proved who they are
 	Hash     []byte    // of the cookie
+	SID      string    // names the session to others; it outlives a change of the cookie
 }
 
 // StartBrowser starts a browser session, always with a new secret, and ends the
@@ -24,7 +25,17 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, old []byte) (secret
 	secret = Secret()
 	now := a.Now()
 	return secret, a.DB.Write(ctx, func(tx *store.Tx) error {
+		sid := NewULID(now)
 		if old != nil {
+			// Who proves anew who they are goes on with the session that applications know.
+			var owner, had string
+			err := tx.QueryRow(selectSID, old).Scan(&owner, &had)
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			if owner == u.ID && had != "" {
+				sid = had
+			}
 			if _, err := tx.Exec(deleteBrowser, old); err != nil {
 				return err
 			}
@@ -32,16 +43,18 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, old []byte) (secret
 		if err := a.SeenTx(tx, u.ID); err != nil {
 			return err
 		}
-		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli())
+		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid)
 		return err
 	})
 }
 
-const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires) VALUES ($1, $2, $3, $3, $4)`
+const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires, sid) VALUES ($1, $2, $3, $3, $4, $5)`
+
+const selectSID = `SELECT user_id, sid FROM id_browser_sessions WHERE hash = $1`
 
 const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1`
 
-const selectBrowser = `SELECT user_id, auth_time FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
+const selectBrowser = `SELECT user_id, auth_time, sid FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
 
 // BrowserByCookie finds who is signed in with a cookie. Errors: ErrNoUser.
 func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browser, err error) {
@@ -52,7 +65,7 @@ func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browse
 	err = a.DB.Read(ctx, func(q store.Querier) error {
 		var id string
 		var at int64
-		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at); err != nil {
+		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at, &b.SID); err != nil {
 			if errors.Is(err, store.ErrNotFound) {
 				err = ErrNoUser
 			}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"holdfast/identity/account"
 	"holdfast/identity/opstore"
@@ -103,6 +104,22 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 			return
 		}
 	}
+	allowed, err := p.Sessions.Consents(r.Context(), b.User.ID)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	for _, x := range allowed {
+		c, err := p.Clients.Client(r.Context(), x.ClientID)
+		if errors.Is(err, register.ErrNoClient) {
+			continue
+		}
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		v.Allowed = append(v.Allowed, allowedView{x.ClientID, c.Name(), c.Host(), time.UnixMilli(x.Granted).UTC().Format("2006-01-02"), p.wants(r, x.Scopes)})
+	}
 	wanted := r.URL.Query().Get("device_id")
 	for _, s := range all {
 		sv, err := p.sessionView(r, s)
@@ -179,6 +196,19 @@ func (p *Pages) doEnd(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.accountPage(w, r, http.StatusOK, "devices", b, "", p.text(lang(r), "account.ended"))
+}
+
+// doWithdraw takes back what the person allowed an application.
+func (p *Pages) doWithdraw(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return
+	}
+	if err := p.Sessions.Withdraw(r.Context(), b.User, r.PostForm.Get("app")); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.accountPage(w, r, http.StatusOK, "account", b, "", p.text(lang(r), "account.withdrawn"))
 }
 
 func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {

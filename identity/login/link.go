@@ -122,7 +122,7 @@ func (p *Pages) doLink(w http.ResponseWriter, r *http.Request) {
 	if !ok || said == "yes" && !p.freshLink(w, r, b, code) {
 		return
 	}
-	err := p.Sessions.Decide(r.Context(), code, b.User, b.AuthTime, said == "yes")
+	err := p.Sessions.Decide(r.Context(), code, b, said == "yes")
 	switch {
 	case errors.Is(err, opstore.ErrNoRequest): // another was quicker
 		p.linkForm(w, r, http.StatusGone, "", p.text(lang(r), "link.gone"))

@@ -113,8 +113,8 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /e/{token}": p.showInvite, "POST /e/{token}": p.doInvite,
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
-		"POST /account/profile": p.doProfile,
-		"POST /account/reset":   p.doReset, "POST /account/deactivate": p.doDeactivate,
+		"POST /account/profile": p.doProfile, "POST /account/withdraw": p.doWithdraw,
+		"POST /account/reset": p.doReset, "POST /account/deactivate": p.doDeactivate,
 	}
 	if p.Phones != nil {
 		handlers["GET /account/phones"] = p.showPhones
@@ -166,6 +166,14 @@ type view struct {
 	Emails                            []account.Email
 	Address                           string // an e-mail address
 	SID, Token                        string // of a mail's link
+	Wants                             []string
+	Allowed                           []allowedView
+}
+
+// allowedView is an application that somebody allowed to know them.
+type allowedView struct {
+	ID, App, Host, Since string
+	Wants                []string
 }
 
 type sessionView struct{ ID, App, Host, DeviceID, Active, Since string }

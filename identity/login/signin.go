@@ -33,9 +33,9 @@ func (p *Pages) load(w http.ResponseWriter, r *http.Request) (*opstore.Request, 
 }
 
 // Fresh reports whether who is signed in satisfies a sign-in's prompt, max_age
-// and id_token_hint.
-func Fresh(req *opstore.Request, b account.Browser, now time.Time) bool {
-	if req.Subject != "" && req.Subject != b.User.ID {
+// and id_token_hint. subject is by what the application knows them.
+func Fresh(req *opstore.Request, subject string, b account.Browser, now time.Time) bool {
+	if req.Subject != "" && req.Subject != subject {
 		return false
 	}
 	if slices.Contains(req.Prompt, "login") && b.AuthTime.Before(req.Created) {
@@ -53,7 +53,7 @@ func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return
 		}
-		if b, in := p.SignedIn(r); in && Fresh(req, b, p.Now()) && req.UserID == "" {
+		if b, in := p.SignedIn(r); in && p.fresh(req, c, b) && req.UserID == "" {
 			p.proceed(w, r, req, c, b)
 			return
 		}
@@ -167,19 +167,53 @@ func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
 // proceed goes on with a sign-in: to the consent page, or, for our own client,
 // straight back to it.
 func (p *Pages) proceed(w http.ResponseWriter, r *http.Request, req *opstore.Request, c *register.Client, b account.Browser) {
-	if !Fresh(req, b, p.Now()) { // somebody else than the application asked for
+	if !p.fresh(req, c, b) { // somebody else than the application asked for
 		p.loginForm(w, r, http.StatusForbidden, req, c, "", p.text(lang(r), "login.otherUser"))
 		return
 	}
-	if !c.Trusted {
-		redirect(w, r, "/consent?request="+url.QueryEscape(req.ID))
+	if !p.allowed(w, r, req, c, b) {
 		return
 	}
-	p.agree(w, r, req, b)
+	ask, err := p.Sessions.MustAsk(r.Context(), c, req, b.User.ID)
+	switch {
+	case err != nil:
+		p.fail(w, r, err)
+	case ask:
+		redirect(w, r, "/consent?request="+url.QueryEscape(req.ID))
+	default:
+		p.agree(w, r, req, b)
+	}
+}
+
+func (p *Pages) fresh(req *opstore.Request, c *register.Client, b account.Browser) bool {
+	return Fresh(req, p.Sessions.Subject(c, b.User.ID), b, p.Now())
+}
+
+// allowed reports whether the person may use the application, and signed in as strongly
+// as it must have it. It answers itself when not.
+func (p *Pages) allowed(w http.ResponseWriter, r *http.Request, req *opstore.Request, c *register.Client, b account.Browser) bool {
+	err := p.Sessions.MayUse(r.Context(), c, b.User.ID)
+	if errors.Is(err, opstore.ErrNotAllowed) {
+		p.message(w, r, http.StatusForbidden, "appNotAllowed")
+		return false
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return false
+	}
+	if wanted, must := req.Claims.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
+		if err := p.Sessions.End(r.Context(), req.ID, p.BrowserHash(r)); err != nil {
+			p.fail(w, r, err)
+			return false
+		}
+		p.Refuse(w, r, req, "unmet_authentication_requirements")
+		return false
+	}
+	return true
 }
 
 func (p *Pages) agree(w http.ResponseWriter, r *http.Request, req *opstore.Request, b account.Browser) {
-	if err := p.Sessions.Agree(r.Context(), req.ID, p.BrowserHash(r), b.User, b.AuthTime); err != nil {
+	if err := p.Sessions.Agree(r.Context(), req.ID, p.BrowserHash(r), b); err != nil {
 		p.fail(w, r, err)
 		return
 	}
@@ -192,28 +226,49 @@ func (p *Pages) showConsent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b, in := p.SignedIn(r)
-	if !in || !Fresh(req, b, p.Now()) {
+	if !in || !p.fresh(req, c, b) {
 		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
+		return
+	}
+	if !p.allowed(w, r, req, c, b) {
 		return
 	}
 	host := c.Host()
 	p.render(w, r, http.StatusOK, "consent", req.RedirectURI, view{
+		Wants:  p.wants(r, req.Wanted()),
 		Action: "/consent?request=" + url.QueryEscape(req.ID), App: c.Name(), Host: host, UserID: b.User.UserID, User: b.User, Open: req.DeviceID != "",
 	})
 }
 
+// wants says what an application gets to know by scopes.
+func (p *Pages) wants(r *http.Request, scopes []string) (out []string) {
+	for _, s := range []string{"profile", "email", "groups", "offline_access"} {
+		if s == "profile" || slices.Contains(scopes, s) {
+			out = append(out, p.text(lang(r), "consent."+s))
+		}
+	}
+	return out
+}
+
 func (p *Pages) doConsent(w http.ResponseWriter, r *http.Request) {
-	req, _, ok := p.load(w, r)
+	req, c, ok := p.load(w, r)
 	if !ok {
 		return
 	}
 	b, in := p.SignedIn(r)
-	if !in || !Fresh(req, b, p.Now()) {
+	if !in || !p.fresh(req, c, b) {
 		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
 		return
 	}
 	switch r.PostForm.Get("answer") {
 	case "yes":
+		if !p.allowed(w, r, req, c, b) {
+			return
+		}
+		if err := p.Sessions.Remember(r.Context(), c, req, b.User.ID); err != nil {
+			p.fail(w, r, err)
+			return
+		}
 		p.agree(w, r, req, b)
 	case "other":
 		p.signOut(w, r, b)

@@ -17,17 +17,21 @@ import (
 // Params are the checked parameters of a sign-in.
 type Params struct {
 	RedirectURI  string   `json:"redirect_uri"`
-	ResponseMode string   `json:"response_mode"` // "query" or "fragment"
+	ResponseMode string   `json:"response_mode"` // "query", "fragment" or "form_post"
 	State        string   `json:"state,omitempty"`
 	Nonce        string   `json:"nonce,omitempty"`
 	Scopes       []string `json:"scopes"`
 	DeviceID     string   `json:"device_id,omitempty"`
-	Challenge    string   `json:"challenge"` // S256
+	Challenge    string   `json:"challenge"` // S256; "": a client with a secret did without
 	Prompt       []string `json:"prompt,omitempty"`
 	MaxAge       *uint    `json:"max_age,omitempty"`
 	LoginHint    string   `json:"login_hint,omitempty"`
-	Subject      string   `json:"subject,omitempty"` // of an id_token_hint: nobody else will do
+	Subject      string   `json:"subject,omitempty"` // of an id_token_hint or of claims: nobody else will do
 	Issuer       string   `json:"issuer"`
+	Locales      string   `json:"ui_locales,omitempty"`
+	Popup        bool     `json:"popup,omitempty"`  // display=popup: the application's page waits for this one
+	Claims       *Claims  `json:"claims,omitempty"` // asked for one by one
+	ACRValues    []string `json:"acr_values,omitempty"`
 }
 
 // Steps of a sign-in. Each is reached once, in this order.
@@ -50,6 +54,9 @@ type Request struct {
 	state    string
 	session  string
 	codeExp  int64
+	signed   Signed
+	client   *register.Client // of who trades the code
+	subject  string           // by which that client knows the person
 }
 
 // Errors that callers may test for.
@@ -75,20 +82,23 @@ func (s *Store) Begin(ctx context.Context, c *register.Client, p Params, browser
 	})
 }
 
-const insertRequest = `INSERT INTO id_auth_requests (id, client_id, browser_hash, params, user_id, auth_time, state, code_expires, session_id, expires)
-VALUES ($1, $2, $3, $4, '', 0, $5, 0, '', $6)`
+const insertRequest = `INSERT INTO id_auth_requests (id, client_id, browser_hash, params, user_id, auth_time, state, code_expires, session_id, expires, signed)
+VALUES ($1, $2, $3, $4, '', 0, $5, 0, '', $6, '')`
 
-const requestColumns = `SELECT id, client_id, browser_hash, params, user_id, auth_time, state, code_expires, session_id, expires FROM id_auth_requests `
+const requestColumns = `SELECT id, client_id, browser_hash, params, user_id, auth_time, state, code_expires, session_id, expires, signed FROM id_auth_requests `
 
 func scanRequest(row *store.Row) (*Request, error) {
 	r := &Request{}
-	var raw string
+	var raw, signed string
 	var at, expires int64
-	err := row.Scan(&r.ID, &r.ClientID, &r.browser, &raw, &r.UserID, &at, &r.state, &r.codeExp, &r.session, &expires)
+	err := row.Scan(&r.ID, &r.ClientID, &r.browser, &raw, &r.UserID, &at, &r.state, &r.codeExp, &r.session, &expires, &signed)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, ErrNoRequest
 	}
 	if err != nil {
+		return nil, err
+	}
+	if r.signed, err = parseSigned(signed); err != nil {
 		return nil, err
 	}
 	r.AuthTime = time.UnixMilli(at)
@@ -121,12 +131,14 @@ func (s *Store) request(q store.Querier, id string, browser []byte) (*Request, e
 }
 
 // Agree notes who signed in and agreed. It happens once. Errors: ErrNoRequest, ErrBrowser.
-func (s *Store) Agree(ctx context.Context, id string, browser []byte, u account.User, authTime time.Time) error {
+func (s *Store) Agree(ctx context.Context, id string, browser []byte, b account.Browser) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if _, err := s.request(tx, id, browser); err != nil {
+		r, err := s.request(tx, id, browser)
+		if err != nil {
 			return err
 		}
-		n, err := tx.Exec(`UPDATE id_auth_requests SET state = 'done', user_id = $2, auth_time = $3 WHERE id = $1 AND state = 'open'`, id, u.ID, authTime.UnixMilli())
+		signed := Signed{AMR: Methods(b), SID: b.SID, Claims: r.Claims}
+		n, err := tx.Exec(`UPDATE id_auth_requests SET state = 'done', user_id = $2, auth_time = $3, signed = $4 WHERE id = $1 AND state = 'open'`, id, b.User.ID, b.AuthTime.UnixMilli(), signed.text())
 		if err == nil && n == 0 {
 			err = ErrNoRequest
 		}
@@ -181,7 +193,11 @@ func (s *Store) byCode(ctx context.Context, code string) (r *Request, err error)
 	if r.state != stateCode || s.Now().UnixMilli() >= r.codeExp {
 		return nil, ErrNoRequest
 	}
-	return r, nil
+	if r.client, err = s.Clients.Client(ctx, r.ClientID); err != nil {
+		return nil, err
+	}
+	r.subject = s.Subject(r.client, r.UserID)
+	return r, s.MayUse(ctx, r.client, r.UserID)
 }
 
 func (s *Store) replayed(ctx context.Context, session string) error {
@@ -218,7 +234,7 @@ func (s *Store) trade(ctx context.Context, r *Request) (t Tokens, err error) {
 		if err != nil {
 			return err
 		}
-		sess := &Session{ClientID: r.ClientID, Scopes: r.Scopes, DeviceID: r.DeviceID, AuthTime: r.AuthTime}
+		sess := &Session{ClientID: r.ClientID, Scopes: r.Scopes, DeviceID: r.DeviceID, AuthTime: r.AuthTime, Signed: r.signed}
 		refresh := slices.Contains(r.GetScopes(), oidc.ScopeOfflineAccess)
 		if t, err = s.StartTx(tx, u, sess, c.Name(), refresh, false); err != nil {
 			return err
@@ -235,12 +251,15 @@ func (s *Store) trade(ctx context.Context, r *Request) (t Tokens, err error) {
 // What follows is op.AuthRequest.
 
 func (r *Request) GetID() string          { return r.ID }
-func (r *Request) GetACR() string         { return "" }
-func (r *Request) GetAMR() []string       { return []string{"pwd"} }
+func (r *Request) GetACR() string         { return ACR(r.signed.methods()) }
+func (r *Request) GetAMR() []string       { return r.signed.methods() }
 func (r *Request) GetAudience() []string  { return []string{r.ClientID} }
 func (r *Request) GetAuthTime() time.Time { return r.AuthTime }
 func (r *Request) GetClientID() string    { return r.ClientID }
 func (r *Request) GetCodeChallenge() *oidc.CodeChallenge {
+	if r.Challenge == "" {
+		return nil // and op then takes no verifier either
+	}
 	return &oidc.CodeChallenge{Challenge: r.Challenge, Method: oidc.CodeChallengeMethodS256}
 }
 func (r *Request) GetNonce() string                   { return r.Nonce }
@@ -248,7 +267,7 @@ func (r *Request) GetRedirectURI() string             { return r.RedirectURI }
 func (r *Request) GetResponseType() oidc.ResponseType { return oidc.ResponseTypeCode }
 func (r *Request) GetResponseMode() oidc.ResponseMode { return oidc.ResponseMode(r.ResponseMode) }
 func (r *Request) GetState() string                   { return r.State }
-func (r *Request) GetSubject() string                 { return r.UserID }
+func (r *Request) GetSubject() string                 { return r.subject }
 func (r *Request) Done() bool                         { return r.state == stateDone }
 
 // GetScopes adds offline_access for Matrix sessions: their clients expect a

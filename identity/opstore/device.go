@@ -67,6 +67,7 @@ type Grant struct {
 	userID   string
 	authTime time.Time
 	session  string
+	signed   string
 }
 
 // newUserCode makes a code that people type.
@@ -107,10 +108,10 @@ func ParseUserCode(typed string) (string, bool) {
 
 const (
 	countGrants = `SELECT count(*) FROM id_device_grants WHERE expires > $1 AND state = 'open'`
-	insertGrant = `INSERT INTO id_device_grants (device_hash, user_hash, client_id, scopes, device_id, address, agent, state, user_id, auth_time, session_id, created, expires)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', '', 0, '', $8, $9) ON CONFLICT (user_hash) DO NOTHING`
-	grantColumns = `SELECT device_hash, client_id, scopes, device_id, address, agent, state, user_id, auth_time, session_id, created, expires FROM id_device_grants `
-	decideGrant  = `UPDATE id_device_grants SET state = $2, user_id = $3, auth_time = $4, expires = max(expires, $5) WHERE device_hash = $1 AND state = 'open'`
+	insertGrant = `INSERT INTO id_device_grants (device_hash, user_hash, client_id, scopes, device_id, address, agent, state, user_id, auth_time, session_id, created, expires, signed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', '', 0, '', $8, $9, '') ON CONFLICT (user_hash) DO NOTHING`
+	grantColumns = `SELECT device_hash, client_id, scopes, device_id, address, agent, state, user_id, auth_time, session_id, created, expires, signed FROM id_device_grants `
+	decideGrant  = `UPDATE id_device_grants SET state = $2, user_id = $3, auth_time = $4, expires = max(expires, $5), signed = $6 WHERE device_hash = $1 AND state = 'open'`
 	useGrant     = `UPDATE id_device_grants SET state = 'used', session_id = $2 WHERE device_hash = $1 AND state = 'agreed'`
 	sweepGrants  = `DELETE FROM id_device_grants WHERE expires < $1`
 	// What somebody agreed to before their sessions ended makes no session after it.
@@ -153,7 +154,7 @@ func scanGrant(row *store.Row) (*Grant, error) {
 	g := &Grant{}
 	var scopes string
 	var auth, created, expires int64
-	err := row.Scan(&g.hash, &g.ClientID, &scopes, &g.DeviceID, &g.Address, &g.Agent, &g.state, &g.userID, &auth, &g.session, &created, &expires)
+	err := row.Scan(&g.hash, &g.ClientID, &scopes, &g.DeviceID, &g.Address, &g.Agent, &g.state, &g.userID, &auth, &g.session, &created, &expires, &g.signed)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, ErrNoRequest
 	}
@@ -184,7 +185,7 @@ func (s *Store) grant(q store.Querier, userCode string) (*Grant, error) {
 
 // Decide notes who agreed to a device's sign-in, or that it was declined. It happens
 // once. Errors: ErrNoRequest.
-func (s *Store) Decide(ctx context.Context, userCode string, u account.User, authTime time.Time, agreed bool) error {
+func (s *Store) Decide(ctx context.Context, userCode string, b account.Browser, agreed bool) error {
 	state := stateDenied
 	if agreed {
 		state = stateAgreed
@@ -194,7 +195,7 @@ func (s *Store) Decide(ctx context.Context, userCode string, u account.User, aut
 		if err != nil {
 			return err
 		}
-		n, err := tx.Exec(decideGrant, g.hash, state, u.ID, authTime.UnixMilli(), s.Now().Add(collectFor).UnixMilli())
+		n, err := tx.Exec(decideGrant, g.hash, state, b.User.ID, b.AuthTime.UnixMilli(), s.Now().Add(collectFor).UnixMilli(), Signed{AMR: Methods(b)}.text())
 		if err == nil && n == 0 {
 			err = ErrNoRequest
 		}
@@ -286,6 +287,18 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 		return t, nil, err
 	}
 	s.paces.forget(h)
+	if g.state == stateAgreed {
+		c, err := s.Clients.Client(ctx, g.ClientID)
+		if err == nil {
+			err = s.MayUse(ctx, c, g.userID)
+		}
+		if errors.Is(err, ErrNotAllowed) || errors.Is(err, register.ErrNoClient) {
+			err = ErrDenied
+		}
+		if err != nil {
+			return t, nil, err
+		}
+	}
 	var again string
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := load(tx); err != nil {
@@ -307,6 +320,9 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 			return err
 		}
 		sess = &Session{ClientID: g.ClientID, Scopes: g.Scopes, DeviceID: g.DeviceID, AuthTime: g.authTime}
+		if sess.Signed, err = parseSigned(g.signed); err != nil {
+			return err
+		}
 		refresh := slices.Contains(withOffline(g.Scopes, g.DeviceID), oidc.ScopeOfflineAccess)
 		if t, err = s.StartTx(tx, u, sess, c.Name(), refresh, false); err != nil {
 			return err
@@ -333,5 +349,5 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 // IDToken is the ID token of a session that began without op.
 func (st Storage) IDToken(ctx context.Context, issuer string, sess *Session, accessToken string, c *register.Client) (string, error) {
 	client := c.OP()
-	return op.CreateIDToken(ctx, issuer, &refreshRequest{sess: *sess, scopes: sess.Scopes}, client.IDTokenLifetime(), accessToken, "", st, client)
+	return op.CreateIDToken(ctx, issuer, &refreshRequest{sess: *sess, scopes: sess.Scopes, client: c, subject: st.S.Subject(c, sess.UserID)}, client.IDTokenLifetime(), accessToken, "", st, client)
 }

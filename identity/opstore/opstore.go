@@ -22,6 +22,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -62,16 +63,22 @@ type Options struct {
 	Devices  DeviceSink // nil: none
 	Key      []byte     // 32 secret bytes that are not in the database
 	Now      func() time.Time
+	// Groups are those that an account (by ULID) is in. nil: nobody is in any.
+	Groups func(ctx context.Context, userID string) ([]string, error)
+	// DisplayName is the name that others see (by user ID). nil: what it was when the
+	// account was made.
+	DisplayName func(ctx context.Context, userID string) (string, error)
 }
 
 // Store keeps sessions and tokens.
 type Store struct {
 	Options
-	cache   cache
-	derive  []byte // key of derived tokens
-	seal    []byte // key of sealed private keys
-	signing signing
-	paces   paces
+	cache    cache
+	derive   []byte // key of derived tokens
+	seal     []byte // key of sealed private keys
+	pairwise []byte // key of subjects and session IDs that are an application's own
+	signing  signing
+	paces    paces
 }
 
 // New prepares the store. The signing key is made in the background.
@@ -85,6 +92,11 @@ func New(o Options) (*Store, error) {
 		return nil, err
 	}
 	s.cache.m = map[tokenHash]*entry{}
+	first := make([]byte, 32)
+	rand.Read(first)
+	if s.pairwise, err = s.sealedSecret(context.Background(), "subjects", first); err != nil {
+		return nil, fmt.Errorf("the secrets of the identity provider cannot be opened: the key file is not the one they were sealed with; restore the key file of this database: %w", err)
+	}
 	return s, nil
 }
 
@@ -98,6 +110,7 @@ type Session struct {
 	AuthTime   time.Time
 	Created    time.Time
 	LastActive time.Time
+	Signed
 }
 
 // Tokens are what a session is used with.
@@ -482,7 +495,7 @@ type ErrScope struct{ Msg string }
 func (e *ErrScope) Error() string { return e.Msg }
 
 // plainScopes are those of OpenID Connect that are granted to any application.
-var plainScopes = []string{"openid", "profile", "email", "phone", "address", "offline_access"}
+var plainScopes = []string{"openid", "profile", "email", "groups", "phone", "address", "offline_access"}
 
 // CheckScopes checks a requested scope: known values only; if any Matrix value is
 // there, then the full client API with exactly one device, in one spelling. It

@@ -8,20 +8,23 @@ import (
 	"holdfast/store"
 )
 
-const insertSessionSQL = `INSERT INTO id_sessions (id, user_id, client_id, scopes, device_id, auth_time, created, last_active, ended, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0, '')`
+const insertSessionSQL = `INSERT INTO id_sessions (id, user_id, client_id, scopes, device_id, auth_time, created, last_active, ended, reason, signed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0, '', $8)`
 
 func insertSession(tx *store.Tx, s *Session) error {
-	_, err := tx.Exec(insertSessionSQL, s.ID, s.UserID, s.ClientID, strings.Join(s.Scopes, " "), s.DeviceID, s.AuthTime.UnixMilli(), s.Created.UnixMilli())
+	_, err := tx.Exec(insertSessionSQL, s.ID, s.UserID, s.ClientID, strings.Join(s.Scopes, " "), s.DeviceID, s.AuthTime.UnixMilli(), s.Created.UnixMilli(), s.Signed.text())
 	return err
 }
 
-const sessionColumns = `SELECT id, user_id, client_id, scopes, device_id, auth_time, created, last_active FROM id_sessions `
+const sessionColumns = `SELECT id, user_id, client_id, scopes, device_id, auth_time, created, last_active, signed FROM id_sessions `
 
 func scanSession(scan func(...any) error) (s Session, err error) {
-	var scopes string
+	var scopes, signed string
 	var auth, created, active int64
-	if err := scan(&s.ID, &s.UserID, &s.ClientID, &scopes, &s.DeviceID, &auth, &created, &active); err != nil {
+	if err := scan(&s.ID, &s.UserID, &s.ClientID, &scopes, &s.DeviceID, &auth, &created, &active, &signed); err != nil {
+		return Session{}, err
+	}
+	if s.Signed, err = parseSigned(signed); err != nil {
 		return Session{}, err
 	}
 	s.Scopes = strings.Fields(scopes)

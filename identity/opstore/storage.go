@@ -49,7 +49,7 @@ func grantErr(ctx context.Context, err error) error {
 		return nil
 	case errors.As(err, &oe):
 		return oe
-	case errors.Is(err, ErrRefresh), errors.Is(err, ErrNoRequest), errors.Is(err, account.ErrNoUser), errors.Is(err, register.ErrNoClient):
+	case errors.Is(err, ErrRefresh), errors.Is(err, ErrNoRequest), errors.Is(err, ErrNotAllowed), errors.Is(err, account.ErrNoUser), errors.Is(err, register.ErrNoClient):
 		return oidc.ErrInvalidGrant()
 	}
 	return note(ctx, err)
@@ -124,10 +124,17 @@ func (st Storage) TokenRequestByRefreshToken(ctx context.Context, token string) 
 	if err == nil && rs.consumed {
 		_, err = st.S.Rotate(ctx, token, nil, nil) // ends the session
 	}
+	r := &refreshRequest{sess: rs.sess, scopes: rs.sess.Scopes}
+	if err == nil && rs.sess.ClientID != "" {
+		if r.client, err = st.S.Clients.Client(ctx, rs.sess.ClientID); err == nil {
+			err = st.S.MayUse(ctx, r.client, rs.sess.UserID)
+		}
+	}
 	if err != nil {
 		return nil, grantErr(ctx, err)
 	}
-	return &refreshRequest{sess: rs.sess, scopes: rs.sess.Scopes}, nil
+	r.subject = st.S.Subject(r.client, rs.sess.UserID)
+	return r, nil
 }
 
 // refreshRequest implements op.RefreshTokenRequest.
@@ -135,14 +142,16 @@ type refreshRequest struct {
 	sess     Session
 	scopes   []string
 	narrowed []string
+	client   *register.Client
+	subject  string // by which the client knows the person
 }
 
-func (r *refreshRequest) GetAMR() []string       { return []string{"pwd"} }
+func (r *refreshRequest) GetAMR() []string       { return r.sess.methods() }
 func (r *refreshRequest) GetAudience() []string  { return []string{r.sess.ClientID} }
 func (r *refreshRequest) GetAuthTime() time.Time { return r.sess.AuthTime }
 func (r *refreshRequest) GetClientID() string    { return r.sess.ClientID }
 func (r *refreshRequest) GetScopes() []string    { return r.scopes }
-func (r *refreshRequest) GetSubject() string     { return r.sess.UserID }
+func (r *refreshRequest) GetSubject() string     { return r.subject }
 func (r *refreshRequest) SetCurrentScopes(s []string) {
 	r.scopes, r.narrowed = s, slices.Clone(s)
 }
@@ -162,7 +171,7 @@ func (Storage) GetRefreshTokenInfo(context.Context, string, string) (string, str
 
 // SigningKey implements op.AuthStorage.
 func (st Storage) SigningKey(ctx context.Context) (op.SigningKey, error) {
-	k, err := st.S.key(ctx)
+	k, err := st.S.signer(ctx)
 	if err != nil {
 		return nil, note(ctx, err)
 	}
@@ -176,11 +185,15 @@ func (Storage) SignatureAlgorithms(context.Context) ([]jose.SignatureAlgorithm, 
 
 // KeySet implements op.AuthStorage.
 func (st Storage) KeySet(ctx context.Context) ([]op.Key, error) {
-	k, err := st.S.key(ctx)
+	list, err := st.S.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return []op.Key{publicKey{k}}, nil
+	out := make([]op.Key, len(list))
+	for i, k := range list {
+		out[i] = publicKey{k}
+	}
+	return out, nil
 }
 
 // GetClientByClientID implements op.OPStorage.
@@ -195,9 +208,20 @@ func (st Storage) GetClientByClientID(ctx context.Context, id string) (op.Client
 	return c.OP(), nil
 }
 
-// AuthorizeClientIDSecret refuses: all clients are public.
-func (Storage) AuthorizeClientIDSecret(context.Context, string, string) error {
-	return oidc.ErrInvalidClient()
+type clientKey struct{}
+
+// WithClient notes in a context which client with a secret or key proved itself to
+// the front.
+func WithClient(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, clientKey{}, id)
+}
+
+// AuthorizeClientIDSecret asks what the front found. It never sees a secret.
+func (Storage) AuthorizeClientIDSecret(ctx context.Context, id, _ string) error {
+	if proved, _ := ctx.Value(clientKey{}).(string); proved == "" || proved != id {
+		return oidc.ErrInvalidClient()
+	}
+	return nil
 }
 
 // SetUserinfoFromScopes is empty on purpose: SetUserinfoFromRequest does it.
@@ -207,8 +231,32 @@ func (Storage) SetUserinfoFromScopes(context.Context, *oidc.UserInfo, string, st
 
 // SetUserinfoFromRequest fills the claims of an ID token.
 func (st Storage) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, r op.IDTokenRequest, scopes []string) error {
-	if err := st.claims(ctx, info, r.GetSubject(), scopes); err != nil {
+	var (
+		client *register.Client
+		signed Signed
+		userID string
+		again  bool
+	)
+	switch r := r.(type) {
+	case *Request:
+		client, signed, userID = r.client, r.signed, r.UserID
+	case *refreshRequest:
+		client, signed, userID, again = r.client, r.sess.Signed, r.sess.UserID, true
+	default:
+		return oidc.ErrServerError()
+	}
+	var asked map[string]*Claim
+	if signed.Claims != nil {
+		asked = signed.Claims.IDToken
+	}
+	if err := st.claims(ctx, info, client, userID, scopes, asked); err != nil {
 		return note(ctx, err)
+	}
+	if sid := st.S.SessionID(r.GetClientID(), signed.SID); sid != "" {
+		info.AppendClaims("sid", sid)
+	}
+	if again { // op knows it of first ID tokens only
+		info.AppendClaims("acr", ACR(signed.methods()))
 	}
 	return nil
 }
@@ -222,26 +270,111 @@ func (st Storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo,
 	if p.ID != subject || !slices.Contains(p.Scopes, oidc.ScopeOpenID) {
 		return ErrUnknownToken
 	}
-	if err := st.claims(ctx, info, subject, p.Scopes); err != nil {
+	c, err := st.S.Clients.Client(ctx, p.ClientID)
+	if errors.Is(err, register.ErrNoClient) {
+		return ErrUnknownToken
+	}
+	var sess Session
+	if err == nil {
+		err = st.S.DB.Read(ctx, func(q store.Querier) (err error) {
+			sess, err = loadSession(q, p.SessionID)
+			return err
+		})
+	}
+	if errors.Is(err, ErrRefresh) {
+		return ErrUnknownToken
+	}
+	var asked map[string]*Claim
+	if sess.Claims != nil {
+		asked = sess.Claims.UserInfo
+	}
+	if err == nil {
+		err = st.claims(ctx, info, c, p.ID, p.Scopes, asked)
+	}
+	if err != nil {
 		return note(ctx, err)
 	}
 	return nil
 }
 
-func (st Storage) claims(ctx context.Context, info *oidc.UserInfo, id string, scopes []string) error {
-	info.Subject = id
-	if !slices.Contains(scopes, oidc.ScopeProfile) {
-		return nil
+// claims fills in what scopes and single claims give. What there is none of is left
+// out, also where it was essential. Spec: OpenID Connect Core sections 5.4 and 5.5
+func (st Storage) claims(ctx context.Context, info *oidc.UserInfo, c *register.Client, id string, scopes []string, asked map[string]*Claim) error {
+	info.Subject = st.S.Subject(c, id)
+	want := func(claim string) bool {
+		if _, one := asked[claim]; one {
+			return c.Refuses([]string{scopeOf[claim]}) == ""
+		}
+		return slices.Contains(scopes, scopeOf[claim])
 	}
-	u, err := st.S.Accounts.ByID(ctx, id)
-	if err != nil {
-		return err
+	if want("name") || want("preferred_username") || want("email") || want("email_verified") {
+		u, err := st.S.Accounts.ByID(ctx, id)
+		if err != nil {
+			return err
+		}
+		if want("preferred_username") {
+			info.PreferredUsername = u.Localpart
+		}
+		if want("name") {
+			info.Name = u.DisplayName
+			if st.S.DisplayName != nil {
+				if info.Name, err = st.S.DisplayName(ctx, u.UserID); err != nil {
+					return err
+				}
+			}
+			if info.Name == "" {
+				info.Name = u.Localpart
+			}
+		}
+		if want("email") || want("email_verified") {
+			if err := st.email(ctx, info, c, u, want); err != nil {
+				return err
+			}
+		}
 	}
-	info.PreferredUsername, info.Name = u.Localpart, u.DisplayName
+	if want("groups") {
+		groups := []string{}
+		if st.S.Groups != nil {
+			var err error
+			if groups, err = st.S.Groups(ctx, id); err != nil {
+				return err
+			}
+		}
+		info.AppendClaims("groups", append([]string{}, groups...))
+	}
 	return nil
 }
 
-// SetIntrospectionFromToken is not used: there are no clients with secrets yet.
+// email fills in the account's first address, which the person proved; or else one
+// that leads nowhere, for applications that insist on one.
+func (st Storage) email(ctx context.Context, info *oidc.UserInfo, c *register.Client, u account.User, want func(string) bool) error {
+	list, err := st.S.Accounts.Emails(ctx, u.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(list) > 0:
+		if want("email") {
+			info.Email = list[0].Address
+		}
+		if want("email_verified") {
+			info.EmailVerified = true
+		}
+	case c.App != nil && c.App.MadeUpEmail && want("email"):
+		// Nobody can own a name below invalid, so no account elsewhere has this address.
+		host := strings.Trim(strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' {
+				return r
+			}
+			return '-'
+		}, strings.ToLower(st.S.Accounts.ServerName)), ".-")
+		info.Email = strings.NewReplacer("/", "-", "=", "-").Replace(u.Localpart) + "@" + host + ".invalid"
+		info.AppendClaims("email_verified", false)
+	}
+	return nil
+}
+
+// SetIntrospectionFromToken is not used: introspection is the front's.
 func (Storage) SetIntrospectionFromToken(context.Context, *oidc.IntrospectionResponse, string, string, string) error {
 	return ErrUnknownToken
 }
@@ -251,7 +384,7 @@ func (Storage) GetPrivateClaimsFromScopes(context.Context, string, string, []str
 	return nil, nil
 }
 
-// GetKeyByIDAndClientID belongs to signed client assertions, which are not accepted.
+// GetKeyByIDAndClientID belongs to signed client assertions, which the front checks.
 func (Storage) GetKeyByIDAndClientID(context.Context, string, string) (*jose.JSONWebKey, error) {
 	return nil, oidc.ErrInvalidClient()
 }

@@ -1,8 +1,9 @@
 // Package register keeps the applications that may ask for a sign-in: those that
-// registered themselves (RFC 7591) and the appliance's own web client.
+// registered themselves (RFC 7591), those that administrators made, and the
+// appliance's own web client.
 //
 // Invariants: a redirect URI is compared byte for byte, only the port of a
-// loopback address is free; the same registration gives the same client; nothing
+// loopback address is free; secrets are kept as SHA-256, two at most; the same registration gives the same client; nothing
 // a client names is ever fetched; clients without a session are the first to go
 // when there are too many.
 package register
@@ -12,7 +13,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -164,7 +167,11 @@ func (g *Registry) Load(q store.Querier, id string) (*Client, error) {
 	var raw string
 	err := q.QueryRow(selectClient, id).Scan(&raw, &c.lastUsed)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, ErrNoClient
+		a, err := g.LoadApp(q, id)
+		if err != nil {
+			return nil, err
+		}
+		return a.client(), nil
 	}
 	if err != nil {
 		return nil, err
@@ -180,7 +187,11 @@ func (g *Registry) UsedTx(tx *store.Tx, c *Client) error {
 	if c.Trusted || now.Sub(time.UnixMilli(c.lastUsed)) < touchPeriod {
 		return nil
 	}
-	_, err := tx.Exec(touchClient, c.ID, now.UnixMilli())
+	q := touchClient
+	if c.App != nil {
+		q = touchApp
+	}
+	_, err := tx.Exec(q, c.ID, now.UnixMilli())
 	return err
 }
 
@@ -189,7 +200,40 @@ type Client struct {
 	ID string
 	Metadata
 	Trusted  bool // no consent page
+	App      *App // nil: nobody made it here
 	lastUsed int64
+}
+
+// Confidential reports whether the client proves itself when it asks for tokens.
+func (c *Client) Confidential() bool { return c.App != nil && c.App.Confidential() }
+
+// Disabled reports whether an administrator switched the application off.
+func (c *Client) Disabled() bool { return c.App != nil && c.App.Disabled }
+
+// PKCE reports whether a sign-in must have a code challenge.
+func (c *Client) PKCE() bool { return c.App == nil || !c.App.WithoutPKCE }
+
+// Silent reports whether people are not asked about it.
+func (c *Client) Silent() bool { return c.Trusted || c.App != nil && c.App.SkipConsent }
+
+// Pairwise reports whether it knows people by subjects of its own.
+func (c *Client) Pairwise() bool { return c.App != nil && c.App.Pairwise }
+
+// Remembered reports whether what people allowed it is kept. That asks for an address
+// that only the application gets answers at: a program on people's machines can be
+// imitated by another. Spec: RFC 8252 section 8.6
+func (c *Client) Remembered(redirectURI string) bool {
+	return c.Confidential() || strings.HasPrefix(redirectURI, "https://")
+}
+
+// Refuses is the first of the scopes that the client may not have, or "".
+func (c *Client) Refuses(scopes []string) string {
+	for _, s := range scopes {
+		if c.App != nil && !slices.Contains(c.App.Scopes, s) || c.App == nil && !c.Trusted && s == "groups" {
+			return s
+		}
+	}
+	return ""
 }
 
 // Name is what people are shown: the name, or else the host.
@@ -204,6 +248,14 @@ func (c *Client) Name() string {
 func (c *Client) Host() string {
 	if u, err := httpsURI(c.ClientURI); err == nil {
 		return u.Host
+	}
+	if c.App == nil {
+		return ""
+	}
+	for _, s := range append([]string{c.ClientURI}, c.Metadata.RedirectURIs...) {
+		if u, err := url.Parse(s); err == nil && u.Host != "" {
+			return u.Host
+		}
 	}
 	return ""
 }
@@ -236,7 +288,15 @@ func (o opClient) ApplicationType() op.ApplicationType {
 	}
 	return op.ApplicationTypeUserAgent
 }
-func (o opClient) AuthMethod() oidc.AuthMethod { return oidc.AuthMethodNone }
+
+// AuthMethod is "none" for public clients, of whom op then insists on PKCE. Others have
+// proved themselves to our front, which the storage is asked about.
+func (o opClient) AuthMethod() oidc.AuthMethod {
+	if o.c.Confidential() {
+		return oidc.AuthMethodBasic
+	}
+	return oidc.AuthMethodNone
+}
 func (o opClient) ResponseTypes() []oidc.ResponseType {
 	return []oidc.ResponseType{oidc.ResponseTypeCode}
 }

@@ -266,6 +266,26 @@ CREATE TABLE id_access_tokens (
 CREATE INDEX id_access_tokens_expires ON id_access_tokens (expires) WHERE expires <> 0;
 CREATE INDEX id_access_tokens_session ON id_access_tokens (session_id);
 
+-- owner: identity/register
+CREATE TABLE id_app_secrets (
+	app_id    TEXT NOT NULL,
+	id        TEXT NOT NULL,
+	hash      BLOB NOT NULL,
+	created   INTEGER NOT NULL,
+	last_used INTEGER NOT NULL, -- 0: never
+	PRIMARY KEY (app_id, id)
+) WITHOUT ROWID;
+
+-- owner: identity/register
+CREATE TABLE id_apps (
+	id         TEXT PRIMARY KEY, -- the client_id
+	config     TEXT NOT NULL,    -- JSON, validated
+	disabled   INTEGER NOT NULL,
+	created    INTEGER NOT NULL,
+	created_by TEXT NOT NULL,    -- user ID; '': the command line
+	last_used  INTEGER NOT NULL  -- last sign-in that began; 0: never
+) WITHOUT ROWID;
+
 -- owner: identity/account
 CREATE TABLE id_auth_failures (
 	key   BLOB PRIMARY KEY, -- hash of what failed: name and address
@@ -287,7 +307,7 @@ CREATE TABLE id_auth_requests (
 	code_expires INTEGER NOT NULL,
 	session_id   TEXT NOT NULL, -- made from the code; ended when the code comes again
 	expires      INTEGER NOT NULL
-) WITHOUT ROWID;
+, signed TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE INDEX id_auth_requests_expires ON id_auth_requests (expires);
 CREATE INDEX id_auth_requests_user ON id_auth_requests (user_id) WHERE state IN ('done', 'code');
 
@@ -298,7 +318,7 @@ CREATE TABLE id_browser_sessions (
 	auth_time INTEGER NOT NULL, -- when the person last proved who they are
 	created   INTEGER NOT NULL,
 	expires   INTEGER NOT NULL
-) WITHOUT ROWID;
+, sid TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE INDEX id_browser_sessions_user ON id_browser_sessions (user_id);
 
 -- owner: identity/register
@@ -308,6 +328,15 @@ CREATE TABLE id_clients (
 	metadata  TEXT NOT NULL,        -- JSON, validated
 	created   INTEGER NOT NULL,
 	last_used INTEGER NOT NULL      -- last sign-in that began; 0: never
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
+CREATE TABLE id_consents (
+	user_id   TEXT NOT NULL, -- ULID
+	client_id TEXT NOT NULL,
+	scopes    TEXT NOT NULL,
+	granted   INTEGER NOT NULL,
+	PRIMARY KEY (user_id, client_id)
 ) WITHOUT ROWID;
 
 -- owner: identity/opstore
@@ -325,7 +354,7 @@ CREATE TABLE id_device_grants (
 	session_id  TEXT NOT NULL,        -- made from it; ended when the code comes again
 	created     INTEGER NOT NULL,     -- ms
 	expires     INTEGER NOT NULL      -- ms
-) WITHOUT ROWID;
+, signed TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE INDEX id_device_grants_expires ON id_device_grants (expires);
 CREATE INDEX id_device_grants_user ON id_device_grants (user_id) WHERE state = 'agreed';
 
@@ -421,7 +450,7 @@ CREATE TABLE id_keys (
 	alg     TEXT NOT NULL,
 	sealed  BLOB NOT NULL, -- private key, sealed under the key file
 	created INTEGER NOT NULL
-) WITHOUT ROWID;
+, active_from INTEGER NOT NULL DEFAULT 0, retired INTEGER NOT NULL DEFAULT 0, public BLOB) WITHOUT ROWID;
 
 -- owner: identity/opstore
 CREATE TABLE id_login_tokens (
@@ -473,6 +502,12 @@ CREATE TABLE id_role_grants (
 ) WITHOUT ROWID;
 
 -- owner: identity/opstore
+CREATE TABLE id_sealed (
+	name   TEXT PRIMARY KEY,
+	sealed BLOB NOT NULL
+) WITHOUT ROWID;
+
+-- owner: identity/opstore
 CREATE TABLE id_sessions (
 	id          TEXT PRIMARY KEY,
 	user_id     TEXT NOT NULL,
@@ -484,7 +519,7 @@ CREATE TABLE id_sessions (
 	last_active INTEGER NOT NULL,
 	ended       INTEGER NOT NULL, -- 0: alive
 	reason      TEXT NOT NULL
-) WITHOUT ROWID;
+, signed TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE INDEX id_sessions_client ON id_sessions (client_id) WHERE ended = 0;
 CREATE INDEX id_sessions_ended ON id_sessions (ended) WHERE ended <> 0;
 CREATE INDEX id_sessions_user ON id_sessions (user_id, device_id) WHERE ended = 0;

@@ -1,0 +1,260 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"holdfast/identity"
+)
+
+// This file has the applications that sign people in here, at the command line.
+
+// appFlags are what a new application is told at the command line.
+type appFlags struct {
+	Name       string   `json:"name"`
+	Template   string   `json:"template"`
+	Address    string   `json:"url"`
+	Redirects  []string `json:"redirects"`
+	Groups     []string `json:"groups"`
+	Silent     bool     `json:"skip_consent"`
+	Pairwise   bool     `json:"pairwise"`
+	Introspect bool     `json:"introspect_all"`
+	Remove     string   `json:"-"`
+	Now        bool     `json:"-"`
+}
+
+// appInfo is an application as the command line prints it.
+type appInfo struct {
+	ID        string       `json:"client_id"`
+	Name      string       `json:"name"`
+	Template  string       `json:"template"`
+	Issuer    string       `json:"issuer"`
+	Secret    string       `json:"client_secret,omitempty"`
+	Redirects []string     `json:"redirect_uris"`
+	Groups    []string     `json:"groups,omitempty"`
+	Disabled  bool         `json:"disabled"`
+	Secrets   []secretInfo `json:"secrets,omitempty"`
+	LastUsed  time.Time    `json:"last_used,omitzero"`
+}
+
+type secretInfo struct {
+	ID       string    `json:"id"`
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used,omitzero"`
+}
+
+type keyInfo struct {
+	ID    string    `json:"kid"`
+	State string    `json:"state"`
+	From  time.Time `json:"from"`
+}
+
+func (a *Appliance) toAppInfo(x *identity.App) appInfo {
+	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: x.Groups, Disabled: x.Disabled, LastUsed: x.LastUsed}
+	for _, s := range x.Secrets {
+		i.Secrets = append(i.Secrets, secretInfo{s.ID, s.Created, s.LastUsed})
+	}
+	return i
+}
+
+func (a *Appliance) appControl(handle func(string, func(*http.Request) (any, error))) {
+	id := func() *identity.Service { return a.core.Load().identity }
+	handle("GET /v1/apps", func(r *http.Request) (any, error) {
+		list, err := id().Apps(r.Context())
+		out := make([]appInfo, 0, len(list))
+		for _, x := range list {
+			out = append(out, a.toAppInfo(x))
+		}
+		return out, err
+	})
+	handle("POST /v1/apps", func(r *http.Request) (any, error) {
+		var in appFlags
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		c, err := identity.AppTemplate(in.Template, in.Name, in.Address)
+		if err != nil {
+			return nil, err
+		}
+		c.RedirectURIs = append(c.RedirectURIs, in.Redirects...)
+		c.Groups, c.SkipConsent, c.Pairwise, c.IntrospectAll = in.Groups, in.Silent, in.Pairwise, in.Introspect
+		x, secret, err := id().CreateApp(r.Context(), c, "")
+		if err != nil {
+			return nil, err
+		}
+		i := a.toAppInfo(x)
+		i.Secret = secret
+		return i, nil
+	})
+	handle("POST /v1/apps/{id}/secrets", func(r *http.Request) (any, error) {
+		secret, err := id().AddAppSecret(r.Context(), r.PathValue("id"))
+		return appInfo{ID: r.PathValue("id"), Issuer: a.sharedURL(), Secret: secret}, err
+	})
+	handle("DELETE /v1/apps/{id}/secrets/{secret}", func(r *http.Request) (any, error) {
+		return struct{}{}, id().DeleteAppSecret(r.Context(), r.PathValue("id"), r.PathValue("secret"))
+	})
+	handle("POST /v1/apps/{id}/disabled", func(r *http.Request) (any, error) {
+		var in struct {
+			Disabled bool `json:"disabled"`
+		}
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		x, err := id().ChangeApp(r.Context(), r.PathValue("id"), func(x *identity.App) error { x.Disabled = in.Disabled; return nil })
+		if err != nil {
+			return nil, err
+		}
+		return a.toAppInfo(x), nil
+	})
+	handle("DELETE /v1/apps/{id}", func(r *http.Request) (any, error) {
+		return struct{}{}, id().DeleteApp(r.Context(), r.PathValue("id"))
+	})
+	handle("GET /v1/keys", func(r *http.Request) (any, error) {
+		list, err := id().SigningKeys(r.Context())
+		out := make([]keyInfo, 0, len(list))
+		for _, k := range list {
+			out = append(out, keyInfo{k.ID, k.State, k.From})
+		}
+		return out, err
+	})
+	handle("POST /v1/keys", func(r *http.Request) (any, error) {
+		return struct{}{}, id().RotateKey(r.Context(), r.URL.Query().Get("now") != "")
+	})
+}
+
+// ask calls the appliance that runs.
+func (c *cli) ask(ctx context.Context, method, path string, in, out any) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	return cl.call(ctx, method, path, in, out)
+}
+
+func runAppAdd(ctx context.Context, c *cli, args []string) error {
+	c.sso.Name = args[0]
+	var i appInfo
+	if err := c.ask(ctx, "POST", "/v1/apps", c.sso, &i); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(i)
+	}
+	fmt.Fprintf(c.out, "%s may sign people in.\n\nIssuer:     %s\nDiscovery:  %s/.well-known/openid-configuration\nClient ID:  %s\n", i.Name, i.Issuer, i.Issuer, i.ID)
+	if i.Secret != "" {
+		fmt.Fprintf(c.out, "Secret:     %s\n            It is not shown again.\n", i.Secret)
+	}
+	fmt.Fprintf(c.out, "Redirects:  %s\n", strings.Join(i.Redirects, "\n            "))
+	return nil
+}
+
+func runAppList(ctx context.Context, c *cli, _ []string) error {
+	var list []appInfo
+	if err := c.ask(ctx, "GET", "/v1/apps", nil, &list); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(c.out, "No application signs people in here. holdfast app add NAME makes one.")
+		return nil
+	}
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "CLIENT ID\tNAME\tTEMPLATE\tSTATE\tFOR\tSECRETS")
+	for _, i := range list {
+		state, who := "on", "everybody"
+		if i.Disabled {
+			state = "off"
+		}
+		if len(i.Groups) > 0 {
+			who = strings.Join(i.Groups, ", ")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", i.ID, i.Name, i.Template, state, who, len(i.Secrets))
+	}
+	return w.Flush()
+}
+
+func runAppSecret(ctx context.Context, c *cli, args []string) error {
+	path := "/v1/apps/" + url.PathEscape(args[0]) + "/secrets"
+	var i appInfo
+	if c.sso.Remove != "" {
+		if err := c.ask(ctx, "DELETE", path+"/"+url.PathEscape(c.sso.Remove), nil, &struct{}{}); err != nil {
+			return err
+		}
+		if c.json {
+			return c.printJSON(map[string]string{"client_id": args[0], "removed": c.sso.Remove})
+		}
+		fmt.Fprintln(c.out, "The secret does not work any more.")
+		return nil
+	}
+	if err := c.ask(ctx, "POST", path, nil, &i); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(map[string]string{"client_id": i.ID, "client_secret": i.Secret})
+	}
+	fmt.Fprintf(c.out, "Secret: %s\nIt is not shown again. The one before works until it is removed.\n", i.Secret)
+	return nil
+}
+
+func runAppDisable(ctx context.Context, c *cli, args []string) error {
+	var i appInfo
+	if err := c.ask(ctx, "POST", "/v1/apps/"+url.PathEscape(args[0])+"/disabled", map[string]bool{"disabled": !c.undo}, &i); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(i)
+	}
+	if i.Disabled {
+		fmt.Fprintf(c.out, "%s is off, and its sessions have ended. --undo switches it on.\n", i.Name)
+	} else {
+		fmt.Fprintf(c.out, "%s is on.\n", i.Name)
+	}
+	return nil
+}
+
+func runAppRemove(ctx context.Context, c *cli, args []string) error {
+	if err := c.ask(ctx, "DELETE", "/v1/apps/"+url.PathEscape(args[0]), nil, &struct{}{}); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, "The application was removed, and its sessions have ended.")
+	return nil
+}
+
+func runKeysList(ctx context.Context, c *cli, _ []string) error {
+	var list []keyInfo
+	if err := c.ask(ctx, "GET", "/v1/keys", nil, &list); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "KEY\tSTATE\tSIGNS FROM")
+	for _, k := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", k.ID, k.State, k.From.Local().Format("2006-01-02 15:04"))
+	}
+	return w.Flush()
+}
+
+func runKeysRotate(ctx context.Context, c *cli, _ []string) error {
+	path := "/v1/keys"
+	if c.sso.Now {
+		path += "?now=1"
+	}
+	if err := c.ask(ctx, "POST", path, nil, &struct{}{}); err != nil {
+		return err
+	}
+	if c.sso.Now {
+		fmt.Fprintln(c.out, "A new key signs ID tokens now; the keys before it are gone.")
+	} else {
+		fmt.Fprintln(c.out, "The next key is published; it signs in a day.")
+	}
+	return nil
+}
