@@ -27,6 +27,7 @@ import (
 	"holdfast/appliance/config"
 	"holdfast/appliance/settings"
 	"holdfast/sfu"
+	"holdfast/sfu/process"
 	"holdfast/store"
 	"holdfast/store/blob"
 	"holdfast/web"
@@ -50,7 +51,7 @@ type Appliance struct {
 	blobs     *blob.Store
 	settings  *settings.Settings
 	certs     certs.Switch
-	sfu       *sfu.SFU // nil: no calls
+	sfu       *process.Relay // nil: no calls
 	web       *web.Server
 	core      atomic.Pointer[core] // homeserver and identity; replaced when the server name is chosen
 	coreMu    sync.Mutex           // one rebuild at a time
@@ -247,7 +248,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	if !a.cfg.SFU.Enabled {
 		return nil
 	}
-	s, err := sfu.New(sfu.Options{
+	s, err := process.New(process.Options{Level: a.cfg.Level("sfu"), Options: sfu.Options{
 		Log:      a.logs.component("sfu"),
 		UDPPort:  a.cfg.SFU.UDPPort,
 		TCPPort:  a.cfg.SFU.TCPPort,
@@ -256,7 +257,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 
 		MaxCalls:        a.cfg.SFU.MaxCalls,
 		MaxParticipants: a.cfg.SFU.MaxParticipants,
-	})
+	}})
 	if err == nil {
 		err = s.Start(ctx)
 	}

@@ -160,6 +160,7 @@ func (a console) Status(ctx context.Context) (web.Report, error) {
 	if a.sfu != nil {
 		s := a.sfu.Stats()
 		r.Calls = web.Calls{Rooms: s.Calls, Participants: s.Participants}
+		r.MemoryBytes += a.sfu.Status().MemoryBytes
 	}
 	return r, nil
 }

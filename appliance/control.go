@@ -18,6 +18,7 @@ import (
 	"holdfast/homeserver/appservice"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
+	"holdfast/sfu/process"
 )
 
 // The local socket: how the command line reaches the running appliance. It lies
@@ -151,6 +152,8 @@ type health struct {
 	MemoryMiB  int64    `json:"memory_mib"`
 	DiskMiB    int64    `json:"disk_free_mib"`
 	TLS        string   `json:"tls"`
+	// Relay is the call relay's process; nil: calls are switched off.
+	Relay *process.Status `json:"relay,omitempty"`
 }
 
 func (a *Appliance) controlHandler() http.Handler {
@@ -315,11 +318,16 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 		return health{}, err
 	}
 	st, err := setup{a}.State(ctx)
-	return health{
+	h := health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
 		Problems: append(a.problems(ctx), a.directoryProblems(ctx)...), Users: len(users), MemoryMiB: residentBytes() >> 20,
 		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
-	}, err
+	}
+	if a.sfu != nil {
+		relay := a.sfu.Status()
+		h.Relay = &relay
+	}
+	return h, err
 }
 
 // controlClient talks to the appliance that serves a data folder.

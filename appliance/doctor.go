@@ -108,6 +108,16 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 		for _, p := range h.Problems {
 			add("appliance", false, "%s; see its log", p)
 		}
+		if r := h.Relay; r != nil {
+			switch {
+			case !r.Running:
+				add("call relay", false, "its process ended (%s) and is being started again; if that goes on, see the log, and whether another program took its ports", r.Reason)
+			case r.Restarts > 0:
+				add("call relay", true, "runs since %s, %d MiB of memory; it was started anew %d time(s), the last time because: %s", r.Since.Format(time.DateTime), r.MemoryBytes>>20, r.Restarts, r.Reason)
+			default:
+				add("call relay", true, "runs, %d MiB of memory", r.MemoryBytes>>20)
+			}
+		}
 		if !h.Claimed {
 			add("setup", true, "nobody has claimed the appliance yet; holdfast claim prints a code")
 		}

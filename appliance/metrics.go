@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"holdfast/homeserver/push/unifiedpush"
-	"holdfast/sfu"
 	"holdfast/store"
 )
 
@@ -69,6 +68,14 @@ func newMetrics(a *Appliance) *metrics {
 			counter("holdfast_calls_turn_refused_total", "Connections to TURN at the HTTPS port that were refused: too many at once.", func() float64 { return float64(a.sfu.StreamStats().Refused) }),
 			counter("holdfast_calls_turn_expired_total", "Connections to TURN at the HTTPS port that were closed because nobody used them.", func() float64 { return float64(a.sfu.StreamStats().Expired) }),
 			gauge("holdfast_calls_participants", "People in calls.", func() float64 { return float64(a.sfu.Stats().Participants) }),
+			gauge("holdfast_relay_up", "1 while the call relay's process runs.", func() float64 {
+				if a.sfu.Status().Running {
+					return 1
+				}
+				return 0
+			}),
+			gauge("holdfast_relay_resident_memory_bytes", "Memory of the call relay's process.", func() float64 { return float64(a.sfu.Status().MemoryBytes) }),
+			counter("holdfast_relay_restarts_total", "How often the call relay's process ended and was started anew.", func() float64 { return float64(a.sfu.Status().Restarts) }),
 		)
 	}
 	return m
@@ -92,7 +99,10 @@ func (m *metrics) request(r *http.Request, status int, took time.Duration) {
 // metricsHandler is the local listener: figures and health.
 func (a *Appliance) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	all := prometheus.Gatherers{a.metrics.reg, sfu.Metrics()}
+	all := prometheus.Gatherers{a.metrics.reg}
+	if a.sfu != nil {
+		all = append(all, a.sfu.Metrics())
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -16,21 +16,34 @@ type presence struct {
 	// coming are those whose signalling connection stands, also before they are in.
 	coming map[string]map[string]int // room → identity → connections
 	next   int
-	subs   map[int]func(room, identity string, joined bool)
+	subs   map[int]func(Change)
 
 	// Events are handed out by one goroutine, so that they keep their order.
-	queue  []event
+	queue  []Change
 	wake   chan struct{}
 	closed bool
 }
 
-type event struct {
-	room, identity string
-	joined         bool
+// Kind says what changed.
+type Kind string
+
+// What can change.
+const (
+	Began  Kind = "began"  // the room is there
+	Joined Kind = "joined" // a participant came in
+	Left   Kind = "left"   // a participant is gone
+	Ended  Kind = "ended"  // the room is gone, after all who were in it
+)
+
+// Change is one change of who is where.
+type Change struct {
+	Kind     Kind   `json:"kind"`
+	Room     string `json:"room"`
+	Identity string `json:"identity,omitempty"` // of Joined and Left
 }
 
 func newPresence() *presence {
-	p := &presence{rooms: map[string]map[string]string{}, subs: map[int]func(string, string, bool){}, wake: make(chan struct{}, 1)}
+	p := &presence{rooms: map[string]map[string]string{}, subs: map[int]func(Change){}, wake: make(chan struct{}, 1)}
 	go p.run()
 	return p
 }
@@ -40,14 +53,14 @@ func (p *presence) run() {
 		p.mu.Lock()
 		queue := p.queue
 		p.queue = nil
-		subs := make([]func(string, string, bool), 0, len(p.subs))
+		subs := make([]func(Change), 0, len(p.subs))
 		for _, f := range p.subs {
 			subs = append(subs, f)
 		}
 		p.mu.Unlock()
 		for _, e := range queue {
 			for _, f := range subs {
-				f(e.room, e.identity, e.joined)
+				f(e)
 			}
 		}
 	}
@@ -63,7 +76,7 @@ func (p *presence) close() {
 }
 
 // put queues an event. p.mu is held.
-func (p *presence) put(e event) {
+func (p *presence) put(e Change) {
 	if p.closed {
 		return
 	}
@@ -74,7 +87,7 @@ func (p *presence) put(e event) {
 	}
 }
 
-func (p *presence) subscribe(f func(room, identity string, joined bool)) func() {
+func (p *presence) subscribe(f func(Change)) func() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	id := p.next
@@ -94,11 +107,12 @@ func (p *presence) joined(room, identity, session string) {
 	if r == nil {
 		r = map[string]string{}
 		p.rooms[room] = r
+		p.put(Change{Began, room, ""})
 	}
 	_, was := r[identity]
 	r[identity] = session
 	if !was {
-		p.put(event{room, identity, true})
+		p.put(Change{Joined, room, identity})
 	}
 }
 
@@ -108,7 +122,7 @@ func (p *presence) left(room, identity, session string) {
 	// The end of an old session may be reported after the start of its successor.
 	if p.rooms[room][identity] == session {
 		delete(p.rooms[room], identity)
-		p.put(event{room, identity, false})
+		p.put(Change{Left, room, identity})
 	}
 }
 
@@ -117,6 +131,7 @@ func (p *presence) began(room string) {
 	defer p.mu.Unlock()
 	if p.rooms[room] == nil {
 		p.rooms[room] = map[string]string{}
+		p.put(Change{Began, room, ""})
 	}
 }
 
@@ -124,9 +139,12 @@ func (p *presence) ended(room string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for identity := range p.rooms[room] {
-		p.put(event{room, identity, false})
+		p.put(Change{Left, room, identity})
 	}
-	delete(p.rooms, room)
+	if p.rooms[room] != nil {
+		delete(p.rooms, room)
+		p.put(Change{Ended, room, ""})
+	}
 }
 
 func (p *presence) in(room string) []string {

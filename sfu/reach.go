@@ -38,7 +38,8 @@ func WithReach(ctx context.Context, r Reach) context.Context {
 	return context.WithValue(ctx, reachKey{}, r)
 }
 
-func reachOf(ctx context.Context) Reach {
+// ReachOf is what WithReach said; the zero value where it did not.
+func ReachOf(ctx context.Context) Reach {
 	r, _ := ctx.Value(reachKey{}).(Reach)
 	r.Local = r.Local.Unmap().WithZone("")
 	return r
@@ -107,7 +108,7 @@ type reachRouter struct {
 func (r reachRouter) StartParticipantSignal(ctx context.Context, room livekit.RoomName, pi routing.ParticipantInit) (routing.StartParticipantSignalResults, error) {
 	res, err := r.MessageRouter.StartParticipantSignal(ctx, room, pi)
 	if err == nil {
-		res.ResponseSource = newTold(res.ResponseSource, r.e, reachOf(ctx))
+		res.ResponseSource = newTold(res.ResponseSource, r.e, ReachOf(ctx))
 	}
 	return res, err
 }

@@ -1,12 +1,13 @@
-// Package sfu runs the call relay: LiveKit, assembled inside this process behind
-// a small interface.
+// Package sfu is the call relay: LiveKit, assembled inside a process behind a small
+// interface.
 //
 // Invariants: the package opens no HTTP listener (signalling comes in through
 // Handler, TURN over TCP through ServeTURN); media uses one UDP port, one TCP port as
 // fall-back, and one TURN port;
 // clients are never told of a STUN or TURN server other than this one; TURN relays
 // to this relay's media port, or between two users of TURN, and nowhere else; rooms
-// exist only after EnsureRoom; keys are random for each start and stay in memory.
+// exist only after EnsureRoom; keys stay in memory. A panic in LiveKit or pion ends
+// the process it runs in: package sfu/process gives it one of its own.
 package sfu
 
 import (
@@ -39,7 +40,7 @@ const AnyPort = -1
 // Options of New. A port of 0 is the default one, or a free one where that is
 // taken; AnyPort is a free one; any other must be free.
 type Options struct {
-	Log *slog.Logger // nil: discarded
+	Log *slog.Logger `json:"-"` // nil: discarded
 
 	UDPPort  int // media, one port for everybody
 	TCPPort  int // media where UDP is blocked
@@ -53,6 +54,10 @@ type Options struct {
 
 	MaxCalls        int // that run at once; 0: as many as the machine carries
 	MaxParticipants int // in one call; 0: as many as the machine carries
+
+	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
+	// all tokens.
+	Key, Secret string
 
 	// For tests.
 	tcpOnly   bool          // as if UDP were blocked
@@ -105,31 +110,44 @@ type SFU struct {
 	removed   map[[2]string]time.Time // room and identity whose tokens are void, and until when
 }
 
+// Check looks for values of Options that are impossible.
+func Check(o Options) error {
+	for _, p := range []int{o.UDPPort, o.TCPPort, o.TURNPort} {
+		if p < AnyPort || p > 65535 {
+			return fmt.Errorf("sfu: %d is not a port", p)
+		}
+	}
+	if o.NodeIP != "" {
+		if _, err := ParseNodeIP(o.NodeIP); err != nil {
+			return err
+		}
+	}
+	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
+		return errors.New("sfu: a limit of calls or participants is negative")
+	}
+	return nil
+}
+
 // New prepares a relay. Start opens its ports.
 func New(o Options) (*SFU, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	for _, p := range []int{o.UDPPort, o.TCPPort, o.TURNPort} {
-		if p < AnyPort || p > 65535 {
-			return nil, fmt.Errorf("sfu: %d is not a port", p)
-		}
+	if err := Check(o); err != nil {
+		return nil, err
 	}
-	if o.NodeIP != "" {
-		if _, err := ParseNodeIP(o.NodeIP); err != nil {
-			return nil, err
-		}
-	}
-	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
-		return nil, errors.New("sfu: a limit of calls or participants is negative")
+	if o.Key == "" || o.Secret == "" {
+		o.Key, o.Secret = NewKey()
 	}
 	return &SFU{
-		o: o, log: o.Log,
-		key: "HF" + rand.Text()[:12], secret: rand.Text() + rand.Text(),
+		o: o, log: o.Log, key: o.Key, secret: o.Secret,
 		done: make(chan struct{}), presence: newPresence(), removed: map[[2]string]time.Time{},
 		signals: signalling{open: map[seat]int{}},
 	}, nil
 }
+
+// NewKey makes a key for tokens and its name.
+func NewKey() (key, secret string) { return "HF" + rand.Text()[:12], rand.Text() + rand.Text() }
 
 // Start opens the media ports. It returns when calls can be made. A relay is
 // started once: LiveKit leaves goroutines behind when it stops. When the machine's
@@ -275,8 +293,8 @@ func (s *SFU) Addresses() []string {
 // The ResponseWriter it is given must allow hijacking.
 func (s *SFU) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
-// spoofable are headers from which LiveKit would take the client's address.
-var spoofable = []string{"CF-Connecting-IP", "X-Forwarded-For", "X-Real-IP"}
+// Spoofable are headers from which LiveKit would take the client's address.
+var Spoofable = []string{"CF-Connecting-IP", "X-Forwarded-For", "X-Real-IP"}
 
 const maxSignalURL = 64 << 10 // bytes; the join request is in the query
 
@@ -330,7 +348,7 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r = r.Clone(r.Context())
-	for _, name := range spoofable {
+	for _, name := range Spoofable {
 		r.Header.Del(name)
 	}
 	r.Header.Del("Sec-WebSocket-Extensions") // no compression: a short message could become a very long one
@@ -437,5 +455,12 @@ func (s *SFU) Stats() Stats { return s.presence.stats() }
 // a room or left it. A participant who reconnects counts as having stayed. The
 // returned function ends it.
 func (s *SFU) Subscribe(f func(room, identity string, joined bool)) (cancel func()) {
-	return s.presence.subscribe(f)
+	return s.presence.subscribe(func(c Change) {
+		if c.Kind == Joined || c.Kind == Left {
+			f(c.Room, c.Identity, c.Kind == Joined)
+		}
+	})
 }
+
+// Follow is Subscribe with the beginning and the end of rooms.
+func (s *SFU) Follow(f func(Change)) (cancel func()) { return s.presence.subscribe(f) }

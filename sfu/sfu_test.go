@@ -525,7 +525,7 @@ func TestForwardedHeaders(t *testing.T) {
 	e.mux.HandleFunc("/rtc", func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header })
 	ensure(t, s, "a")
 	req, _ := http.NewRequest("GET", "http"+strings.TrimPrefix(base, "ws")+"/rtc?access_token="+token(t, s, "a", "x"), nil)
-	for _, h := range spoofable {
+	for _, h := range Spoofable {
 		req.Header.Set(h, "198.51.100.1")
 	}
 	resp, err := http.DefaultClient.Do(req)
@@ -534,7 +534,7 @@ func TestForwardedHeaders(t *testing.T) {
 	}
 	resp.Body.Close()
 	got := <-seen
-	for _, h := range spoofable {
+	for _, h := range Spoofable {
 		if got.Get(h) != "" {
 			t.Errorf("%s reached LiveKit", h)
 		}

@@ -6,7 +6,8 @@
 // the appliance starts and unmounted after it has stopped; a version that is tried
 // either is blessed or makes the machine restart, so that the one before returns;
 // whatever fails is told on the machine's screen, with what to do; what hangs is
-// reset, what crashes restarts; there is no shell and no way to start a program.
+// reset, what crashes restarts; there is no shell, and the only program that is
+// started is this one once more, as the call relay.
 package boot
 
 import (

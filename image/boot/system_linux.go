@@ -156,8 +156,8 @@ func uptime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// reap waits for processes whose parent has gone. The program starts none itself,
-// so every child that ends is one of those.
+// reap waits for processes whose parent has gone. The call relay's is waited for by
+// who started it, which is content where it comes too late.
 func reap() {
 	for {
 		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)

@@ -24,6 +24,7 @@ import (
 	"holdfast/homeserver"
 	"holdfast/homeserver/hstest"
 	"holdfast/sfu"
+	"holdfast/sfu/process"
 )
 
 func TestMain(m *testing.M) {
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 
 type site struct {
 	*hstest.HS
-	sfu *sfu.SFU
+	sfu *process.Relay
 	url string
 }
 
@@ -41,7 +42,7 @@ func open(t *testing.T) *site {
 	t.Helper()
 	s := &site{}
 	var err error
-	if s.sfu, err = sfu.New(sfu.Options{UDPPort: sfu.AnyPort, TCPPort: sfu.AnyPort, TURNPort: sfu.AnyPort}); err != nil {
+	if s.sfu, err = process.New(process.Options{Options: sfu.Options{UDPPort: sfu.AnyPort, TCPPort: sfu.AnyPort, TURNPort: sfu.AnyPort}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.sfu.Start(t.Context()); err != nil {
