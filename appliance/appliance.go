@@ -29,6 +29,7 @@ import (
 	"holdfast/sfu"
 	"holdfast/sfu/process"
 	"holdfast/store"
+	"holdfast/store/audit"
 	"holdfast/store/blob"
 	"holdfast/web"
 )
@@ -49,6 +50,7 @@ type Appliance struct {
 
 	db        *store.DB
 	blobs     *blob.Store
+	audit     *audit.Log
 	settings  *settings.Settings
 	certs     certs.Switch
 	sfu       *process.Relay // nil: no calls
@@ -125,6 +127,9 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 			a.log.Error("the database was not closed well; nothing is lost", "err", err)
 		}
 	})
+	if err := a.openAudit(ctx); err != nil {
+		return err
+	}
 	if a.blobs, err = blob.Open(filepath.Join(cfg.Data, "media")); err != nil {
 		return fmt.Errorf("the media folder cannot be opened: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
 	"holdfast/sfu/process"
+	"holdfast/store/audit"
 )
 
 // The local socket: how the command line reaches the running appliance. It lies
@@ -160,7 +161,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			out, err := f(r)
+			out, err := f(r.WithContext(audit.As(r.Context(), audit.CommandLine)))
 			w.Header().Set("Content-Type", "application/json")
 			if err != nil {
 				w.WriteHeader(http.StatusBadRequest)

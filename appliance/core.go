@@ -50,6 +50,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Origin:       a.origin,
 		Organisation: a.organisation,
 		DB:           a.db,
+		Audit:        a.audit,
 		Log:          a.logs.component("identity"),
 		Devices:      sinks{a, c},
 		Profiles:     sinks{a, c},

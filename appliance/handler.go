@@ -123,6 +123,7 @@ func (a *Appliance) wrap(next http.Handler) http.Handler {
 			r.TLS = state
 		}
 		a.realAddr(r)
+		r = fromAddress(r)
 		if r.TLS != nil && hsts {
 			// Not with the own authority: a device that does not trust it yet must be
 			// able to look at the warning and go on.

@@ -37,6 +37,7 @@ import (
 	"holdfast/identity/register"
 	"holdfast/identity/roster"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Errors that callers may test for.
@@ -127,6 +128,9 @@ type Options struct {
 	PasswordCost PasswordCost
 	// Now is the clock; nil: the machine's.
 	Now func() time.Time
+	// Audit keeps what happens to accounts, sessions and what administrators decide. nil:
+	// it is not kept.
+	Audit *audit.Log
 	// MaxClients bounds the registered applications; 0: the default.
 	MaxClients int
 }
@@ -184,7 +188,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Now = time.Now
 	}
 	if o.KeyFile == "" {
-		o.KeyFile = filepath.Join(filepath.Dir(o.DB.Path()), "identity.key")
+		o.KeyFile = keyFileOf(o.DB)
 	}
 	if o.PasswordCost == (PasswordCost{}) && !o.Limits {
 		o.PasswordCost = account.Floor
@@ -298,6 +302,21 @@ func (s *Service) sweep(ctx context.Context) error {
 		}
 		return s.sessions.SweepTx(tx)
 	})
+}
+
+func keyFileOf(db *store.DB) string { return filepath.Join(filepath.Dir(db.Path()), "identity.key") }
+
+// AuditKey is the key of the audit log's MACs, which comes from the key file beside the
+// database; the file is made if it is missing.
+func AuditKey(db *store.DB) ([]byte, error) { return AuditKeyOf(keyFileOf(db)) }
+
+// AuditKeyOf is AuditKey by the path of the key file.
+func AuditKeyOf(path string) ([]byte, error) {
+	key, err := loadKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, key, nil, "holdfast audit log", 32)
 }
 
 // loadKeyFile reads the secret under which keys are sealed, or makes it.

@@ -5,6 +5,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Roles and groups, under the names that callers use.
@@ -40,7 +41,7 @@ func ParseRole(name string) (Roles, error) { return account.ParseRole(name) }
 // WithActor says who asks for what is done with the context. Without it, it is the
 // appliance or whoever commands it at the machine, who may do everything.
 func WithActor(ctx context.Context, userID string) context.Context {
-	return account.WithActor(ctx, Actor{UserID: userID})
+	return account.WithActor(audit.As(ctx, userID), Actor{UserID: userID})
 }
 
 // MayChange reports whether an account may be changed by who asks. Errors: ErrNoUser, ErrOwner.
