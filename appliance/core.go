@@ -57,6 +57,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Phones:       phones{a, c},
 		Text:         web.Text,
 		Mail:         mailer{a},
+		QR:           web.QRCode,
 		Limits:       a.cfg.Limits.Enabled,
 		DisplayName: func(ctx context.Context, userID string) (string, error) {
 			name, _, err := c.hs.Userdata.MemberProfile(ctx, userID)

@@ -47,6 +47,8 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.UserDeactivated, "This account was closed.")
 	case errors.Is(err, identity.ErrWrongPassword):
 		return mx.Errorf(mx.Forbidden, "The user name or the password is wrong.")
+	case errors.Is(err, identity.ErrSecondFactor):
+		return mx.Errorf(mx.Forbidden, "This account has a second factor. Sign in or confirm with the browser (single sign-on) instead of the password.")
 	case errors.Is(err, identity.ErrUserExists):
 		return mx.Errorf(mx.UserInUse, "This user name is taken. Choose another.")
 	case errors.Is(err, identity.ErrBadName):
@@ -176,6 +178,11 @@ func (a accounts) SignedIn(r *http.Request) (string, time.Time) {
 	b, ok := a.id.BrowserSession(r)
 	if !ok {
 		return "", time.Time{}
+	}
+	// Who has a second factor and signed in without it has to prove it first.
+	fresh, err := a.id.Fresh(r.Context(), b)
+	if err != nil || !fresh {
+		return b.User.UserID, time.Time{}
 	}
 	return b.User.UserID, b.AuthTime
 }

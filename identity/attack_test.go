@@ -957,14 +957,16 @@ func TestAttack46StolenDatabase(t *testing.T) {
 	loginToken, _ := r.svc.CreateLoginToken(t.Context(), "@alice:example.org", time.Minute)
 	inv, _ := r.svc.CreateInvite(t.Context(), identity.NewInvite{})
 	here, _ := url.Parse(origin)
+	app, codes := b.enrolApp()
 	secrets := map[string]string{
+		"authenticator app's secret": app, "recovery code": codes[0],
 		"access token": tk.access, "refresh token": tk.refresh, "next access token": next.access, "next refresh token": next.refresh, "code": code,
 		"legacy access token": legacy.Access, "legacy refresh token": legacy.Refresh, "login token": loginToken, "invite": inv.Token, "password": "correct horse alice",
 	}
 	for _, k := range b.c.Jar.Cookies(here) {
 		secrets["cookie "+k.Name] = k.Value
 	}
-	if len(secrets) != 12 {
+	if len(secrets) != 15 {
 		t.Fatalf("%d secrets", len(secrets))
 	}
 	keyFile := strings.TrimSuffix(r.path, "holdfast.db") + "identity.key"

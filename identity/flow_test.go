@@ -335,7 +335,7 @@ func TestEveryPageRenders(t *testing.T) {
 	b := r.browser()
 	b.post("/login", url.Values{"username": {"alice"}, "password": {"correct horse alice"}}).to(t)
 	for _, p := range []string{"/account", "/account?action=password", "/account?action=org.matrix.device_view&device_id=ABCDEFGHIJ", "/account?action=org.matrix.device_view&device_id=NO",
-		"/account?action=org.matrix.account_deactivate", "/account?action=org.matrix.cross_signing_reset", "/account?action=unknown", "/logout", "/reauth", "/login/sso?redirectUrl=https://element.test/"} {
+		"/account?action=org.matrix.account_deactivate", "/account?action=org.matrix.cross_signing_reset", "/account?action=unknown", "/account/security", "/account/security/app", "/logout", "/reauth", "/login/sso?redirectUrl=https://element.test/"} {
 		a := b.get(p)
 		if a.StatusCode != 200 || !strings.Contains(a.body, `<html lang="en">`) || strings.Count(a.body, "<h1") != 1 || strings.Contains(a.body, "{") {
 			t.Errorf("%s: %d %s", p, a.StatusCode, a.body)

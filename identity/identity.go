@@ -32,6 +32,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"holdfast/identity/account"
+	"holdfast/identity/factor"
 	"holdfast/identity/login"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
@@ -66,6 +67,9 @@ var (
 	ErrElsewhere     = account.ErrElsewhere
 
 	ErrDirectoryPassword = account.ErrDirectoryPassword
+
+	// ErrSecondFactor: a password alone does not open the account.
+	ErrSecondFactor = errors.New("identity: the account has a second factor, which only the sign-in pages ask for")
 
 	ErrPhoneName   = login.ErrPhoneName
 	ErrPhoneDevice = login.ErrPhoneDevice
@@ -122,6 +126,11 @@ type Options struct {
 	Rename      func(ctx context.Context, userID, displayName string) error
 	// Alarm tells the administrators of what they must look at. nil: it is only logged.
 	Alarm func(ctx context.Context, text string)
+	// PasswordAlone reports whether applications that know no second factor may sign
+	// in with the password of somebody who has one. nil: they may not.
+	PasswordAlone func() bool
+	// QR draws a text. nil: pages show it as text only.
+	QR func(text string) (svg string, err error)
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -149,6 +158,7 @@ type Service struct {
 	accounts *account.Accounts
 	clients  *register.Registry
 	sessions *opstore.Store
+	factors  *factor.Factors
 	roster   *roster.Roster
 	pages    *login.Pages
 	provider *op.Provider
@@ -201,11 +211,21 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if s.seal, err = hkdf.Key(sha256.New, key, nil, "holdfast settings", 32); err != nil {
 		return nil, err
 	}
+	known, err := hkdf.Key(sha256.New, key, nil, "holdfast known browsers", 32)
+	if err != nil {
+		return nil, err
+	}
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
-		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now})
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
 		Groups: s.groupNames, DisplayName: o.DisplayName})
+	if err != nil {
+		return nil, err
+	}
+	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: o.Now,
+		Seal:   func(b []byte) ([]byte, error) { return opstore.Seal(s.seal, b) },
+		Unseal: func(b []byte) ([]byte, error) { return opstore.Unseal(s.seal, b) }})
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +235,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
-	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, ServerName: o.ServerName,
+	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
@@ -415,9 +435,18 @@ func (s *Service) User(ctx context.Context, userID string) (User, error) {
 func (s *Service) Users(ctx context.Context) ([]User, error) { return s.accounts.List(ctx) }
 
 // VerifyPassword checks a password; from is the address it came from, for the
-// slow-down. Errors: ErrWrongPassword, *SlowDown, ErrLocked, ErrDeactivated.
+// slow-down. It is for applications that know no second factor. Errors:
+// ErrWrongPassword, *SlowDown, ErrLocked, ErrDeactivated, ErrSecondFactor.
 func (s *Service) VerifyPassword(ctx context.Context, userID, password, from string) (User, error) {
-	return s.accounts.Verify(ctx, userID, password, from)
+	u, err := s.accounts.Verify(ctx, userID, password, from)
+	if err != nil || s.o.PasswordAlone != nil && s.o.PasswordAlone() {
+		return u, err
+	}
+	has, err := s.factors.Of(ctx, u.ID)
+	if err == nil && has.Any() {
+		err = ErrSecondFactor
+	}
+	return u, err
 }
 
 // SetPassword sets a password, and ends all sessions except those of the device
@@ -557,6 +586,9 @@ func (s *Service) Deactivate(ctx context.Context, userID string) error {
 	err := s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
 		id = u.UserID
 		if err := s.accounts.SetStateTx(tx, u, account.Deactivated); err != nil {
+			return err
+		}
+		if err := s.factors.DropTx(tx, u.ID); err != nil {
 			return err
 		}
 		return s.sessions.EndAllTx(tx, u, "", "account closed")
@@ -727,7 +759,10 @@ func (s *Service) EndToken(ctx context.Context, token string) error {
 // It does not check where the request came from: use http.CrossOriginProtection.
 func (s *Service) BrowserSession(r *http.Request) (Browser, bool) { return s.pages.SignedIn(r) }
 
-// SignIn starts a browser session and sets its cookie.
+// Fresh reports whether a person proved lately who they are, as strongly as they can.
+func (s *Service) Fresh(ctx context.Context, b Browser) (bool, error) { return s.pages.Fresh(ctx, b) }
+
+// SignIn starts a browser session and sets its cookie, for who just chose a password.
 func (s *Service) SignIn(w http.ResponseWriter, r *http.Request, userID string) error {
 	u, err := s.User(r.Context(), userID)
 	if err != nil {
@@ -736,7 +771,7 @@ func (s *Service) SignIn(w http.ResponseWriter, r *http.Request, userID string) 
 	if err := u.Err(); err != nil {
 		return err
 	}
-	return s.pages.SignIn(w, r, u)
+	return s.pages.SignIn(w, r, u, "pwd")
 }
 
 // CreateLoginToken makes a token that logs in once within ttl (m.login.token).

@@ -107,6 +107,7 @@ type Options struct {
 	Profiles   ProfileSink
 	Reserved   func(localpart string) bool
 	Now        func() time.Time
+	Key        []byte // signs what names browsers that somebody signed in with
 }
 
 // Accounts keeps the accounts.
@@ -303,11 +304,16 @@ func (a *Accounts) ByID(ctx context.Context, id string) (u User, err error) {
 	return u, err
 }
 
-// Verify checks a name and password; from is the address they came from.
+// Verify is VerifyAt for who comes without a browser.
+func (a *Accounts) Verify(ctx context.Context, name, password, from string) (User, error) {
+	return a.VerifyAt(ctx, name, password, At{Address: from})
+}
+
+// VerifyAt checks a name and password; from is where they came from.
 // Errors: ErrWrongPassword (also for unknown names), *SlowDown, and after the
 // right password ErrLocked, ErrDeactivated; of people in a directory also ErrDirectory
 // and ErrDirectoryPassword.
-func (a *Accounts) Verify(ctx context.Context, name, password, from string) (User, error) {
+func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At) (User, error) {
 	localpart, own := a.Localpart(name)
 	localpart = strings.ToLower(localpart)
 	ps := places(localpart, from)

@@ -3,6 +3,8 @@ package account
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/store"
@@ -15,13 +17,18 @@ const browserFor = 30 * 24 * time.Hour
 type Browser struct {
 	User     User
 	AuthTime time.Time // when they last proved who they are
+	Methods  []string  // by what, RFC 8176
 	Hash     []byte    // of the cookie
 	SID      string    // names the session to others; it outlives a change of the cookie
 }
 
+// Strong reports whether more than one factor was proved.
+func (b Browser) Strong() bool { return slices.Contains(b.Methods, "mfa") }
+
 // StartBrowser starts a browser session, always with a new secret, and ends the
-// one with the hash old. The returned secret is the cookie's value.
-func (a *Accounts) StartBrowser(ctx context.Context, u User, old []byte) (secret string, err error) {
+// one with the hash old. methods are those of RFC 8176 that were passed. The returned
+// secret is the cookie's value.
+func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, old []byte) (secret string, err error) {
 	secret = Secret()
 	now := a.Now()
 	return secret, a.DB.Write(ctx, func(tx *store.Tx) error {
@@ -43,18 +50,18 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, old []byte) (secret
 		if err := a.SeenTx(tx, u.ID); err != nil {
 			return err
 		}
-		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid)
+		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid, strings.Join(methods, " "))
 		return err
 	})
 }
 
-const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires, sid) VALUES ($1, $2, $3, $3, $4, $5)`
+const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires, sid, amr) VALUES ($1, $2, $3, $3, $4, $5, $6)`
 
 const selectSID = `SELECT user_id, sid FROM id_browser_sessions WHERE hash = $1`
 
 const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1`
 
-const selectBrowser = `SELECT user_id, auth_time, sid FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
+const selectBrowser = `SELECT user_id, auth_time, sid, amr FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
 
 // BrowserByCookie finds who is signed in with a cookie. Errors: ErrNoUser.
 func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browser, err error) {
@@ -63,15 +70,15 @@ func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browse
 	}
 	b.Hash = Hash(secret)
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		var id string
+		var id, methods string
 		var at int64
-		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at, &b.SID); err != nil {
+		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at, &b.SID, &methods); err != nil {
 			if errors.Is(err, store.ErrNotFound) {
 				err = ErrNoUser
 			}
 			return err
 		}
-		b.AuthTime = time.UnixMilli(at)
+		b.AuthTime, b.Methods = time.UnixMilli(at), strings.Fields(methods)
 		b.User, err = a.LoadByID(q, id)
 		return err
 	})

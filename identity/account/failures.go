@@ -14,9 +14,13 @@ import (
 // the next wait: firstWait, doubling to maxWait. It is never for good, and a day
 // without an attempt forgets. A place is an address; as whoever is in an IPv6 network
 // can use as many of its addresses as they like, the network is a place as well.
+// Everywhere together is one, too, for who tries a name from many addresses; there the
+// wait stays short, as its owner waits as well where no browser knows them.
 const (
 	freeFailures    = 5
 	freeFromNetwork = 50
+	freeEverywhere  = 100
+	maxEverywhere   = time.Minute
 	firstWait       = 2 * time.Second
 	maxWait         = 15 * time.Minute
 	forgetAfter     = 24 * time.Hour
@@ -26,11 +30,30 @@ const (
 type place struct {
 	key  []byte
 	free int64
+	most time.Duration // the longest wait
 }
 
-func places(localpart, from string) []place {
+// Known is a browser in which somebody signed in before, as KnownIn found it; "": none.
+type Known string
+
+// At is where an attempt comes from.
+type At struct {
+	Address string
+	Known   Known
+}
+
+// places are those that an attempt at a name is counted at. Who comes with a browser
+// of theirs does not wait for what others try: it is counted alone.
+func places(localpart string, from At) []place {
+	if from.Known != "" {
+		return []place{{Hash("password\x00" + localpart + "\x00browser\x00" + string(from.Known)), freeFailures, maxWait}}
+	}
+	return append(addresses(localpart, from.Address), place{Hash("password\x00" + localpart), freeEverywhere, maxEverywhere})
+}
+
+func addresses(localpart, from string) []place {
 	at := func(from string, free int64) place {
-		return place{Hash("password\x00" + localpart + "\x00" + from), free}
+		return place{Hash("password\x00" + localpart + "\x00" + from), free, maxWait}
 	}
 	ps := []place{at(from, freeFailures)}
 	if n := Network(from); n != from {
@@ -143,8 +166,8 @@ const (
 // Errors: *SlowDown, try's.
 func (a *Accounts) Guess(ctx context.Context, u User, from string, try func() (found bool, err error)) error {
 	ps := []place{
-		{Hash("code\x00" + u.ID), freeGuesses},
-		{Hash("code from\x00" + Network(from)), freeGuessesFromNetwork},
+		{Hash("code\x00" + u.ID), freeGuesses, maxWait},
+		{Hash("code from\x00" + Network(from)), freeGuessesFromNetwork, maxWait},
 	}
 	done, err := a.attempt(ctx, ps)
 	if err != nil {
@@ -153,6 +176,26 @@ func (a *Accounts) Guess(ctx context.Context, u User, from string, try func() (f
 	defer done()
 	found, err := try()
 	if err != nil || found {
+		return err
+	}
+	return a.failed(ctx, ps)
+}
+
+// Second runs try, which checks a second factor of an account, unless there were too
+// many that were wrong. Whoever tries knows the password, and is counted as one wherever
+// they are; a browser of the account's is counted alone. Errors: *SlowDown, try's.
+func (a *Accounts) Second(ctx context.Context, u User, from At, try func() (right bool, err error)) error {
+	ps := []place{{Hash("second\x00" + u.ID + "\x00" + string(from.Known)), freeFailures, maxWait}}
+	done, err := a.attempt(ctx, ps)
+	if err != nil {
+		return err
+	}
+	defer done()
+	right, err := try()
+	switch {
+	case right:
+		return a.succeeded(ctx, ps)
+	case err != nil:
 		return err
 	}
 	return a.failed(ctx, ps)
@@ -178,7 +221,7 @@ func (a *Accounts) failed(ctx context.Context, ps []place) error {
 			count++
 			var until int64
 			if count >= p.free {
-				until = now.Add(min(maxWait, firstWait<<min(count-p.free, 10))).UnixMilli()
+				until = now.Add(min(p.most, firstWait<<min(count-p.free, 10))).UnixMilli()
 			}
 			if _, err := tx.Exec(upsertFailure, p.key, count, until, now.UnixMilli()); err != nil {
 				return err

@@ -57,17 +57,27 @@ func (p *Pages) signedIn(w http.ResponseWriter, r *http.Request) (account.Browse
 // stepUp is signedIn for what cannot be undone: the sign-in must be fresh.
 func (p *Pages) stepUp(w http.ResponseWriter, r *http.Request) (account.Browser, bool) {
 	b, in := p.signedIn(w, r)
-	if in && p.Now().Sub(b.AuthTime) > stepUpFor {
+	if !in {
+		return b, false
+	}
+	fresh, err := p.Fresh(r.Context(), b)
+	if err != nil {
+		p.fail(w, r, err)
+		return b, false
+	}
+	if !fresh {
 		next := "/account"
 		if r.Method == http.MethodGet {
 			next = r.URL.RequestURI()
 		} else if a := r.PostForm.Get("action"); a != "" {
 			next = "/account?" + url.Values{"action": {a}}.Encode()
+		} else if strings.HasPrefix(r.URL.Path, "/account/security/") {
+			next = "/account/security"
 		}
 		redirect(w, r, "/reauth?"+url.Values{"next": {next}}.Encode())
 		return b, false
 	}
-	return b, in
+	return b, true
 }
 
 func (p *Pages) showAccount(w http.ResponseWriter, r *http.Request) {
@@ -81,9 +91,31 @@ func (p *Pages) showAccount(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	if b, ok := p.signedIn(w, r); ok {
+	signedIn := p.signedIn
+	if page == "password" {
+		signedIn = p.stepUpSecond
+	}
+	if b, ok := signedIn(w, r); ok {
 		p.accountPage(w, r, http.StatusOK, page, b, "", "")
 	}
+}
+
+// stepUpSecond is stepUp where the page itself asks for the password: only who has a
+// second factor has to prove it anew.
+func (p *Pages) stepUpSecond(w http.ResponseWriter, r *http.Request) (account.Browser, bool) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return b, false
+	}
+	has, err := p.Factors.Of(r.Context(), b.User.ID)
+	if err != nil {
+		p.fail(w, r, err)
+		return b, false
+	}
+	if has.Any() {
+		return p.stepUp(w, r)
+	}
+	return b, true
 }
 
 func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, page string, b account.Browser, problem, notice string) {
@@ -212,7 +244,7 @@ func (p *Pages) doWithdraw(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {
-	b, ok := p.signedIn(w, r)
+	b, ok := p.stepUpSecond(w, r)
 	if !ok {
 		return
 	}
@@ -221,7 +253,7 @@ func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {
 		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.text(l, "invite.mismatch"), "")
 		return
 	}
-	if _, err := p.Accounts.Verify(r.Context(), b.User.Localpart, r.PostForm.Get("current"), address(r)); err != nil {
+	if _, err := p.Accounts.VerifyAt(r.Context(), b.User.Localpart, r.PostForm.Get("current"), p.at(r, b.User.Localpart)); err != nil {
 		if status, text := p.attemptText(r, err); status != 0 {
 			p.accountPage(w, r, status, "password", b, text, "")
 			return

@@ -37,8 +37,7 @@ func (p *Pages) doInvite(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := p.SignIn(w, r, u); err != nil {
-		p.fail(w, r, err)
+	if !p.passed(w, r, u, "pwd") {
 		return
 	}
 	p.render(w, r, http.StatusOK, "welcome", "", view{UserID: u.UserID, User: u})
@@ -112,8 +111,7 @@ func (p *Pages) doCreate(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := p.SignIn(w, r, u); err != nil {
-		p.fail(w, r, err)
+	if !p.passed(w, r, u, "pwd") {
 		return
 	}
 	redirect(w, r, "/login?request="+url.QueryEscape(req.ID))

@@ -90,7 +90,12 @@ func (p *Pages) waiting(w http.ResponseWriter, r *http.Request, b account.Browse
 // freshLink has the person prove anew who they are, if they did not lately: whoever
 // finds a browser open must not get a device signed in.
 func (p *Pages) freshLink(w http.ResponseWriter, r *http.Request, b account.Browser, code string) bool {
-	if p.Now().Sub(b.AuthTime) <= stepUpFor {
+	fresh, err := p.Fresh(r.Context(), b)
+	if err != nil {
+		p.fail(w, r, err)
+		return false
+	}
+	if fresh {
 		return true
 	}
 	redirect(w, r, "/reauth?"+url.Values{"next": {linkPath(opstore.ShowUserCode(code))}}.Encode())

@@ -14,6 +14,7 @@ package login
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"html/template"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"holdfast/identity/account"
+	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
 )
@@ -37,6 +39,8 @@ type Options struct {
 	Accounts         *account.Accounts
 	Sessions         *opstore.Store
 	Clients          *register.Registry
+	Factors          *factor.Factors
+	QR               func(text string) (svg string, err error) // nil: none is drawn
 	ServerName       string
 	Organisation     func() string
 	RegistrationOpen bool
@@ -66,6 +70,7 @@ type Options struct {
 type Pages struct {
 	Options
 	pages map[string]*template.Template
+	key   []byte // seals what forms and cookies carry from one page to the next
 }
 
 // stepUpFor is how fresh a sign-in must be for what cannot be undone.
@@ -78,7 +83,8 @@ const maxForm = 64 << 10
 
 // New prepares the pages.
 func New(o Options) *Pages {
-	p := &Pages{Options: o, pages: map[string]*template.Template{}}
+	p := &Pages{Options: o, pages: map[string]*template.Template{}, key: make([]byte, 32)}
+	rand.Read(p.key)
 	// The functions are bound to a request when a page is rendered.
 	funcs := template.FuncMap{"t": func(string, ...any) string { return "" }}
 	layout := template.Must(template.New("layout.html").Funcs(funcs).ParseFS(files, "pages/layout.html"))
@@ -105,6 +111,12 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"POST /account/email": p.doEmail, "GET /account/email": p.showEmail,
 		"POST /account/email/confirm": p.doConfirmEmail, "POST /account/email/remove": p.doRemoveEmail,
 		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
+		"GET /login/totp": p.showTOTP, "POST /login/totp": p.doTOTP,
+		"GET /login/code": p.showCode, "POST /login/code": p.doCode,
+		"GET /account/security":     p.showSecurity,
+		"GET /account/security/app": p.showAddApp, "POST /account/security/app": p.doAddApp,
+		"POST /account/security/app/remove": p.doRemoveApp,
+		"POST /account/security/codes":      p.doNewCodes, "POST /account/security/codes/file": p.doCodesFile,
 		"GET /login/sso": p.showSSO, "POST /login/sso": p.doSSO,
 		"GET /consent": p.showConsent, "POST /consent": p.doConsent,
 		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
@@ -168,6 +180,7 @@ type view struct {
 	SID, Token                        string // of a mail's link
 	Wants                             []string
 	Allowed                           []allowedView
+	Factor                            factorView
 }
 
 // allowedView is an application that somebody allowed to know them.
@@ -345,17 +358,19 @@ func (p *Pages) SignedIn(r *http.Request) (account.Browser, bool) {
 	return b, err == nil
 }
 
-// SignIn starts a browser session with a new cookie.
-func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User) error {
+// SignIn starts a browser session with a new cookie. methods are those of RFC 8176 by
+// which the person proved who they are.
+func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, methods ...string) error {
 	var old []byte
 	if v := p.cookie(r, sessionCookie); v != "" {
 		old = account.Hash(v)
 	}
-	secret, err := p.Accounts.StartBrowser(r.Context(), u, old)
+	secret, err := p.Accounts.StartBrowser(r.Context(), u, methods, old)
 	if err != nil {
 		return err
 	}
 	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
+	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
 	return nil
 }
 

@@ -144,7 +144,7 @@ func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	u, err := p.Accounts.Verify(r.Context(), localpart, r.PostForm.Get("password"), address(r))
+	u, err := p.Accounts.VerifyAt(r.Context(), localpart, r.PostForm.Get("password"), p.at(r, localpart))
 	if err != nil {
 		if status, text := p.attemptText(r, err); status != 0 {
 			p.loginForm(w, r, status, req, c, name, text)
@@ -153,15 +153,14 @@ func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	if err := p.SignIn(w, r, u); err != nil {
-		p.fail(w, r, err)
+	if !p.passed(w, r, u, "pwd") {
 		return
 	}
 	if req == nil {
 		redirect(w, r, nextOr(r, "/account"))
 		return
 	}
-	p.proceed(w, r, req, c, account.Browser{User: u, AuthTime: p.Now()})
+	p.proceed(w, r, req, c, account.Browser{User: u, AuthTime: p.Now(), Methods: []string{"pwd"}})
 }
 
 // proceed goes on with a sign-in: to the consent page, or, for our own client,
@@ -202,6 +201,9 @@ func (p *Pages) allowed(w http.ResponseWriter, r *http.Request, req *opstore.Req
 		return false
 	}
 	if wanted, must := req.Claims.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
+		if p.wantsMore(w, r, req, b, wanted) {
+			return false
+		}
 		if err := p.Sessions.End(r.Context(), req.ID, p.BrowserHash(r)); err != nil {
 			p.fail(w, r, err)
 			return false
@@ -328,7 +330,7 @@ func (p *Pages) doReauth(w http.ResponseWriter, r *http.Request) {
 		redirect(w, r, "/login?"+url.Values{"next": {nextOr(r, "/account")}}.Encode())
 		return
 	}
-	u, err := p.Accounts.Verify(r.Context(), b.User.Localpart, r.PostForm.Get("password"), address(r))
+	u, err := p.Accounts.VerifyAt(r.Context(), b.User.Localpart, r.PostForm.Get("password"), p.at(r, b.User.Localpart))
 	if err != nil {
 		if status, text := p.attemptText(r, err); status != 0 {
 			p.render(w, r, status, "reauth", "", view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart, Error: text})
@@ -337,11 +339,9 @@ func (p *Pages) doReauth(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	if err := p.SignIn(w, r, u); err != nil {
-		p.fail(w, r, err)
-		return
+	if p.passed(w, r, u, "pwd") {
+		redirect(w, r, nextOr(r, "/account"))
 	}
-	redirect(w, r, nextOr(r, "/account"))
 }
 
 // ssoTarget checks where a legacy login wants its token sent.

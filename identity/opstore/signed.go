@@ -434,4 +434,9 @@ func (s *Store) Introspect(ctx context.Context, token string) (i Introspection, 
 }
 
 // Methods are those by which somebody signed in at the pages. Spec: RFC 8176
-func Methods(account.Browser) []string { return []string{"pwd"} }
+func Methods(b account.Browser) []string {
+	if len(b.Methods) == 0 {
+		return []string{"pwd"}
+	}
+	return b.Methods
+}

@@ -342,7 +342,7 @@ CREATE TABLE id_browser_sessions (
 	auth_time INTEGER NOT NULL, -- when the person last proved who they are
 	created   INTEGER NOT NULL,
 	expires   INTEGER NOT NULL
-, sid TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+, sid TEXT NOT NULL DEFAULT '', amr TEXT NOT NULL DEFAULT 'pwd') WITHOUT ROWID;
 CREATE INDEX id_browser_sessions_user ON id_browser_sessions (user_id);
 
 -- owner: identity/register
@@ -490,6 +490,15 @@ CREATE TABLE id_passwords (
 	changed INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- owner: identity/factor
+CREATE TABLE id_recovery_codes (
+	user_id TEXT NOT NULL,
+	hash    BLOB NOT NULL,    -- HMAC-SHA256 under the key file
+	created INTEGER NOT NULL,
+	used    INTEGER NOT NULL, -- 0: still good
+	PRIMARY KEY (user_id, hash)
+) WITHOUT ROWID;
+
 -- owner: identity/opstore
 CREATE TABLE id_refresh_tokens (
 	hash       BLOB PRIMARY KEY,
@@ -547,6 +556,14 @@ CREATE TABLE id_sessions (
 CREATE INDEX id_sessions_client ON id_sessions (client_id) WHERE ended = 0;
 CREATE INDEX id_sessions_ended ON id_sessions (ended) WHERE ended <> 0;
 CREATE INDEX id_sessions_user ON id_sessions (user_id, device_id) WHERE ended = 0;
+
+-- owner: identity/factor
+CREATE TABLE id_totp (
+	user_id   TEXT PRIMARY KEY, -- ULID of the account
+	sealed    BLOB NOT NULL,    -- the shared secret, under the key file
+	last_step INTEGER NOT NULL, -- the newest time step that was used; each is good once
+	created   INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- owner: identity/account
 CREATE TABLE id_users (
