@@ -166,6 +166,7 @@ func start(s *SFU, o Options) (e *engine, err error) {
 		return nil, err
 	}
 	go e.closeIdleRooms()
+	go e.widenPictures(s.presence)
 	return e, nil
 }
 

@@ -165,6 +165,18 @@ func (p *presence) has(room, identity string) bool {
 	return ok
 }
 
+// shared lists the rooms with more than one participant.
+func (p *presence) shared() (out []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for room, r := range p.rooms {
+		if len(r) > 1 {
+			out = append(out, room)
+		}
+	}
+	return out
+}
+
 func (p *presence) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
