@@ -5,6 +5,7 @@ package calls
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,7 @@ import (
 	"github.com/pion/webrtc/v4/pkg/media"
 
 	"holdfast/appliance/appliancetest"
+	"holdfast/test/calls/netem"
 	"holdfast/test/need"
 )
 
@@ -43,15 +45,24 @@ type network struct {
 	name, title string
 	// links are "node interface addresses...": the interfaces of one bridge share its name,
 	// as in "lan: server eth0 10.77.0.1/24".
-	links  []string
-	routes []string // "node destination via"
-	rules  []string // of iptables, in the router
-	server []string // the server's addresses: nothing else may be named to a client
-	// reach is the address by which each of the two knows the server.
+	links []string
+	// tunnels are TUN interfaces with an MTU of 1280, "node interface address", each with
+	// its other end in the router.
+	tunnels  []string
+	routes   []string // "node destination via address", or "dev interface"
+	rules    []string // of iptables, in the router
+	settings []string // of the program
+	server   []string // the server's addresses: nothing else may be named to a client
+	// reach is the address by which each of the two knows the server, and where their
+	// media goes.
 	reach [2]string
-	// transport is what media has to go over; "" where no call can come about.
+	// seen is the address that the server sees each come to: reach, unless a router
+	// changes it. It is the first ICE server that they are told of.
+	seen   [2]string
+	anyway bool // media may go to another of the server's addresses
+	// transport is what media leaves the client over.
 	transport string
-	relayed   bool // by TURN, at the HTTPS port
+	relayed   bool // by TURN
 }
 
 // networks has two people in each network, "alice" and "bob". All blocking is done by
@@ -76,16 +87,48 @@ var networks = []network{
 	},
 	{
 		name: "only443", title: "only TCP port 443 open",
-		links: routed, routes: throughRouter,
-		rules: []string{"-A FORWARD -p tcp --dport 443 -j ACCEPT",
-			"-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "-A FORWARD -j DROP"},
-		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "udp", relayed: true,
+		links: routed, routes: throughRouter, rules: only443,
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "tcp", relayed: true,
+	},
+	{
+		// As where a firewall looks into what goes to port 443.
+		name: "onlytls", title: "only TCP port 443 open, and only for TLS",
+		links: routed, routes: throughRouter, rules: append(slices.Clone(noPlainSTUN), only443...),
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "tls", relayed: true,
 	},
 	{
 		name: "twohomes", title: "server with two interfaces and no default route, a person at each",
 		links: []string{"one: server eth0 10.77.4.1/24", "one: alice eth0 10.77.4.2/24",
 			"two: server eth1 10.77.5.1/24", "two: bob eth0 10.77.5.2/24"},
 		server: []string{"10.77.4.1", "10.77.5.1"}, reach: [2]string{"10.77.4.1", "10.77.5.1"}, transport: "udp",
+	},
+	{
+		// The relay prefers the interface that signalling came to. Which of them is taken is
+		// the client's choice: LiveKit's Go client takes the first that answers.
+		name: "bothhomes", title: "server with two interfaces, both people at both",
+		links: []string{"one: server eth0 10.77.4.1/24", "one: alice eth0 10.77.4.2/24", "one: bob eth0 10.77.4.3/24",
+			"two: server eth1 10.77.5.1/24", "two: alice eth1 10.77.5.2/24", "two: bob eth1 10.77.5.3/24"},
+		server: []string{"10.77.4.1", "10.77.5.1"}, reach: [2]string{"10.77.4.1", "10.77.5.1"}, transport: "udp", anyway: true,
+	},
+	{
+		// Several addresses are configured: alice is outside and bob inside.
+		name: "forwarded", title: "server behind a router that forwards its ports, a person outside and one inside",
+		links: []string{"out: router eth0 203.0.113.7/24", "out: alice eth0 203.0.113.9/24",
+			"in: router eth1 10.77.1.1/24", "in: server eth0 10.77.1.2/24", "in: bob eth0 10.77.1.3/24"},
+		routes: []string{"server default via 10.77.1.1", "bob default via 10.77.1.1"},
+		rules: []string{"-t nat -A PREROUTING -i eth0 -p tcp -m multiport --dports 443,7881 -j DNAT --to-destination 10.77.1.2",
+			"-t nat -A PREROUTING -i eth0 -p udp -m multiport --dports 3478,7882 -j DNAT --to-destination 10.77.1.2"},
+		settings: []string{"sfu.node_ip=203.0.113.7, 10.77.1.2"},
+		server:   []string{"203.0.113.7", "10.77.1.2"}, reach: [2]string{"203.0.113.7", "10.77.1.2"},
+		seen: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "udp",
+	},
+	{
+		// No packet may be larger than the tunnel's, nor come in pieces.
+		name: "tailnet", title: "a tailnet as the only way (TUN, 100.64.0.0/10, MTU 1280)",
+		tunnels: []string{"server tailscale0 100.64.0.1", "alice tailscale0 100.64.0.2", "bob tailscale0 100.64.0.3"},
+		routes:  []string{"server 100.64.0.0/10 dev tailscale0", "alice 100.64.0.0/10 dev tailscale0", "bob 100.64.0.0/10 dev tailscale0"},
+		rules:   []string{"-A FORWARD -f -j DROP"},
+		server:  []string{"100.64.0.1"}, reach: [2]string{"100.64.0.1", "100.64.0.1"}, transport: "udp",
 	},
 	{
 		name: "ipv6", title: "IPv6 only",
@@ -98,26 +141,31 @@ var (
 	routed = []string{"srv: router eth0 10.77.1.1/24", "srv: server eth0 10.77.1.2/24",
 		"one: router eth1 10.77.2.1/24", "one: alice eth0 10.77.2.2/24",
 		"two: router eth2 10.77.3.1/24", "two: bob eth0 10.77.3.2/24"}
-	throughRouter = []string{"server default 10.77.1.1", "alice default 10.77.2.1", "bob default 10.77.3.1"}
+	throughRouter = []string{"server default via 10.77.1.1", "alice default via 10.77.2.1", "bob default via 10.77.3.1"}
+	only443       = []string{"-A FORWARD -p tcp --dport 443 -j ACCEPT",
+		"-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "-A FORWARD -j DROP"}
+	// A message of STUN has the magic cookie of RFC 8489 in it, which TLS hides.
+	noPlainSTUN = []string{"-A FORWARD -p tcp --dport 443 -m string --algo bm --hex-string |2112a442| --to 100 -j DROP"}
 )
 
 // seen is what a person in a call got to know. It goes from the person's process to
 // the test as a line of JSON.
 type seen struct {
-	Token        bool   // the token service gave one
-	Failed       string // why there is no call
-	NoMedia      bool   // it is that the relay answered, but no media port was reached
-	Audio, Video int64  // packets of the other one's
-	Local, Over  string // of the pair in use: type of the own candidate, transport
-	Remote       string // of the pair in use: type and address of the relay's
-	Servers      []string
-	Offered      []string // addresses of the relay's candidates
+	Token         bool   // the token service gave one
+	Failed        string // why there is no call
+	Audio, Frames int64  // packets of sound and pictures of the other one's
+	Local, Over   string // of the pair in use: type of the own candidate, transport to the server
+	Remote        string // of the pair in use: type of the relay's
+	RemoteAddress string
+	Servers       []string
+	Offered       []string       // addresses of the relay's candidates
+	Preferred     map[string]int // their priorities over UDP
 }
 
-// Enough that eight seconds of a call have passed.
+// Enough that twenty seconds of a call have passed.
 const (
-	audioPackets = 400
-	videoPackets = 120
+	audioPackets = 1000
+	videoFrames  = 400
 )
 
 // TestNetworks has two people call each other through the real program in networks of
@@ -125,36 +173,48 @@ const (
 // media goes over. docs/dev/calls.md has the table; -update writes it.
 func TestNetworks(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	need.Root(t)
-	ip := need.Program(t, "ip", "iproute2")
-	iptables := need.Program(t, "iptables", "iptables")
-	sweep(t, ip)
-	probe := fmt.Sprintf("%s%d-probe", nsPrefix, os.Getpid())
-	if out, err := exec.Command(ip, "netns", "add", probe).CombinedOutput(); err != nil {
-		need.Missing(t, "this machine allows no network namespaces: %v %s", err, out)
-	}
-	exec.Command(ip, "netns", "del", probe).Run()
+	tools := findTools(t)
 	bin := theProgram(t)
 
 	var mu sync.Mutex
 	got := map[string][2]seen{}
-	t.Run("in", func(t *testing.T) {
-		for _, n := range networks {
+	var all sync.WaitGroup // not t.Parallel, which lets only as many run as there are processors
+	for _, n := range networks {
+		all.Go(func() {
 			t.Run(n.name, func(t *testing.T) {
-				t.Parallel()
-				both := n.call(t, ip, iptables, bin)
+				both := n.call(t, tools, bin)
 				n.judge(t, both)
 				mu.Lock()
 				got[n.name] = both
 				mu.Unlock()
 			})
-		}
-	})
+		})
+	}
+	all.Wait()
 	if *update && !t.Failed() && len(got) == len(networks) {
 		if err := os.WriteFile("../../docs/dev/calls.md", table(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// tools are the programs that make networks.
+type tools struct{ ip, iptables, ip6tables string }
+
+func findTools(t *testing.T) tools {
+	t.Helper()
+	need.Root(t)
+	x := tools{need.Program(t, "ip", "iproute2"), need.Program(t, "iptables", "iptables"), need.Program(t, "ip6tables", "iptables")}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		need.Missing(t, "the kernel has no TUN devices: %v", err)
+	}
+	sweep(t, x.ip)
+	probe := fmt.Sprintf("%s%d-probe", nsPrefix, os.Getpid())
+	if out, err := exec.Command(x.ip, "netns", "add", probe).CombinedOutput(); err != nil {
+		need.Missing(t, "this machine allows no network namespaces: %v %s", err, out)
+	}
+	exec.Command(x.ip, "netns", "del", probe).Run()
+	return x
 }
 
 func (n network) judge(t *testing.T, both [2]seen) {
@@ -170,20 +230,12 @@ func (n network) judge(t *testing.T, both [2]seen) {
 				t.Errorf("%s is told of %s, which is no address of the server", who, a)
 			}
 		}
-		if n.transport == "" {
-			if s.Failed == "" {
-				t.Errorf("%s is in the call, over %s to %s: the table says that this does not work", who, s.Over, s.Remote)
-			} else if !s.NoMedia {
-				t.Errorf("%s: %s: want a relay that answers, and no way for media", who, s.Failed)
-			}
-			continue
-		}
 		if s.Failed != "" {
 			t.Errorf("%s: %s", who, s.Failed)
 			continue
 		}
-		if s.Audio < audioPackets || s.Video < videoPackets {
-			t.Errorf("%s got %d packets of sound and %d of pictures", who, s.Audio, s.Video)
+		if s.Audio < audioPackets || s.Frames < videoFrames {
+			t.Errorf("%s got %d packets of sound and %d pictures", who, s.Audio, s.Frames)
 		}
 		if s.Over != n.transport {
 			t.Errorf("%s: media goes over %s, want %s", who, s.Over, n.transport)
@@ -191,8 +243,17 @@ func (n network) judge(t *testing.T, both [2]seen) {
 		if (s.Local == "relay") != n.relayed {
 			t.Errorf("%s: the own candidate is %s", who, s.Local)
 		}
-		if len(s.Servers) == 0 || s.Servers[0] != n.reach[i] {
-			t.Errorf("%s came to %s and is told of the ICE servers %v", who, n.reach[i], s.Servers)
+		if s.RemoteAddress != n.reach[i] && !n.anyway {
+			t.Errorf("%s came to %s, and media goes to %s", who, n.reach[i], s.RemoteAddress)
+		}
+		first := cmp.Or(n.seen[i], n.reach[i])
+		if len(s.Servers) == 0 || s.Servers[0] != first {
+			t.Errorf("%s came to %s and is told of the ICE servers %v", who, first, s.Servers)
+		}
+		for _, a := range s.Offered {
+			if a != first && s.Preferred[a] >= s.Preferred[first] {
+				t.Errorf("%s came to %s, and the candidates' priorities are %v", who, first, s.Preferred)
+			}
 		}
 		if len(s.Servers) == 0 || len(s.Offered) == 0 {
 			t.Errorf("%s was told of the ICE servers %v and the candidates %v", who, s.Servers, s.Offered)
@@ -205,20 +266,16 @@ func table(got map[string][2]seen) []byte {
 	b.WriteString(`# Calls from one network to another
 
 Written by ` + "`go test ./test/calls -run TestNetworks -update`" + ` (Linux, as root): the real program in a
-network namespace, two of LiveKit's Go clients in others, joined by veth pairs; routing, NAT and
-blocking are the kernel's. Each sees about eight seconds of the other's sound and pictures.
-In those that work nobody is told of an address that is not the server's, as ICE server or as
-candidate.
+network namespace, two of LiveKit's Go clients in others, joined by veth pairs or TUN devices; routing,
+NAT and blocking are the kernel's. Each sees twenty seconds of the other's sound and pictures. Nobody
+is told of an address that is not the server's, as ICE server or as candidate, and the server sends
+nothing to another network and asks nobody for names.
 
 | network | works | media over | client's candidate | relay's candidate | ICE servers that each was told of |
 |---|---|---|---|---|---|
 `)
 	for _, n := range networks {
 		both := got[n.name]
-		if n.transport == "" {
-			fmt.Fprintf(&b, "| %s | no | | | | |\n", n.title)
-			continue
-		}
 		var local, remote, servers []string
 		for _, s := range both {
 			local, remote, servers = append(local, s.Local), append(remote, s.Remote), append(servers, strings.Join(s.Servers, " "))
@@ -227,10 +284,14 @@ candidate.
 			strings.Join(slices.Compact(local), ", "), strings.Join(slices.Compact(remote), ", "), strings.Join(servers, "; "))
 	}
 	b.WriteString(`
-Where only port 443 is open, media goes through TURN over TLS at the HTTPS port: the client's
-candidate is a relayed one, and UDP is between TURN and the relay, in the server. A network that blocks UDP alone is not in
-this table: LiveKit's Go client knows no ICE over TCP. That the TCP port carries a call is
-TestSelfTest's and TestLoopbackOnly's in ` + "`sfu`" + `, on one machine, without a firewall.
+Where only port 443 is open, media goes through TURN at the HTTPS port, with TLS or, where a firewall
+does not look into it, without: the client's candidate is a relayed one, and UDP is between TURN and
+the relay, in the server. A network that blocks UDP alone is not in this table: LiveKit's Go client
+knows no ICE over TCP. That the TCP port carries a call is TestSelfTest's and TestLoopbackOnly's in
+` + "`sfu`" + `, on one machine, without a firewall.
+
+Of several addresses of its own the relay prefers the one that the client's signalling came to: its
+candidate has the higher priority. Browsers go by that; LiveKit's Go client takes the first that answers.
 `)
 	b.WriteString(quality)
 	return b.Bytes()
@@ -272,21 +333,45 @@ func theProgram(t *testing.T) string {
 	return bin
 }
 
-// call builds the network, starts the server in it, and has the two call each other.
-func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
-	t.Helper()
-	ns := func(node string) string { return fmt.Sprintf("%s%d-%s-%s", nsPrefix, os.Getpid(), n.name, node) }
-	run := func(program string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %s: %v %s", program, strings.Join(args, " "), err, out)
-		}
-	}
-	in := func(node string, args ...string) {
-		t.Helper()
-		run(ip, append([]string{"netns", "exec", ns(node)}, args...)...)
-	}
+// built is a network that exists.
+type built struct {
+	network
+	t  *testing.T
+	x  tools
+	id string
+}
 
+func (b *built) ns(node string) string {
+	return fmt.Sprintf("%s%d-%s-%s", nsPrefix, os.Getpid(), b.id, node)
+}
+
+func (b *built) run(program string, args ...string) string {
+	b.t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		b.t.Fatalf("%s %s: %v %s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// in runs a program in a namespace.
+func (b *built) in(node string, args ...string) string {
+	b.t.Helper()
+	return b.run(b.x.ip, append([]string{"netns", "exec", b.ns(node)}, args...)...)
+}
+
+// filter adds rules to the router's.
+func (b *built) filter(rules ...string) {
+	b.t.Helper()
+	for _, r := range rules {
+		b.in("router", append([]string{b.x.iptables, "-w"}, strings.Fields(r)...)...)
+	}
+}
+
+// build makes the namespaces and what joins them.
+func (n network) build(t *testing.T, x tools) *built {
+	t.Helper()
+	b := &built{network: n, t: t, x: x, id: n.name}
 	made := map[string]bool{}
 	have := func(node string) {
 		t.Helper()
@@ -294,9 +379,9 @@ func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
 			return
 		}
 		made[node] = true
-		run(ip, "netns", "add", ns(node))
-		t.Cleanup(func() { exec.Command(ip, "netns", "del", ns(node)).Run() })
-		in(node, ip, "link", "set", "lo", "up")
+		b.run(x.ip, "netns", "add", b.ns(node))
+		t.Cleanup(func() { exec.Command(x.ip, "netns", "del", b.ns(node)).Run() })
+		b.in(node, x.ip, "link", "set", "lo", "up")
 	}
 	have("switch")
 	bridges := map[string]bool{}
@@ -307,33 +392,108 @@ func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
 		have(node)
 		if !bridges[bridge] {
 			bridges[bridge] = true
-			in("switch", ip, "link", "add", "br-"+bridge, "type", "bridge")
-			in("switch", ip, "link", "set", "br-"+bridge, "up")
+			b.in("switch", x.ip, "link", "add", "br-"+bridge, "type", "bridge")
+			b.in("switch", x.ip, "link", "set", "br-"+bridge, "up")
 		}
 		port := "p" + strconv.Itoa(i)
-		in("switch", ip, "link", "add", port, "type", "veth", "peer", "name", name, "netns", ns(node))
-		in("switch", ip, "link", "set", port, "master", "br-"+bridge, "up")
+		b.in("switch", x.ip, "link", "add", port, "type", "veth", "peer", "name", name, "netns", b.ns(node))
+		b.in("switch", x.ip, "link", "set", port, "master", "br-"+bridge, "up")
 		for _, addr := range f[2:] {
-			args := []string{ip, "addr", "add", addr, "dev", name}
+			args := []string{x.ip, "addr", "add", addr, "dev", name}
 			if strings.Contains(addr, ":") {
 				args = append(args, "nodad") // nobody else has it
 			}
-			in(node, args...)
+			b.in(node, args...)
 		}
-		in(node, ip, "link", "set", name, "up")
+		b.in(node, x.ip, "link", "set", name, "up")
+	}
+	for i, l := range n.tunnels {
+		f := strings.Fields(l)
+		have(f[0])
+		have("router")
+		far := "tun" + strconv.Itoa(i)
+		line, err := netem.Join(uint64(i), netem.End{Namespace: b.ns(f[0]), Interface: f[1], Address: f[2] + "/32", MTU: tunnelMTU},
+			netem.End{Namespace: b.ns("router"), Interface: far, Address: "100.100.100.100/32", MTU: tunnelMTU})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(line.Close)
+		b.in("router", x.ip, "route", "add", f[2], "dev", far)
 	}
 	for _, r := range n.routes {
 		f := strings.Fields(r)
-		in(f[0], ip, "route", "add", f[1], "via", f[2])
+		b.in(f[0], append([]string{x.ip, "route", "add"}, f[1:]...)...)
 	}
 	if made["router"] {
-		in("router", "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+		b.in("router", "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 	}
-	for _, r := range n.rules {
-		in("router", append([]string{iptables, "-w"}, strings.Fields(r)...)...)
-	}
+	b.filter(n.rules...)
+	b.guard()
+	return b
+}
 
-	data := serveIn(t, ip, ns("server"), bin)
+const tunnelMTU = 1280 // tailscale's, and the least that IPv6 allows
+
+// guard refuses and counts what the server sends to addresses that are not in its
+// networks, and its questions for names.
+func (b *built) guard() {
+	b.t.Helper()
+	inside := map[string][]string{b.x.iptables: {"127.0.0.0/8"}, b.x.ip6tables: {"::1/128", "fe80::/10", "ff02::/16"}}
+	for _, l := range b.links {
+		for _, f := range strings.Fields(l)[3:] {
+			p, err := netip.ParsePrefix(f)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			program := b.x.iptables
+			if p.Addr().Is6() {
+				program = b.x.ip6tables
+			}
+			inside[program] = append(inside[program], p.Masked().String())
+		}
+	}
+	if len(b.tunnels) > 0 {
+		inside[b.x.iptables] = append(inside[b.x.iptables], "100.64.0.0/10")
+	}
+	for program, list := range inside {
+		add := func(rule string) {
+			b.t.Helper()
+			b.in("server", append([]string{program, "-w", "-A", "OUTPUT"}, strings.Fields(rule)...)...)
+		}
+		for _, names := range []string{"udp -m multiport --dports 53,5353,5355", "tcp -m multiport --dports 53,853"} {
+			add("-p " + names + " -j REJECT")
+		}
+		for _, p := range list {
+			add("-d " + p + " -j ACCEPT")
+		}
+		add("-j REJECT")
+	}
+}
+
+// strays are the server's packets that guard refused.
+func (b *built) strays() (out []string) {
+	b.t.Helper()
+	for _, program := range []string{b.x.iptables, b.x.ip6tables} {
+		for line := range strings.Lines(b.in("server", program, "-w", "-nvxL", "OUTPUT")) {
+			if f := strings.Fields(line); len(f) > 3 && f[2] == "REJECT" && f[0] != "0" {
+				out = append(out, strings.TrimSpace(line))
+			}
+		}
+	}
+	return out
+}
+
+// call has two people call each other in the network.
+func (n network) call(t *testing.T, x tools, bin string) (both [2]seen) {
+	t.Helper()
+	b := n.build(t, x)
+	ip, ns := x.ip, b.ns
+	defer func() {
+		if s := b.strays(); len(s) > 0 {
+			t.Errorf("the server sent to somewhere else, or asked for names:\n%s", strings.Join(s, "\n"))
+		}
+	}()
+	data := serveIn(t, ip, ns("server"), bin, n.settings...)
 	authority := filepath.Join(data, "tls", "ca.crt")
 	if _, err := os.Stat(authority); err != nil {
 		t.Fatal(err)
@@ -382,13 +542,16 @@ func (n network) call(t *testing.T, ip, iptables, bin string) (both [2]seen) {
 
 // serveIn runs the program in a namespace, with accounts for alice and bob, and returns
 // its data folder.
-func serveIn(t *testing.T, ip, ns, bin string) (data string) {
+func serveIn(t *testing.T, ip, ns, bin string, settings ...string) (data string) {
 	t.Helper()
 	data = t.TempDir()
 	log := &appliancetest.Buffer{}
-	serve := exec.Command(ip, "netns", "exec", ns, bin, "serve", "--data", data,
-		"--set", "server_name="+appliancetest.ServerName, "--set", "listen.https=:443", "--set", "listen.http=127.0.0.1:0",
-		"--set", "listen.redirect=", "--set", "listen.metrics=", "--set", "limits.enabled=false", "--set", "sfu.enabled=true")
+	args := []string{"netns", "exec", ns, bin, "serve", "--data", data}
+	for _, s := range append([]string{"server_name=" + appliancetest.ServerName, "listen.https=:443", "listen.http=127.0.0.1:0",
+		"listen.redirect=", "listen.metrics=", "limits.enabled=false", "sfu.enabled=true"}, settings...) {
+		args = append(args, "--set", s)
+	}
+	serve := exec.Command(ip, args...)
 	serve.Stdout, serve.Stderr = log, log
 	start(t, serve)
 	t.Cleanup(func() {
@@ -497,41 +660,42 @@ func TestPerson(t *testing.T) {
 	if name == "" {
 		t.Skip("runs in a network of its own only")
 	}
-	var s seen
+	s := seen{Preferred: map[string]int{}}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	relay := enter(t, ctx, name, server)
 	s.Token = true
 
-	var audio, video atomic.Int64
+	var audio, frames atomic.Int64
 	cb := lksdk.NewRoomCallback()
 	cb.OnTrackSubscribed = func(track *webrtc.TrackRemote, _ *lksdk.RemoteTrackPublication, _ *lksdk.RemoteParticipant) {
-		n := &audio
-		if track.Kind() == webrtc.RTPCodecTypeVideo {
-			n = &video
-		}
 		for {
-			if _, _, err := track.ReadRTP(); err != nil {
+			p, _, err := track.ReadRTP()
+			if err != nil {
 				return
 			}
-			n.Add(1)
+			if track.Kind() == webrtc.RTPCodecTypeAudio {
+				audio.Add(1)
+			} else if p.Marker { // the end of a frame
+				frames.Add(1)
+			}
 		}
 	}
 	room, err := lksdk.ConnectToRoomWithToken(relay["url"].(string), relay["jwt"].(string), cb, lksdk.WithLogger(logger.GetDiscardLogger()),
 		lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30*time.Second))
 	if err != nil {
-		s.Failed, s.NoMedia = err.Error(), errors.Is(err, lksdk.ErrConnectionTimeout)
+		s.Failed = err.Error()
 		say(t, s)
 		return
 	}
 	defer room.Disconnect()
 	publish(t, room)
-	for end := time.Now().Add(90 * time.Second); audio.Load() < audioPackets || video.Load() < videoPackets; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); audio.Load() < audioPackets || frames.Load() < videoFrames; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			break // the test says what is missing
 		}
 	}
-	s.Audio, s.Video = audio.Load(), video.Load()
+	s.Audio, s.Frames = audio.Load(), frames.Load()
 	for _, pc := range []*webrtc.PeerConnection{room.LocalParticipant.GetPublisherPeerConnection(), room.LocalParticipant.GetSubscriberPeerConnection()} {
 		if pc != nil {
 			s.look(t, pc)
@@ -564,6 +728,9 @@ func (s *seen) look(t *testing.T, pc *webrtc.PeerConnection) {
 	for _, st := range pc.GetStats() {
 		if c, ok := st.(webrtc.ICECandidateStats); ok && c.Type == webrtc.StatsTypeRemoteCandidate {
 			add(&s.Offered, c.IP)
+			if c.Protocol == "udp" {
+				s.Preferred[c.IP] = max(s.Preferred[c.IP], int(c.Priority))
+			}
 		}
 	}
 	if pc.SCTP() == nil || pc.SCTP().Transport() == nil {
@@ -574,6 +741,13 @@ func (s *seen) look(t *testing.T, pc *webrtc.PeerConnection) {
 		return
 	}
 	s.Local, s.Remote, s.Over = pair.Local.Typ.String(), pair.Remote.Typ.String(), pair.Local.Protocol.String()
+	s.RemoteAddress = pair.Remote.Address
+	for _, st := range pc.GetStats() {
+		c, ok := st.(webrtc.ICECandidateStats)
+		if ok && c.Type == webrtc.StatsTypeLocalCandidate && s.Local == "relay" && c.RelayProtocol != "" && c.IP == pair.Local.Address && c.Port == int32(pair.Local.Port) {
+			s.Over = c.RelayProtocol
+		}
+	}
 }
 
 func say(t *testing.T, s seen) {
@@ -589,7 +763,7 @@ func say(t *testing.T, s seen) {
 func publish(t *testing.T, room *lksdk.Room) {
 	t.Helper()
 	// A key frame of VP8 (RFC 6386, 9.1) with nothing in it: the relay looks at its head only.
-	frame := append([]byte{0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00}, make([]byte, 500)...)
+	frame := append([]byte{0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00}, make([]byte, 3000)...) // in packets as large as they get
 	for _, p := range []struct {
 		codec  webrtc.RTPCodecCapability
 		opts   lksdk.TrackPublicationOptions

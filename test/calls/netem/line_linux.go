@@ -1,6 +1,7 @@
 package netem
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -14,13 +15,14 @@ import (
 // maxWaiting is how many packets may be under way in one direction.
 const maxWaiting = 8192
 
-const mtu = 1500
+const defaultMTU = 1500
 
 // End is one end of a line: an interface in a namespace.
 type End struct {
 	Namespace string // as in `ip netns`
 	Interface string // to be made
 	Address   string // with prefix length
+	MTU       int    // 0: 1500
 }
 
 // Line joins two namespaces. Close ends it.
@@ -67,7 +69,8 @@ func tunnel(e End) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := unix.NewIfreq(e.Interface)
+	// It has its name in its namespace only: here an interface of that name may exist.
+	req, err := unix.NewIfreq("hfline%d")
 	if err == nil {
 		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
@@ -76,15 +79,16 @@ func tunnel(e End) (*os.File, error) {
 		unix.Close(fd)
 		return nil, err
 	}
+	here := req.Name() // the kernel put a number in
 	f := os.NewFile(uintptr(fd), e.Interface)
 	in := []string{"-n", e.Namespace}
 	for _, args := range [][]string{
-		{"link", "set", e.Interface, "netns", e.Namespace},
+		{"link", "set", here, "netns", e.Namespace, "name", e.Interface},
 		append(in, "addr", "add", e.Address, "dev", e.Interface),
 		// Without an address of its own making, the kernel sends nothing of itself, and
 		// a seed's losses fall on the same packets each time.
 		append(in, "link", "set", e.Interface, "addrgenmode", "none"),
-		append(in, "link", "set", e.Interface, "mtu", fmt.Sprint(mtu), "up"),
+		append(in, "link", "set", e.Interface, "mtu", fmt.Sprint(cmp.Or(e.MTU, defaultMTU)), "up"),
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			f.Close()

@@ -52,7 +52,7 @@ func TestLine(t *testing.T) {
 		t.Cleanup(func() { exec.Command(ip, "netns", "del", ns[i]).Run() })
 	}
 	const seed, n = 7, 400
-	l, err := Join(seed, End{ns[0], "hfn0", "10.79.0.1/30"}, End{ns[1], "hfn1", "10.79.0.2/30"})
+	l, err := Join(seed, End{Namespace: ns[0], Interface: "hfn0", Address: "10.79.0.1/30"}, End{Namespace: ns[1], Interface: "hfn1", Address: "10.79.0.2/30"})
 	if err != nil {
 		t.Fatal(err)
 	}
