@@ -20,6 +20,8 @@ type appFlags struct {
 	Template   string   `json:"template"`
 	Address    string   `json:"url"`
 	Redirects  []string `json:"redirects"`
+	Back       []string `json:"post_logout_redirects"`
+	Backchan   string   `json:"backchannel_logout"`
 	Groups     []string `json:"groups"`
 	Silent     bool     `json:"skip_consent"`
 	Pairwise   bool     `json:"pairwise"`
@@ -36,6 +38,8 @@ type appInfo struct {
 	Issuer    string       `json:"issuer"`
 	Secret    string       `json:"client_secret,omitempty"`
 	Redirects []string     `json:"redirect_uris"`
+	Logouts   []string     `json:"post_logout_redirect_uris,omitempty"`
+	Backchan  string       `json:"backchannel_logout_uri,omitempty"`
 	Groups    []string     `json:"groups,omitempty"`
 	Disabled  bool         `json:"disabled"`
 	Secrets   []secretInfo `json:"secrets,omitempty"`
@@ -55,7 +59,7 @@ type keyInfo struct {
 }
 
 func (a *Appliance) toAppInfo(x *identity.App) appInfo {
-	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: x.Groups, Disabled: x.Disabled, LastUsed: x.LastUsed}
+	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Logouts: x.LogoutURIs, Backchan: x.BackchannelURI, Groups: x.Groups, Disabled: x.Disabled, LastUsed: x.LastUsed}
 	for _, s := range x.Secrets {
 		i.Secrets = append(i.Secrets, secretInfo{s.ID, s.Created, s.LastUsed})
 	}
@@ -82,6 +86,10 @@ func (a *Appliance) appControl(handle func(string, func(*http.Request) (any, err
 			return nil, err
 		}
 		c.RedirectURIs = append(c.RedirectURIs, in.Redirects...)
+		c.LogoutURIs = append(c.LogoutURIs, in.Back...)
+		if in.Backchan != "" {
+			c.BackchannelURI = in.Backchan
+		}
 		c.Groups, c.SkipConsent, c.Pairwise, c.IntrospectAll = in.Groups, in.Silent, in.Pairwise, in.Introspect
 		x, secret, err := id().CreateApp(r.Context(), c, "")
 		if err != nil {
@@ -150,6 +158,12 @@ func runAppAdd(ctx context.Context, c *cli, args []string) error {
 		fmt.Fprintf(c.out, "Secret:     %s\n            It is not shown again.\n", i.Secret)
 	}
 	fmt.Fprintf(c.out, "Redirects:  %s\n", strings.Join(i.Redirects, "\n            "))
+	if len(i.Logouts) > 0 {
+		fmt.Fprintf(c.out, "Signed out: %s\n", strings.Join(i.Logouts, "\n            "))
+	}
+	if i.Backchan != "" {
+		fmt.Fprintf(c.out, "Logout:     %s is told when somebody signs out\n", i.Backchan)
+	}
 	return nil
 }
 

@@ -68,6 +68,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		},
 		RegistrationOpen: a.cfg.Registration.Open,
 		Alarm:            a.alarm,
+		Client:           named(a.cfg.Network.AllowPrivate),
 		Deactivated: func(userID string) {
 			if err := c.hs.LeaveAll(context.WithoutCancel(ctx), userID); err != nil {
 				a.log.Error("a closed account could not leave all its rooms", "user", userID, "err", err)

@@ -226,6 +226,8 @@ func commands() []command {
 				f.StringVar(&c.sso.Template, "template", "generic", "what it is: a `kind`")
 				f.StringVar(&c.sso.Address, "url", "", "the `address` of the application, as https://cloud.example.org")
 				f.Var(list{&c.sso.Redirects}, "redirect", "an `address` that people are sent back to; may be repeated")
+				f.Var(list{&c.sso.Back}, "after-logout", "an `address` that people may be sent back to when they have signed out; may be repeated")
+				f.StringVar(&c.sso.Backchan, "logout-url", "", "the `address` where it is told that somebody signed out (back-channel logout)")
 				f.Var(list{&c.sso.Groups}, "group", "a `group` that may use it; may be repeated; else everybody may")
 				f.BoolVar(&c.sso.Silent, "skip-consent", false, "do not ask people whether it may know them")
 				f.BoolVar(&c.sso.Pairwise, "pairwise", false, "give people subjects that no other application knows them by")

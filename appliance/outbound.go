@@ -47,6 +47,30 @@ func outbound(allowPrivate bool) *http.Client {
 	}
 }
 
+// named is the client for addresses that administrators named: applications are on the
+// site's network, so private addresses are allowed. Those that only a machine has for
+// itself, as the metadata service of a cloud, are not; nor is this machine's loopback,
+// unless network.allow_private says so.
+func named(allowPrivate bool) *http.Client {
+	c := outbound(true)
+	t := c.Transport.(*http.Transport)
+	d := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		if a := ap.Addr().Unmap(); !a.IsGlobalUnicast() && !(a.IsLoopback() && allowPrivate) {
+			return fmt.Errorf("%s: %w", a, errOwn)
+		}
+		return nil
+	}}
+	t.DialContext = d.DialContext
+	return c
+}
+
+// errOwn is why a request to an application was not made.
+var errOwn = errors.New("this address is not of another machine on a network; set network.allow_private if the application runs on this one")
+
 // notPublic are ranges that the standard library has no word for.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),

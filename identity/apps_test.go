@@ -146,6 +146,30 @@ func TestAppSecretRotation(t *testing.T) {
 	}
 }
 
+// keyApp makes an application with a key, and signs assertions of it.
+func (r *rig) keyApp() (*identity.App, func(kv ...any) string) {
+	r.t.Helper()
+	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	jwks, _ := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k1", Algorithm: "ES256", Use: "sig"}}})
+	a, _ := r.app(func(c *identity.AppConfig) { c.Auth, c.JWKS = "private_key_jwt", jwks })
+	return a, func(kv ...any) string { return assertion(r, a, key, kv...) }
+}
+
+func assertion(r *rig, a *identity.App, key *ecdsa.PrivateKey, kv ...any) string {
+	m := map[string]any{"iss": a.ID, "sub": a.ID, "aud": origin + "/oauth2/token", "jti": rand.Text(), "exp": r.now().Add(time.Minute).Unix()}
+	for i := 0; i < len(kv); i += 2 {
+		m[kv[i].(string)] = kv[i+1]
+	}
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	b, _ := json.Marshal(m)
+	o, _ := s.Sign(b)
+	out, _ := o.CompactSerialize()
+	return out
+}
+
 // RFC 7523 section 3.
 func TestAppKey(t *testing.T) {
 	r := newRig(t, nil)
@@ -153,20 +177,7 @@ func TestAppKey(t *testing.T) {
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	jwks, _ := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k1", Algorithm: "ES256", Use: "sig"}}})
 	a, _ := r.app(func(c *identity.AppConfig) { c.Auth, c.JWKS = "private_key_jwt", jwks })
-	sign := func(kv ...any) string {
-		m := map[string]any{"iss": a.ID, "sub": a.ID, "aud": origin + "/oauth2/token", "jti": rand.Text(), "exp": r.now().Add(time.Minute).Unix()}
-		for i := 0; i < len(kv); i += 2 {
-			m[kv[i].(string)] = kv[i+1]
-		}
-		s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := json.Marshal(m)
-		o, _ := s.Sign(b)
-		out, _ := o.CompactSerialize()
-		return out
-	}
+	sign := func(kv ...any) string { return assertion(r, a, key, kv...) }
 	b := r.browser()
 	send := func(assertion string) answer {
 		return b.api("/oauth2/introspect", url.Values{"token": {"x"}, "client_assertion": {assertion}, "client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}})

@@ -2,14 +2,12 @@ package identity
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
@@ -46,40 +44,8 @@ const (
 	maxAssertion   = 8 << 10
 	assertionFor   = 10 * time.Minute // the most that one may be good for
 	assertionSkew  = 30 * time.Second
-	maxAssertions  = 20_000 // remembered until they expire, so that none is used twice
 	maxAssertionID = 256
 )
-
-// assertions remembers those that were used.
-type assertions struct {
-	mu sync.Mutex
-	m  map[[sha256.Size]byte]time.Time
-}
-
-// first reports whether an assertion was not used before.
-func (a *assertions) first(client, id string, until, now time.Time) bool {
-	h := sha256.Sum256([]byte(client + "\x00" + id))
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.m == nil {
-		a.m = map[[sha256.Size]byte]time.Time{}
-	}
-	if _, seen := a.m[h]; seen {
-		return false
-	}
-	if len(a.m) >= maxAssertions {
-		for k, t := range a.m {
-			if t.Before(now) {
-				delete(a.m, k)
-			}
-		}
-		if len(a.m) >= maxAssertions {
-			return false
-		}
-	}
-	a.m[h] = until
-	return true
-}
 
 // errClient is a client that is unknown or did not prove itself.
 var errClient = errors.New("the client_id is not known here, or the application did not prove itself as it is set up to")
@@ -154,6 +120,10 @@ func (s *Service) proveClient(r *http.Request, v url.Values) (*register.Client, 
 		}
 	case register.AuthKey:
 		if err := s.checkAssertion(r, c, assertion); err != nil {
+			var trouble *troubleError
+			if errors.As(err, &trouble) {
+				return nil, err
+			}
 			s.o.Log.Warn("an application came with a wrong assertion", "app", c.ID, "from", r.RemoteAddr, "err", err)
 			return nil, errClient
 		}
@@ -235,11 +205,22 @@ func (s *Service) checkAssertion(r *http.Request, c *register.Client, raw string
 		return errors.New("it is not valid yet")
 	case a.Jti == "" || len(a.Jti) > maxAssertionID:
 		return errors.New("jti is missing")
-	case !s.used.first(c.ID, a.Jti, exp.Add(assertionSkew), now):
+	}
+	first, err := s.sessions.FirstUse(r.Context(), c.ID, a.Jti, exp.Add(assertionSkew))
+	switch {
+	case err != nil:
+		return &troubleError{err}
+	case !first:
 		return errors.New("it was used before")
 	}
 	return nil
 }
+
+// troubleError is trouble of ours, and no fault of an assertion.
+type troubleError struct{ err error }
+
+func (e *troubleError) Error() string { return e.err.Error() }
+func (e *troubleError) Unwrap() error { return e.err }
 
 // clientError answers to an application that did not prove itself.
 func (s *Service) clientError(w http.ResponseWriter, r *http.Request, err error) {

@@ -8,4 +8,10 @@ func (s *Service) PasswordWork() uint64 { return s.accounts.PasswordWork() }
 // Sweep is what the upkeep does every hour.
 func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
 
+// DeliverLogouts tells applications of logouts that are due.
+func (s *Service) DeliverLogouts(ctx context.Context) error {
+	_, err := s.sessions.DeliverLogouts(ctx)
+	return err
+}
+
 func (s *Service) UpkeepKeys(ctx context.Context) error { return s.sessions.UpkeepKeys(ctx) }

@@ -152,6 +152,8 @@ func (s *Service) Metadata(origin string) map[string]any {
 		"request_uri_parameter_supported":                          false,
 		"authorization_response_iss_parameter_supported":           true,
 		"prompt_values_supported":                                  prompts,
+		"backchannel_logout_supported":                             s.o.Client != nil,
+		"backchannel_logout_session_supported":                     s.o.Client != nil,
 		"account_management_uri":                                   origin + "/account",
 		"account_management_actions_supported":                     login.Actions(),
 	}
@@ -640,55 +642,4 @@ func (s *Service) userinfo(w http.ResponseWriter, r *http.Request) {
 // refused reports whether an error of Lookup is about the token and no trouble of ours.
 func refused(err error) bool {
 	return errors.Is(err, ErrUnknownToken) || errors.Is(err, ErrExpiredToken) || errors.Is(err, ErrLocked) || errors.Is(err, ErrDeactivated)
-}
-
-// endOP signs the browser out for an application. It happens without a question
-// only if the application shows an ID token of who is signed in.
-// Spec: OpenID Connect RP-Initiated Logout 1.0
-func (s *Service) endOP(w http.ResponseWriter, r *http.Request) {
-	var (
-		v   url.Values
-		err error
-	)
-	if r.Method == http.MethodPost {
-		v, err = form(w, r)
-	} else {
-		v, err = params(r.URL.RawQuery)
-	}
-	if err != nil {
-		s.pages.Message(w, r, http.StatusBadRequest, "badRequest")
-		return
-	}
-	r2 := withForm(r, v)
-	req, err := op.ParseEndSessionRequest(r2, s.provider.Decoder())
-	if err != nil || (req.PostLogoutRedirectURI != "" && req.IdTokenHint == "" && req.ClientID == "") {
-		s.pages.Message(w, r, http.StatusBadRequest, "badRequest")
-		return
-	}
-	end, err := op.ValidateEndSessionRequest(r.Context(), req, s.provider)
-	if err != nil {
-		s.pages.Message(w, r, http.StatusBadRequest, "badRedirect")
-		return
-	}
-	b, in := s.pages.SignedIn(r)
-	var of *register.Client // whose names for people the hint has
-	if err == nil && end.ClientID != "" {
-		if of, err = s.clients.Client(r.Context(), end.ClientID); err != nil {
-			s.pages.Message(w, r, http.StatusBadRequest, "badRedirect")
-			return
-		}
-	}
-	if in && (end.UserID == "" || end.UserID != s.sessions.Subject(of, b.User.ID)) {
-		s.pages.AskLogout(w, r)
-		return
-	}
-	if in {
-		s.pages.SignOut(w, r, b)
-	}
-	if req.PostLogoutRedirectURI != "" && end.RedirectURI != "" {
-		noStore(w)
-		http.Redirect(w, r, end.RedirectURI, http.StatusSeeOther)
-		return
-	}
-	s.pages.Message(w, r, http.StatusOK, "signedOut")
 }

@@ -131,6 +131,9 @@ type Options struct {
 	PasswordAlone func() bool
 	// QR draws a text. nil: pages show it as text only.
 	QR func(text string) (svg string, err error)
+	// Client goes to addresses that administrators named. nil: applications are not told
+	// when people sign out.
+	Client *http.Client
 	// RegistrationOpen lets anybody make an account on the pages.
 	RegistrationOpen bool
 	// PasswordCost overrides the calibrated cost. Only tests go below account.Floor.
@@ -166,7 +169,6 @@ type Service struct {
 	mails    limiter // of mails that pages send
 	devices  limiter // of devices that ask to be signed in
 	seal     []byte  // key of Seal
-	used     assertions
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -219,7 +221,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
-		Groups: s.groupNames, DisplayName: o.DisplayName})
+		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client})
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +231,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.accounts.OnEnd(s.sessions.BrowserEndedTx)
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
 		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now})
 	if err != nil {
@@ -237,7 +240,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.accounts.Ask(s.roster)
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
-		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession,
+		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
@@ -281,6 +284,7 @@ func (s *Service) mayMail(r *http.Request) time.Duration {
 func (s *Service) Start() {
 	s.running.Go(func() { s.upkeep(s.ctx) })
 	s.running.Go(func() { s.roster.Run(s.ctx) })
+	s.running.Go(func() { s.sessions.RunLogouts(s.ctx) })
 }
 
 // Directories are those that people come from.
@@ -538,7 +542,10 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 	var id string
 	err := s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
 		id = u.UserID
-		return s.accounts.SetStateTx(tx, u, state)
+		if err := s.accounts.SetStateTx(tx, u, state); err != nil || !disabled {
+			return err
+		}
+		return s.sessions.LogoutUserTx(tx, u.ID)
 	})
 	if err == nil && s.o.Locked != nil {
 		s.o.Locked(id, disabled)
@@ -610,6 +617,16 @@ func (s *Service) endSession(ctx context.Context, u User, id string) error {
 		return nil // ended already, or somebody else's
 	}
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.sessions.EndTx(tx, id, "ended on the account page", true) })
+}
+
+// endEverything signs somebody out of all browsers, applications and devices.
+func (s *Service) endEverything(ctx context.Context, u User) error {
+	return s.withUser(ctx, u.UserID, func(tx *store.Tx, u User) error {
+		if err := s.accounts.EndBrowsersTx(tx, u.ID, nil); err != nil {
+			return err
+		}
+		return s.sessions.EndAllTx(tx, u, "", "signed out everywhere")
+	})
 }
 
 // StartSession makes a session with its device. Errors: ErrNoUser, ErrLocked, ErrDeactivated.

@@ -116,6 +116,7 @@ type Accounts struct {
 	hasher    *hasher
 	turns     turns
 	elsewhere Elsewhere // nil: all passwords are here
+	onEnd     func(tx *store.Tx, userID, sid string) error
 }
 
 // New prepares the accounts.
@@ -410,7 +411,7 @@ func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) err
 	if err := upsertPassword(tx, id, hash, a.Now()); err != nil {
 		return err
 	}
-	return deleteBrowserSessions(tx, id, keep)
+	return a.EndBrowsersTx(tx, id, keep)
 }
 
 // LocalTx refuses an account whose password is kept in a directory. Errors: ErrElsewhere.
@@ -457,7 +458,7 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 		}
 	}
 	if state != Active {
-		return deleteBrowserSessions(tx, u.ID, nil)
+		return a.EndBrowsersTx(tx, u.ID, nil)
 	}
 	return nil
 }

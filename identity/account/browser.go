@@ -36,14 +36,13 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, o
 		if old != nil {
 			// Who proves anew who they are goes on with the session that applications know.
 			var owner, had string
-			err := tx.QueryRow(selectSID, old).Scan(&owner, &had)
+			err := tx.QueryRow(deleteBrowser, old).Scan(&owner, &had)
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
 			if owner == u.ID && had != "" {
 				sid = had
-			}
-			if _, err := tx.Exec(deleteBrowser, old); err != nil {
+			} else if err := a.endedTx(tx, owner, had); err != nil {
 				return err
 			}
 		}
@@ -57,9 +56,11 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, o
 
 const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires, sid, amr) VALUES ($1, $2, $3, $3, $4, $5, $6)`
 
-const selectSID = `SELECT user_id, sid FROM id_browser_sessions WHERE hash = $1`
+const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1 RETURNING user_id, sid`
 
-const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1`
+const deleteBrowsers = `DELETE FROM id_browser_sessions WHERE user_id = $1 AND hash IS NOT $2 RETURNING user_id, sid`
+
+const selectLive = `SELECT EXISTS (SELECT 1 FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 AND expires > $3)`
 
 const selectBrowser = `SELECT user_id, auth_time, sid, amr FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
 
@@ -91,16 +92,57 @@ func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browse
 	return b, nil
 }
 
-// EndBrowser ends a browser session.
-func (a *Accounts) EndBrowser(ctx context.Context, hash []byte) error {
-	return a.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(deleteBrowser, hash)
-		return err
-	})
+// OnEnd has fn run in the transaction in which a browser session ends. Call it before
+// the accounts are used.
+func (a *Accounts) OnEnd(fn func(tx *store.Tx, userID, sid string) error) { a.onEnd = fn }
+
+func (a *Accounts) endedTx(tx *store.Tx, userID, sid string) error {
+	if a.onEnd == nil || sid == "" {
+		return nil
+	}
+	return a.onEnd(tx, userID, sid)
 }
 
-// deleteBrowserSessions ends a user's browser sessions except the one with the hash keep.
-func deleteBrowserSessions(tx *store.Tx, id string, keep []byte) error {
-	_, err := tx.Exec(`DELETE FROM id_browser_sessions WHERE user_id = $1 AND hash IS NOT $2`, id, keep)
-	return err
+// endBrowsersTx runs a statement that removes browser sessions and returns whose they
+// were.
+func (a *Accounts) endBrowsersTx(tx *store.Tx, statement string, args ...any) error {
+	rows, err := tx.Query(statement, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var ended [][2]string
+	for rows.Next() {
+		var x [2]string
+		if err := rows.Scan(&x[0], &x[1]); err != nil {
+			return err
+		}
+		ended = append(ended, x)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	rows.Close()
+	for _, x := range ended {
+		if err := a.endedTx(tx, x[0], x[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EndBrowser ends a browser session.
+func (a *Accounts) EndBrowser(ctx context.Context, hash []byte) error {
+	return a.DB.Write(ctx, func(tx *store.Tx) error { return a.endBrowsersTx(tx, deleteBrowser, hash) })
+}
+
+// EndBrowsersTx ends a user's browser sessions except the one with the hash keep.
+func (a *Accounts) EndBrowsersTx(tx *store.Tx, id string, keep []byte) error {
+	return a.endBrowsersTx(tx, deleteBrowsers, id, keep)
+}
+
+// BrowserLives reports whether a user's browser session goes on.
+func (a *Accounts) BrowserLives(q store.Querier, userID, sid string) (lives bool, err error) {
+	err = q.QueryRow(selectLive, userID, sid, a.Now().UnixMilli()).Scan(&lives)
+	return lives, err
 }

@@ -114,8 +114,8 @@ func (p *Pages) doLink(w http.ResponseWriter, r *http.Request) {
 	}
 	b, in := p.SignedIn(r)
 	if said == "other" {
-		if in {
-			p.signOut(w, r, b)
+		if in && !p.SignOut(w, r, b) {
+			return
 		}
 		in = false
 	}

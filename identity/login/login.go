@@ -58,6 +58,8 @@ type Options struct {
 	SetPassword func(ctx context.Context, u account.User, password string, keepBrowser []byte, endOthers bool) error
 	Deactivate  func(ctx context.Context, u account.User) error
 	EndSession  func(ctx context.Context, u account.User, sessionID string) error
+	// EndEverything signs somebody out of all browsers, applications and devices.
+	EndEverything func(ctx context.Context, u account.User) error
 	// Phones fetch notifications from here. nil: none can.
 	Phones Phones
 	Mail   Mailer // nil: no e-mail is sent
@@ -351,6 +353,9 @@ func (p *Pages) EnsureBrowser(w http.ResponseWriter, r *http.Request) []byte {
 
 // SignedIn is who is signed in in this browser.
 func (p *Pages) SignedIn(r *http.Request) (account.Browser, bool) {
+	if b, ok := r.Context().Value(signedInKey{}).(account.Browser); ok {
+		return b, true
+	}
 	b, err := p.Accounts.BrowserByCookie(r.Context(), p.cookie(r, sessionCookie))
 	if err != nil && !errors.Is(err, account.ErrNoUser) && r.Context().Err() == nil {
 		p.Log.Error("a browser session could not be read", "err", err)
@@ -371,8 +376,16 @@ func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, m
 	}
 	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
 	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
+	b, err := p.Accounts.BrowserByCookie(r.Context(), secret)
+	if err != nil {
+		return err
+	}
+	*r = *r.WithContext(context.WithValue(r.Context(), signedInKey{}, b)) // its cookie is still the old one
 	return nil
 }
+
+// signedInKey is who signed in during a request.
+type signedInKey struct{}
 
 // address is where a request came from, for the slow-down.
 func address(r *http.Request) string {

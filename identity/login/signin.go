@@ -160,7 +160,8 @@ func (p *Pages) doLogin(w http.ResponseWriter, r *http.Request) {
 		redirect(w, r, nextOr(r, "/account"))
 		return
 	}
-	p.proceed(w, r, req, c, account.Browser{User: u, AuthTime: p.Now(), Methods: []string{"pwd"}})
+	b, _ := p.SignedIn(r)
+	p.proceed(w, r, req, c, b)
 }
 
 // proceed goes on with a sign-in: to the consent page, or, for our own client,
@@ -273,7 +274,9 @@ func (p *Pages) doConsent(w http.ResponseWriter, r *http.Request) {
 		}
 		p.agree(w, r, req, b)
 	case "other":
-		p.signOut(w, r, b)
+		if !p.SignOut(w, r, b) {
+			return
+		}
 		redirect(w, r, "/login?request="+url.QueryEscape(req.ID))
 	default:
 		if err := p.Sessions.End(r.Context(), req.ID, p.BrowserHash(r)); err != nil {
@@ -283,37 +286,6 @@ func (p *Pages) doConsent(w http.ResponseWriter, r *http.Request) {
 		p.Refuse(w, r, req, "access_denied")
 	}
 }
-
-func (p *Pages) signOut(w http.ResponseWriter, r *http.Request, b account.Browser) {
-	if err := p.Accounts.EndBrowser(r.Context(), b.Hash); err != nil {
-		p.Log.Error("a browser session could not be ended", "err", err)
-	}
-	p.setCookie(w, r, sessionCookie, "", 0)
-}
-
-// SignOut ends the browser session and removes its cookie.
-func (p *Pages) SignOut(w http.ResponseWriter, r *http.Request, b account.Browser) {
-	p.signOut(w, r, b)
-}
-
-func (p *Pages) showLogout(w http.ResponseWriter, r *http.Request) {
-	b, in := p.SignedIn(r)
-	if !in {
-		p.message(w, r, http.StatusOK, "signedOut")
-		return
-	}
-	p.render(w, r, http.StatusOK, "logout", "", view{Action: "/logout", UserID: b.User.UserID})
-}
-
-func (p *Pages) doLogout(w http.ResponseWriter, r *http.Request) {
-	if b, in := p.SignedIn(r); in {
-		p.signOut(w, r, b)
-	}
-	p.message(w, r, http.StatusOK, "signedOut")
-}
-
-// AskLogout is the page that asks before an application's logout is followed.
-func (p *Pages) AskLogout(w http.ResponseWriter, r *http.Request) { p.showLogout(w, r) }
 
 func (p *Pages) showReauth(w http.ResponseWriter, r *http.Request) {
 	b, in := p.SignedIn(r)
@@ -393,7 +365,9 @@ func (p *Pages) doSSO(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.PostForm.Get("answer") == "other" {
-		p.signOut(w, r, b)
+		if !p.SignOut(w, r, b) {
+			return
+		}
 		redirect(w, r, "/login?"+url.Values{"next": {"/login/sso?" + r.URL.RawQuery}}.Encode())
 		return
 	}

@@ -1,6 +1,7 @@
 package opstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -235,6 +236,17 @@ func (s *Store) trade(ctx context.Context, r *Request) (t Tokens, err error) {
 			return err
 		}
 		sess := &Session{ClientID: r.ClientID, Scopes: r.Scopes, DeviceID: r.DeviceID, AuthTime: r.AuthTime, Signed: r.signed}
+		if sess.SID != "" {
+			// Who signed out meanwhile is out: nobody could tell the application later.
+			if lives, err := s.Accounts.BrowserLives(tx, u.ID, sess.SID); err != nil || !lives {
+				return cmp.Or(err, ErrNoRequest)
+			}
+		}
+		if slices.Contains(r.Scopes, oidc.ScopeOpenID) {
+			if err := s.loginTx(tx, c, u.ID, sess.SID, r.Issuer); err != nil {
+				return err
+			}
+		}
 		refresh := slices.Contains(r.GetScopes(), oidc.ScopeOfflineAccess)
 		if t, err = s.StartTx(tx, u, sess, c.Name(), refresh, false); err != nil {
 			return err
@@ -275,8 +287,11 @@ func (r *Request) Done() bool                         { return r.state == stateD
 func (r *Request) GetScopes() []string { return withOffline(r.Scopes, r.DeviceID) }
 
 func withOffline(scopes []string, deviceID string) []string {
-	if deviceID != "" && !slices.Contains(scopes, oidc.ScopeOfflineAccess) {
+	if deviceID != "" && !offline(scopes) {
 		return append(slices.Clone(scopes), oidc.ScopeOfflineAccess)
 	}
 	return scopes
 }
+
+// offline reports whether scopes let a session outlive the browser session it came from.
+func offline(scopes []string) bool { return slices.Contains(scopes, oidc.ScopeOfflineAccess) }

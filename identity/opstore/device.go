@@ -323,6 +323,11 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 		if sess.Signed, err = parseSigned(g.signed); err != nil {
 			return err
 		}
+		if slices.Contains(g.Scopes, oidc.ScopeOpenID) {
+			if err := s.loginTx(tx, c, u.ID, "", op.IssuerFromContext(ctx)); err != nil {
+				return err
+			}
+		}
 		refresh := slices.Contains(withOffline(g.Scopes, g.DeviceID), oidc.ScopeOfflineAccess)
 		if t, err = s.StartTx(tx, u, sess, c.Name(), refresh, false); err != nil {
 			return err

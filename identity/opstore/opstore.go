@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -68,6 +69,8 @@ type Options struct {
 	// DisplayName is the name that others see (by user ID). nil: what it was when the
 	// account was made.
 	DisplayName func(ctx context.Context, userID string) (string, error)
+	// Client tells applications of logouts. nil: they are not told.
+	Client *http.Client
 }
 
 // Store keeps sessions and tokens.
@@ -79,6 +82,7 @@ type Store struct {
 	pairwise []byte // key of subjects and session IDs that are an application's own
 	signing  signing
 	paces    paces
+	logouts  logouts
 }
 
 // New prepares the store. The signing key is made in the background.
@@ -92,6 +96,7 @@ func New(o Options) (*Store, error) {
 		return nil, err
 	}
 	s.cache.m = map[tokenHash]*entry{}
+	s.logouts.wake = make(chan struct{}, 1)
 	first := make([]byte, 32)
 	rand.Read(first)
 	if s.pairwise, err = s.sealedSecret(context.Background(), "subjects", first); err != nil {
@@ -327,9 +332,24 @@ func (s *Store) arrivedTx(tx *store.Tx, refresh []byte) error {
 	return nil
 }
 
-// EndTx ends a session: its tokens die, and with deleteDevice its device goes.
-// Ending a session that has ended does nothing.
+// EndTx ends a session: its tokens die, with deleteDevice its device goes, and its
+// application is told. Ending a session that has ended does nothing.
 func (s *Store) EndTx(tx *store.Tx, id, reason string, deleteDevice bool) error {
+	sess, err := loadSession(tx, id)
+	if errors.Is(err, ErrRefresh) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.endTx(tx, id, reason, deleteDevice); err != nil || sess.ClientID == "" {
+		return err
+	}
+	return s.logoutTx(tx, loginsOfOne, sess.UserID, sess.ClientID, sess.SID)
+}
+
+// endTx is EndTx of which nobody has to be told.
+func (s *Store) endTx(tx *store.Tx, id, reason string, deleteDevice bool) error {
 	sess, err := loadSession(tx, id)
 	if errors.Is(err, ErrRefresh) {
 		return nil
@@ -388,7 +408,7 @@ func (s *Store) EndAllTx(tx *store.Tx, u account.User, keep, reason string) erro
 			return err
 		}
 	}
-	return nil
+	return s.LogoutUserTx(tx, u.ID)
 }
 
 // Sessions lists a user's live sessions, the latest first.
@@ -431,7 +451,7 @@ func (s *Store) Revoke(ctx context.Context, token string, check func(Session) er
 				return err
 			}
 		}
-		return s.EndTx(tx, id, "revoked", true)
+		return s.endTx(tx, id, "revoked", true) // by who is asked to tell themselves
 	})
 }
 
@@ -476,7 +496,7 @@ func (s *Store) SweepTx(tx *store.Tx) error {
 		return err
 	}
 	for _, id := range dead {
-		if err := s.EndTx(tx, id, "not used any more", true); err != nil {
+		if err := s.endTx(tx, id, "not used any more", true); err != nil { // the sign-in goes on
 			return err
 		}
 	}

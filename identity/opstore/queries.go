@@ -230,6 +230,8 @@ AND (refresh IS NULL OR NOT EXISTS (SELECT 1 FROM id_refresh_tokens r WHERE r.ha
 		{`DELETE FROM id_refresh_tokens WHERE consumed <> 0 AND consumed < $1`, now.Add(-day)},
 		{`DELETE FROM id_auth_requests WHERE expires < $1`, now},
 		{`DELETE FROM id_login_tokens WHERE expires < $1`, now},
+		{sweepLogins, now.Add(-refreshFor)},
+		{sweepAssertions, now},
 		{sweepGrants, now.Add(-time.Hour)}, // so long a device is told that it came too late
 		{`DELETE FROM id_sessions WHERE ended <> 0 AND ended < $1`, now.Add(-90 * day)},
 	} {

@@ -352,7 +352,7 @@ func (s *Store) Withdraw(ctx context.Context, u account.User, clientID string) e
 				}
 			}
 		}
-		return nil
+		return s.logoutTx(tx, loginsOfApp, u.ID, clientID)
 	})
 }
 
@@ -377,7 +377,7 @@ func (s *Store) EndClientTx(tx *store.Tx, clientID, reason string, forget bool) 
 			return err
 		}
 	}
-	return nil
+	return s.logoutTx(tx, loginsOfClient, clientID)
 }
 
 // Introspection is what a resource may know about a token. Spec: RFC 7662

@@ -57,14 +57,16 @@ var AppScopes = []string{"openid", "profile", "email", "groups", "offline_access
 
 // AppConfig is what an administrator says about an application.
 type AppConfig struct {
-	Template     string          `json:"template"`
-	Name         string          `json:"name"`
-	HomeURI      string          `json:"home_uri,omitempty"`
-	RedirectURIs []string        `json:"redirect_uris"`
-	LogoutURIs   []string        `json:"post_logout_redirect_uris,omitempty"`
-	Auth         string          `json:"auth_method"`
-	JWKS         json.RawMessage `json:"jwks,omitempty"` // public keys, for private_key_jwt
-	Scopes       []string        `json:"scopes"`
+	Template     string   `json:"template"`
+	Name         string   `json:"name"`
+	HomeURI      string   `json:"home_uri,omitempty"`
+	RedirectURIs []string `json:"redirect_uris"`
+	LogoutURIs   []string `json:"post_logout_redirect_uris,omitempty"`
+	// BackchannelURI is told when somebody's sign-in ends.
+	BackchannelURI string          `json:"backchannel_logout_uri,omitempty"`
+	Auth           string          `json:"auth_method"`
+	JWKS           json.RawMessage `json:"jwks,omitempty"` // public keys, for private_key_jwt
+	Scopes         []string        `json:"scopes"`
 	// WithoutPKCE lets an application with a secret or key leave PKCE out.
 	WithoutPKCE bool `json:"without_pkce,omitempty"`
 	Device      bool `json:"device_grant,omitempty"`
@@ -128,8 +130,8 @@ func FromTemplate(template, name, base string) (AppConfig, error) {
 		return c, nil
 	case "nextcloud": // the app user_oidc
 		c.RedirectURIs = []string{b + "/apps/user_oidc/code", b + "/index.php/apps/user_oidc/code"}
-		c.LogoutURIs = []string{b, b + "/"}
-		c.WithoutPKCE = true // it does not use it unless it is told to
+		c.LogoutURIs = []string{b, b + "/", b + "/index.php/"}
+		c.BackchannelURI = b + "/index.php/apps/user_oidc/backchannel-logout/Holdfast" // by the name of the provider there
 	case "grafana":
 		c.RedirectURIs = []string{b + "/login/generic_oauth"}
 		c.LogoutURIs = []string{b + "/login"}
@@ -226,6 +228,14 @@ func (c *AppConfig) check() (keys jose.JSONWebKeySet, err error) {
 	}
 	for _, u := range slices.Concat(c.RedirectURIs, c.LogoutURIs) {
 		if err := checkAppRedirect(u); err != nil {
+			return keys, err
+		}
+	}
+	if c.BackchannelURI != "" {
+		if _, err := homeURI(c.BackchannelURI); err != nil {
+			return keys, err
+		}
+		if err := checkAppRedirect(c.BackchannelURI); err != nil {
 			return keys, err
 		}
 	}
