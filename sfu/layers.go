@@ -63,7 +63,9 @@ func small(p types.LocalParticipant) (out []*sfu.DownTrack) {
 	for _, sub := range p.GetSubscribedTracks() {
 		t := sub.DownTrack()
 		switch {
-		case t == nil || t.Kind() != webrtc.RTPCodecTypeVideo || t.IsClosed():
+		// Until the listener has answered which codec it takes, LiveKit has no sender of the
+		// picture to ask for its sizes, and would crash.
+		case t == nil || !sub.IsBound() || t.Kind() != webrtc.RTPCodecTypeVideo || t.IsClosed():
 		case t.IsDeficient():
 			return nil
 		case t.DistanceToDesired() > 0:
