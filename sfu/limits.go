@@ -2,11 +2,16 @@ package sfu
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // ErrCallFull means that a call has as many participants as it may have.
@@ -112,8 +117,11 @@ func (s *SFU) refuse(w http.ResponseWriter, r *http.Request, err error) {
 const maxMessage = 1 << 20 // bytes
 
 // bounded has connections that are taken over read no message that is longer than
-// maxMessage: LiveKit would take any into memory.
-type bounded struct{ http.ResponseWriter }
+// maxMessage: LiveKit would take any into memory. Each is given to taken.
+type bounded struct {
+	http.ResponseWriter
+	taken func(*messages)
+}
 
 func (b bounded) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
@@ -126,24 +134,87 @@ func (b bounded) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		c.Close()
 		return nil, nil, errors.New("sfu: the client sent data before the handshake was over")
 	}
-	c = &messages{Conn: c}
-	return c, bufio.NewReadWriter(bufio.NewReader(c), rw.Writer), nil
+	m := &messages{Conn: c, ended: make(chan struct{})}
+	if b.taken != nil {
+		b.taken(m)
+	}
+	return m, bufio.NewReadWriter(bufio.NewReader(m), rw.Writer), nil
 }
 
 var errLongMessage = fmt.Errorf("sfu: a message is longer than %d bytes", maxMessage)
 
-// messages counts the bytes of each websocket message (RFC 6455, section 5.2).
+// messages is a websocket connection (RFC 6455, section 5): it counts the bytes of each
+// message that comes, and can put a ping between the frames that go out.
 type messages struct {
 	net.Conn
 	frames frames
+	heard  atomic.Int64 // when something came last, Unix nanoseconds
+
+	writing sync.Mutex
+	begun   bool                      // the answer to the handshake is out, alone
+	out     frames                    // what goes out
+	until   atomic.Pointer[time.Time] // the deadline of writes; nil: none was set
+	once    sync.Once
+	ended   chan struct{} // closed by Close
 }
 
 func (m *messages) Read(b []byte) (int, error) {
 	n, err := m.Conn.Read(b)
-	if !m.frames.take(b[:n]) {
+	if n > 0 {
+		m.heard.Store(time.Now().UnixNano())
+	}
+	if !m.frames.take(b[:n], maxMessage) {
 		return 0, errLongMessage
 	}
 	return n, err
+}
+
+func (m *messages) Write(b []byte) (int, error) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	n, err := m.Conn.Write(b)
+	if m.begun {
+		m.out.take(b[:n], math.MaxUint64)
+	} else if n == len(b) && bytes.HasSuffix(b, []byte("\r\n\r\n")) {
+		m.begun = true
+	}
+	return n, err
+}
+
+func (m *messages) Close() error {
+	m.once.Do(func() { close(m.ended) })
+	return m.Conn.Close()
+}
+
+func (m *messages) SetWriteDeadline(t time.Time) error {
+	m.until.Store(&t)
+	return m.Conn.SetWriteDeadline(t)
+}
+
+// pingPatience is how long a ping may wait for room in the connection.
+const pingPatience = 100 * time.Millisecond
+
+// ping asks for a sign of life, which each client's websocket gives without its
+// program: browsers slow the timers of pages that nobody looks at. Inside a message
+// that is still going out, and before the first, it does nothing.
+func (m *messages) ping() {
+	if !m.writing.TryLock() {
+		return
+	}
+	defer m.writing.Unlock()
+	if !m.begun || m.out.have > 0 || m.out.skip > 0 {
+		return
+	}
+	m.Conn.SetWriteDeadline(time.Now().Add(pingPatience))
+	n, _ := m.Conn.Write([]byte{0x89, 0}) // a final frame, opcode 9, nothing in it
+	if n == 1 {
+		m.Close() // what follows could not be read
+	}
+	if t := m.until.Load(); t != nil {
+		m.Conn.SetWriteDeadline(*t)
+	} else {
+		m.Conn.SetWriteDeadline(time.Time{})
+	}
 }
 
 // frames follows a stream of frames. The zero value is at its start.
@@ -154,8 +225,8 @@ type frames struct {
 	length uint64 // of the message so far
 }
 
-// take reads on, and reports false once a message is too long.
-func (f *frames) take(b []byte) bool {
+// take reads on, and reports false once a message is longer than limit.
+func (f *frames) take(b []byte, limit uint64) bool {
 	for len(b) > 0 {
 		if f.skip > 0 {
 			n := min(f.skip, uint64(len(b)))
@@ -191,13 +262,13 @@ func (f *frames) take(b []byte) bool {
 		}
 		final, control := f.head[0]&0x80 != 0, f.head[0]&0x08 != 0
 		f.have, f.skip = 0, size
-		if size > maxMessage {
+		if size > limit {
 			return false
 		}
 		if control { // may stand between the parts of a message
 			continue
 		}
-		if f.length += size; f.length > maxMessage {
+		if f.length += size; f.length > limit {
 			return false
 		}
 		if final {

@@ -160,11 +160,11 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte{0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, uint8(200))
 	f.Fuzz(func(t *testing.T, b []byte, piece uint8) {
 		var whole, parts frames
-		want := whole.take(b)
+		want := whole.take(b, maxMessage)
 		got := true
 		for rest := b; len(rest) > 0 && got; {
 			n := min(int(piece)+1, len(rest))
-			got = parts.take(rest[:n])
+			got = parts.take(rest[:n], maxMessage)
 			rest = rest[n:]
 		}
 		if got != want || want && whole != parts {

@@ -170,6 +170,7 @@ func (t *told) rewrite(m proto.Message) []proto.Message {
 	case *livekit.SignalResponse_Join:
 		join := proto.Clone(v.Join).(*livekit.JoinResponse)
 		t.servers(join.IceServers)
+		join.PingInterval, join.PingTimeout = clientPings, clientPatience
 		return []proto.Message{&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: join}}}
 	case *livekit.SignalResponse_Reconnect:
 		again := proto.Clone(v.Reconnect).(*livekit.ReconnectResponse)
@@ -257,6 +258,14 @@ func (t *told) trickle(v *livekit.TrickleRequest, m proto.Message) (out []proto.
 	}
 	return out
 }
+
+// Clients ask over signalling whether it still stands, and connect anew when no answer
+// came for that long. LiveKit's are 5 and 15 seconds: so long nobody is heard whose
+// network changed, since a browser gives an ICE connection up no sooner.
+const (
+	clientPings    = 2 // seconds
+	clientPatience = 5 // seconds
+)
 
 // maxTold bounds what is remembered of a session that restarts ICE again and again.
 const maxTold = 4096

@@ -64,6 +64,7 @@ type Options struct {
 	departure time.Duration // instead of departureTimeout
 	look      time.Duration // instead of lookInterval
 	silent    time.Duration // instead of silentFor
+	deaf      time.Duration // instead of deafFor
 }
 
 // Stats are the relay's present figures.
@@ -352,9 +353,9 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		r.Header.Del(name)
 	}
 	r.Header.Del("Sec-WebSocket-Extensions") // no compression: a short message could become a very long one
-	s.signalled(e, at, func() {
+	s.signalled(e, at, func(watch func(*messages)) {
 		defer leave()
-		e.auth.ServeHTTP(bounded{w}, r, e.mux.ServeHTTP)
+		e.auth.ServeHTTP(bounded{w, watch}, r, e.mux.ServeHTTP)
 	})
 }
 

@@ -70,7 +70,8 @@ of things: sound stays, the picture gives way, and comes back.
 | Chromium | 5 % loss, 100 ms, 1 Mbit/s | 1280 wide, 10 to 20 frames/s | 5 to 7 %, 4 to 6 % made up |
 | Chromium | 200 kbit/s, 50 ms | 320 wide, 5 frames/s, 50 kbit/s | 0 %, after 2 to 4 s |
 | Chromium | good again | all of it after 18 s | 0 % |
-| Chromium | another address | goes on 15 to 19 s later: Element Call waits until the browser has given the old connection up | |
+| Chromium | another address | goes on 8 s later; with LiveKit's own timing 15 to 19 s | |
+| Go | a cable is pulled | out of the call after 10.6 s | |
 
 Sound that is lost on the way is not sent again: neither client asks for it (Element Call turns RED
 off, and its offer has no NACK for Opus). So of sound as much is lost as the line itself loses, and
@@ -376,17 +377,33 @@ func TestQuality(t *testing.T) {
 	})
 
 	// A shared screen can be read, also where the camera has to give way to it.
-	_ = ok && t.Run("shared screen", func(t *testing.T) {
+	ok = ok && t.Run("shared screen", func(t *testing.T) {
 		alice.tell(t, "share")
 		bob.until(t, "bob gets the screen at its full size", 30*time.Second, func(v view) bool { return v.Screen == 1920 && v.Shots > 40 })
 		line.Set(netem.Rules{Delay: 20 * time.Millisecond, Rate: 2_500_000})
 		t.Cleanup(func() { line.Set(good) })
-		bob.until(t, "the camera's picture gets smaller", 40*time.Second, func(v view) bool { return v.Width < 1280 })
-		from := bob.look(t)
-		to := bob.until(t, "the screen goes on", 20*time.Second, func(v view) bool { return v.Shots > from.Shots+60 })
-		if to.Screen != 1920 {
-			t.Errorf("the screen is %d wide", to.Screen)
+		// On a machine that has no time the relay takes delays for a narrow line, and for
+		// a while makes the screen smaller as well: what counts is where it comes to rest.
+		steady := func(v view) bool { return v.Width < 1280 && v.Screen == 1920 }
+		for end := time.Now().Add(90 * time.Second); ; {
+			from := bob.until(t, "the camera's picture is smaller, the screen's is not", time.Until(end), steady)
+			to := bob.until(t, "the screen goes on", 20*time.Second, func(v view) bool { return !steady(v) || v.Shots > from.Shots+60 })
+			if steady(to) {
+				break
+			}
+			t.Logf("not at rest: the screen is %d wide, the camera's picture %d", to.Screen, to.Width)
 		}
+	})
+
+	// Bob's cable is pulled. Nothing is closed, and yet he is out of the call before
+	// LiveKit would give him up, which takes it twenty seconds.
+	_ = ok && t.Run("a cable is pulled", func(t *testing.T) {
+		alice.until(t, "bob is there", 30*time.Second, func(v view) bool { return v.Others == 1 })
+		went := alice.look(t).Went
+		line.Set(netem.Rules{Loss: 1})
+		begun := time.Now()
+		alice.until(t, "bob is out of the call", 15*time.Second, func(v view) bool { return v.Went > went && v.Others == 0 })
+		t.Log("out of the call after", time.Since(begun).Round(100*time.Millisecond))
 	})
 }
 
