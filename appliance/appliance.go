@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,6 +217,7 @@ func (a *Appliance) Wait(ctx context.Context) error {
 // Close stops the appliance: running requests are finished, long polls end at once.
 func (a *Appliance) Close() {
 	a.once.Do(func() {
+		a.drainCalls()
 		a.ready.Store(false)
 		a.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
@@ -253,12 +255,18 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	if !a.cfg.SFU.Enabled {
 		return nil
 	}
+	key, secret, err := a.callKey(ctx)
+	if err != nil {
+		return err
+	}
 	s, err := process.New(process.Options{Level: a.cfg.Level("sfu"), Options: sfu.Options{
 		Log:      a.logs.component("sfu"),
 		UDPPort:  a.cfg.SFU.UDPPort,
 		TCPPort:  a.cfg.SFU.TCPPort,
 		TURNPort: a.cfg.SFU.TURNPort,
 		NodeIP:   a.cfg.SFU.NodeIP,
+		Key:      key,
+		Secret:   secret,
 
 		MaxCalls:        a.cfg.SFU.MaxCalls,
 		MaxParticipants: a.cfg.SFU.MaxParticipants,
@@ -271,12 +279,44 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	}
 	a.sfu = s
 	a.onClose(func() {
-		// Nobody hangs up in time: the relay tells those in calls that it stops.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // who is still in a call had the time for it: see drainCalls
 		if err := s.Close(ctx); err != nil {
 			a.log.Warn("the call relay did not stop well", "err", err)
 		}
 	})
 	return nil
+}
+
+// callKey is what signs the tokens for calls. It is kept, so that people come back
+// into their calls after a restart.
+func (a *Appliance) callKey(ctx context.Context) (name, secret string, err error) {
+	err = a.db.Write(ctx, func(tx *store.Tx) error {
+		name, secret := sfu.NewKey()
+		_, err := a.settings.ClaimTx(tx, settings.CallKey, name+" "+secret)
+		return err
+	})
+	if err != nil {
+		return "", "", err
+	}
+	name, secret, ok := strings.Cut(a.settings.Get(settings.CallKey), " ")
+	if !ok || name == "" || len(secret) < 32 {
+		return "", "", fmt.Errorf("the setting %s is damaged", settings.CallKey)
+	}
+	return name, secret, nil
+}
+
+// drainCalls gives the calls that run the time that sfu.drain allows. All else goes on
+// meanwhile.
+func (a *Appliance) drainCalls() {
+	wait := time.Duration(a.cfg.SFU.Drain) * time.Second
+	if a.sfu == nil || wait == 0 || a.sfu.Stats().Participants == 0 {
+		return
+	}
+	// The service manager's patience is shorter. Source: sd_notify(3)
+	tellSystemd(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (wait + 30*time.Second).Microseconds()))
+	a.log.Info("calls may go on for a while before the stop", "participants", a.sfu.Stats().Participants, "at_most", wait)
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	a.sfu.Drain(ctx)
 }

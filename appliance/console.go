@@ -159,8 +159,9 @@ func (a console) Status(ctx context.Context) (web.Report, error) {
 	}
 	if a.sfu != nil {
 		s := a.sfu.Stats()
-		r.Calls = web.Calls{Rooms: s.Calls, Participants: s.Participants}
-		r.MemoryBytes += a.sfu.Status().MemoryBytes
+		st := a.sfu.Status()
+		r.Calls = web.Calls{Rooms: s.Calls, Participants: s.Participants, Draining: st.Draining}
+		r.MemoryBytes += st.MemoryBytes
 	}
 	return r, nil
 }

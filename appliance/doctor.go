@@ -112,6 +112,8 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 			switch {
 			case !r.Running:
 				add("call relay", false, "its process ended (%s) and is being started again; if that goes on, see the log, and whether another program took its ports", r.Reason)
+			case r.Draining:
+				add("call relay", true, "is about to stop: nobody new is let into a call, and those that run may go on for %d seconds at most (sfu.drain)", cfg.SFU.Drain)
 			case r.Restarts > 0:
 				add("call relay", true, "runs since %s, %d MiB of memory; it was started anew %d time(s), the last time because: %s", r.Since.Format(time.DateTime), r.MemoryBytes>>20, r.Restarts, r.Reason)
 			default:

@@ -71,6 +71,13 @@ func (g *signalling) count(at seat) int {
 	return g.open[at]
 }
 
+// any reports whether anybody has a connection.
+func (g *signalling) any() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open) > 0
+}
+
 // signalled serves a signalling connection, and looks after its participant when it
 // has ended.
 func (s *SFU) signalled(e *engine, at seat, serve func(watch func(*messages))) {

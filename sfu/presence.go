@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -156,6 +157,18 @@ func (p *presence) in(room string) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func (p *presence) list() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.rooms))
+}
+
+func (p *presence) knows(room string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rooms[room] != nil
 }
 
 func (p *presence) has(room, identity string) bool {

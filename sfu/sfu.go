@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/livekit/livekit-server/pkg/rtc/types"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 )
@@ -56,7 +57,7 @@ type Options struct {
 	MaxParticipants int // in one call; 0: as many as the machine carries
 
 	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
-	// all tokens.
+	// all tokens. Whoever keeps them lets people come back into their calls after it.
 	Key, Secret string
 
 	// For tests.
@@ -82,6 +83,8 @@ type Ports struct {
 var (
 	// ErrNotRunning means that Start was not called, or Close was.
 	ErrNotRunning = errors.New("sfu: the call relay is not running")
+	// ErrDraining means that the relay is about to stop and takes nobody new.
+	ErrDraining = errors.New("sfu: the call relay is about to stop")
 	// ErrTooManyRooms means that no further call can be held now.
 	ErrTooManyRooms = errors.New("sfu: too many calls at once")
 )
@@ -101,11 +104,12 @@ type SFU struct {
 	presence    *presence
 	signals     signalling
 
-	mu      sync.RWMutex
-	engine  *engine // nil: not running
-	started bool
-	closing bool
-	done    chan struct{} // closed by Close
+	mu       sync.RWMutex
+	engine   *engine // nil: not running
+	started  bool
+	draining bool
+	closing  bool
+	done     chan struct{} // closed by Close
 
 	removedMu sync.Mutex
 	removed   map[[2]string]time.Time // room and identity whose tokens are void, and until when
@@ -173,9 +177,39 @@ func (s *SFU) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the calls and closes the media ports. New calls are refused at once;
-// people in calls are given until ctx ends to leave by themselves.
+// Drain has the relay take nobody new, and waits until all calls are over or ctx ends.
+// Who is in a call may come back into it meanwhile.
+func (s *SFU) Drain(ctx context.Context) {
+	s.mu.Lock()
+	e, first := s.engine, !s.draining
+	s.draining = true
+	s.mu.Unlock()
+	if e == nil {
+		return
+	}
+	if first {
+		e.router.Drain()
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for e.rooms.HasParticipants() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// toldTime is how long those in calls may take to hear that the relay stops.
+const toldTime = 2 * time.Second
+
+// Close stops the relay: it is Drain, after which those who are still in a call are
+// told to connect anew, which brings them to whoever runs then.
 func (s *SFU) Close(ctx context.Context) error {
+	s.Drain(ctx)
 	s.mu.Lock()
 	e := s.engine
 	if s.closing {
@@ -189,16 +223,11 @@ func (s *SFU) Close(ctx context.Context) error {
 		s.presence.close()
 		return nil
 	}
-	e.router.Drain()
-	tick := time.NewTicker(100 * time.Millisecond)
+	e.sendAway(s.presence.list())
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-drain:
-	for e.rooms.HasParticipants() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			break drain
-		}
+	for end := time.Now().Add(toldTime); s.signals.any() && time.Now().Before(end); {
+		<-tick.C
 	}
 	s.mu.Lock()
 	s.engine = nil
@@ -206,6 +235,21 @@ drain:
 	e.stop()
 	s.presence.close()
 	return nil
+}
+
+// sendAway tells all in these rooms to resume their sessions, which whoever answers
+// them then makes them do from the beginning. LiveKit's own way to stop tells them that
+// the call is over. Told at once to begin anew, its Go client forgets what it published.
+func (e *engine) sendAway(rooms []string) {
+	for _, name := range rooms {
+		if r := e.rooms.GetRoom(context.Background(), livekit.RoomName(name)); r != nil {
+			for _, p := range r.GetParticipants() {
+				if p, ok := p.(types.LocalParticipant); ok {
+					p.Close(true, types.ParticipantCloseReasonRoomManagerStop, true)
+				}
+			}
+		}
+	}
 }
 
 // lookInterval is how often the machine's addresses are looked at.
@@ -270,6 +314,13 @@ func (s *SFU) running() (*engine, error) {
 		return nil, ErrNotRunning
 	}
 	return s.engine, nil
+}
+
+// leaving reports whether the relay takes nobody new.
+func (s *SFU) leaving() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.draining
 }
 
 // Ports are the ports in use; zero while the relay is not running.
@@ -343,10 +394,24 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The token is missing, wrong or expired", http.StatusUnauthorized)
 		return
 	}
+	if s.leaving() && !s.presence.has(at.room, at.identity) {
+		http.Error(w, "The call relay is about to stop; try again in a moment", http.StatusServiceUnavailable)
+		return
+	}
 	leave, err := s.presence.admit(at.room, at.identity, s.o.MaxCalls, s.o.MaxParticipants, true)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
+	}
+	// A token is for a room that was made for it. It is gone where the relay was started
+	// anew since then, and whoever was in it comes back by the same token.
+	if !s.presence.knows(at.room) {
+		if err := s.EnsureRoom(r.Context(), at.room); err != nil {
+			leave()
+			s.log.Warn("a call could not be made again", "err", err)
+			http.Error(w, "The call cannot be held now; try again in a moment", http.StatusServiceUnavailable)
+			return
+		}
 	}
 	r = r.Clone(r.Context())
 	for _, name := range Spoofable {
@@ -426,11 +491,14 @@ func (s *SFU) Mint(_ context.Context, room, identity, name string, ttl time.Dura
 }
 
 // EnsureRoom creates the room unless it exists. An existing room that is empty is
-// kept for another while. Errors: ErrNotRunning, ErrTooManyRooms.
+// kept for another while. Errors: ErrNotRunning, ErrDraining, ErrTooManyRooms.
 func (s *SFU) EnsureRoom(ctx context.Context, room string) error {
 	e, err := s.running()
 	if err != nil {
 		return err
+	}
+	if s.leaving() && len(s.presence.in(room)) == 0 {
+		return ErrDraining
 	}
 	if s.presence.stats().Rooms >= maxRooms {
 		return ErrTooManyRooms

@@ -268,7 +268,6 @@ func TestAdmission(t *testing.T) {
 	for _, c := range []struct{ name, jwt string }{
 		{"no token", ""},
 		{"nonsense", "x"},
-		{"a room that was not made", token(t, s, "c", "mallory")},
 		{"another key", sign("devkey", s.secret, "a", time.Hour, nil)},
 		{"another secret", sign(s.key, "secretsecretsecretsecretsecretsecret", "a", time.Hour, nil)},
 		{"expired", expired},
@@ -279,7 +278,19 @@ func TestAdmission(t *testing.T) {
 			t.Errorf("%s: admitted to %q", c.name, x.Name())
 		}
 	}
-	// A token may not create rooms, and there is no management API.
+	// A token makes its own room again, which may be gone after a restart, and no other.
+	c, err := dial(t.Context(), base+"/rtc", token(t, s, "c", "mallory"), PathUDP, nil)
+	if err != nil {
+		t.Fatalf("the room of a token is not made again: %v", err)
+	}
+	if got := c.join.GetRoom().GetName(); got != "c" {
+		t.Errorf("in room %q", got)
+	}
+	c.close()
+	if s.presence.knows("d") {
+		t.Error("a token makes another room than its own")
+	}
+	// There is no management API.
 	for _, path := range []string{"/twirp/livekit.RoomService/ListRooms", "/agent", "/whip/v1", "/debug/rooms"} {
 		req, _ := http.NewRequest("GET", "http"+strings.TrimPrefix(base, "ws")+path, nil)
 		req.Header.Set("Authorization", "Bearer "+forA)
@@ -754,10 +765,12 @@ func loopbackUp(t *testing.T) {
 	}
 }
 
+// A drain lets nobody new in, and who is in a call back in; it ends with the calls.
 func TestCloseDrains(t *testing.T) {
 	s, base := begin(t, Options{})
 	ensure(t, s, "call")
-	alice, err := call(t, base, token(t, s, "call", "alice"))
+	aliceToken, bobs := token(t, s, "call", "alice"), token(t, s, "call", "bob")
+	alice, err := call(t, base, aliceToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -768,13 +781,21 @@ func TestCloseDrains(t *testing.T) {
 		s.Close(ctx)
 		close(done)
 	}()
-	eventually(t, "new calls are refused", 10*time.Second, func() bool { return errors.Is(s.EnsureRoom(t.Context(), "x"), ErrNotRunning) })
+	eventually(t, "new calls are refused", 10*time.Second, func() bool { return errors.Is(s.EnsureRoom(t.Context(), "x"), ErrDraining) })
+	if _, err := call(t, base, bobs); err == nil {
+		t.Error("somebody new came in")
+	}
+	again, err := call(t, base, aliceToken)
+	if err != nil {
+		t.Fatalf("who is in the call does not get back in: %v", err)
+	}
 	select {
 	case <-done:
 		t.Fatal("closed while somebody was in a call")
 	case <-time.After(300 * time.Millisecond):
 	}
 	alice.Disconnect()
+	again.Disconnect()
 	select {
 	case <-done: // because the call ended: the drain itself would go on for ten minutes
 	case <-time.After(time.Minute):

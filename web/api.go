@@ -225,6 +225,8 @@ type Calls struct {
 	Rooms        int `json:"rooms"`
 	Participants int `json:"participants"`
 	Tracks       int `json:"tracks"`
+	// Draining: the appliance is about to stop, and nobody new is let into a call.
+	Draining bool `json:"draining"`
 }
 
 // SelfTest runs the appliance through what people will do, as a client would:

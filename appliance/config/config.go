@@ -76,6 +76,7 @@ type Config struct {
 		NodeIP          string `toml:"node_ip" doc:"The address that media is sent to, or several with commas. Empty: this machine's\naddresses; each client is told of the one that it came to."`
 		MaxCalls        int    `toml:"max_calls" min:"0" max:"10000" doc:"How many calls may run at once. 0: as many as the machine carries."`
 		MaxParticipants int    `toml:"max_participants" min:"0" max:"10000" doc:"How many people may be in one call. 0: as many as the machine carries."`
+		Drain           int    `toml:"drain" min:"0" max:"3600" doc:"How many seconds calls may go on when the appliance is stopped, while nobody new is let\nin. Then, and with 0 at once, their clients connect again by themselves to what runs next."`
 	} `toml:"sfu"`
 
 	Log struct {

@@ -7,7 +7,9 @@
 // to; who leaves the room, is removed from it, is locked or suspended, or signs the
 // device out, leaves its calls; OpenID tokens are stored as hashes and expire; a delegated leave
 // is restarted only while its participant is in the call, and is sent soon after it
-// left, or after a restart of the server, which ends all calls.
+// left; the server's restart is no leave of those who come back. Tokens outlive the
+// server's process: who may not be in a call any more is known again before anybody
+// is answered.
 package calls
 
 import (
@@ -106,34 +108,76 @@ type ticket struct {
 	until  time.Time
 }
 
-// New makes the service and ends the memberships that a previous run left behind.
-// Close ends it.
+// New makes the service. It goes on watching the participants of a previous run, and
+// has the relay refuse those who lost their right to be in a call. Close ends it.
 func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{o: o, timing: defaultTiming, watches: map[seat]*watch{}, admitted: map[string]map[seat]ticket{}}
 	s.ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
-	if o.Media == nil || o.Delayed == nil {
+	if o.Media == nil {
 		return s, nil
 	}
 	var left []delegation
+	var seats []place
 	err := o.DB.Read(ctx, func(q store.Querier) (err error) {
-		left, err = listDelegations(q)
+		if left, err = listDelegations(q); err == nil {
+			seats, err = listSeats(q)
+		}
 		return err
 	})
+	if err == nil {
+		err = s.seatAgain(ctx, seats)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("calls: %w", err)
 	}
 	s.unsub = o.Media.Subscribe(s.changed)
-	if len(left) > 0 {
-		s.wg.Go(func() { s.settle(left) })
+	if o.Delayed != nil {
+		s.mu.Lock()
+		for _, d := range left {
+			s.watch(d, s.timing.back)
+		}
+		s.mu.Unlock()
 	}
 	return s, nil
 }
 
-// Close stops watching participants. Delegations that stand are settled at the
-// next start.
+// seatAgain takes over who was given tokens by a previous run: they are good still.
+// Those who may not use them any more are refused by the relay.
+func (s *Service) seatAgain(ctx context.Context, seats []place) error {
+	for _, p := range seats {
+		switch err := s.member(ctx, p.userID, p.deviceID, p.roomID); {
+		case err == nil:
+			s.mu.Lock()
+			s.hold(p)
+			s.mu.Unlock()
+		case ctx.Err() != nil:
+			return err
+		default:
+			s.o.Media.Remove(p.at.room, p.at.identity)
+			if err := s.void(ctx, p.at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// void notes that a seat was taken away, for as long as there may be tokens for it.
+func (s *Service) void(ctx context.Context, seats ...seat) error {
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, at := range seats {
+			if err := voidSeat(tx, at, time.Now().Add(tokenTTL).UnixMilli()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Close stops watching participants. The next start goes on with it.
 func (s *Service) Close() {
 	if s.unsub != nil {
 		s.unsub()
@@ -300,14 +344,17 @@ func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, i
 			return "", unavailable(err)
 		}
 	}
+	at := seat{room, identity}
+	if err := s.note(ctx, place{at, roomID, userID, deviceID}); err != nil {
+		return "", err
+	}
 	if jwt, err = s.o.Media.Mint(ctx, room, identity, "", tokenTTL); err != nil {
 		return "", unavailable(err)
 	}
-	s.note(roomID, userID, deviceID, seat{room, identity})
 	// A removal that ran meanwhile did not find the seat.
 	if err := s.member(ctx, userID, deviceID, roomID); err != nil {
 		s.o.Media.Remove(room, identity)
-		return "", err
+		return "", errors.Join(err, s.void(ctx, at))
 	}
 	return jwt, nil
 }
@@ -338,17 +385,18 @@ func unavailable(err error) error {
 
 func member(roomID, userID string) string { return roomID + "|" + userID }
 
-// note remembers who was given a token.
-func (s *Service) note(roomID, userID, deviceID string, at seat) {
+// note remembers who is given a token.
+func (s *Service) note(ctx context.Context, p place) error {
 	now := time.Now()
+	var over []seat
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if now.After(s.nextSweep) {
 		s.nextSweep = now.Add(tokenTTL / 4)
 		for k, seats := range s.admitted {
 			for at, t := range seats {
 				if now.After(t.until) && !s.present(at) {
 					delete(seats, at)
+					over = append(over, at)
 				}
 			}
 			if len(seats) == 0 {
@@ -356,11 +404,28 @@ func (s *Service) note(roomID, userID, deviceID string, at seat) {
 			}
 		}
 	}
-	k := member(roomID, userID)
+	s.hold(p)
+	s.mu.Unlock()
+	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, at := range over {
+			if err := deleteSeat(tx, at); err != nil {
+				return err
+			}
+		}
+		if err := expireSeats(tx, now.UnixMilli()); err != nil {
+			return err
+		}
+		return upsertSeat(tx, p)
+	})
+}
+
+// hold keeps a seat in memory. s.mu is held.
+func (s *Service) hold(p place) {
+	k := member(p.roomID, p.userID)
 	if s.admitted[k] == nil {
 		s.admitted[k] = map[seat]ticket{}
 	}
-	s.admitted[k][at] = ticket{deviceID, now.Add(tokenTTL)}
+	s.admitted[k][p.at] = ticket{p.deviceID, time.Now().Add(tokenTTL)}
 }
 
 // Left takes a user who is no longer joined to a room out of its calls. It is
@@ -417,6 +482,10 @@ func (s *Service) expel(match func(k string, t ticket) bool) {
 	s.wg.Go(func() {
 		for _, at := range out {
 			s.o.Media.Remove(at.room, at.identity)
+		}
+		if err := s.void(s.ctx, out...); err != nil && s.ctx.Err() == nil {
+			// The next start finds it out by itself.
+			s.o.Log.Warn("it could not be noted who was taken out of a call", "err", err)
 		}
 	})
 }

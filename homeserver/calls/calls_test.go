@@ -166,10 +166,10 @@ func openStore(t testing.TB, path string) *store.DB {
 	return db
 }
 
-func start(t testing.TB, db *store.DB, m MediaTokens, d Delayed) *Service {
+func start(t testing.TB, db *store.DB, m MediaTokens, d Delayed, change ...func(*Options)) *Service {
 	t.Helper()
 	joined := map[string]bool{room + alice: true, room + bob: true}
-	s, err := New(context.Background(), Options{
+	o := Options{
 		ServerName: "example.org", DB: db, Media: m, Delayed: d,
 		PublicURL: func(*http.Request) string { return "https://chat.example.org" },
 		IsJoined: func(_ store.Querier, r, u string) (bool, error) {
@@ -179,7 +179,11 @@ func start(t testing.TB, db *store.DB, m MediaTokens, d Delayed) *Service {
 			return joined[r+u], nil
 		},
 		DeviceExists: func(_ store.Querier, u, d string) (bool, error) { return d == strings.ToUpper(u[1:2]), nil },
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	s, err := New(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -622,23 +626,24 @@ func TestDelegation(t *testing.T) {
 	})
 }
 
+// A restart is no leave of who comes back; who does not come back has left.
 func TestDelegationAfterRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
 		db := openStore(t, path)
 		m := &relay{}
-		d := &lastWords{waiting: map[string]time.Duration{"leave": time.Hour, "gone": time.Hour}}
+		d := &lastWords{waiting: map[string]time.Duration{"back": time.Hour, "lost": time.Hour, "gone": time.Hour}}
 		s := start(t, db, m, d)
 		lk, _ := relayRoom(room, "slot")
-		m.set(seat{lk, "a"}, true)
-		for id, delay := range map[string]string{"a": "leave", "b": "gone"} {
+		for id, delay := range map[string]string{"a": "back", "b": "gone", "c": "lost"} {
+			m.set(seat{lk, id}, true)
 			if err := s.delegate(t.Context(), alice, room, "slot", id, delay); err != nil {
 				t.Fatal(err)
 			}
 		}
 		s.Close()
 		db.Close()
-		if d.wasSent("leave") {
+		if d.wasSent("back") || d.wasSent("lost") {
 			t.Fatal("stopping the server sent it")
 		}
 		d.mu.Lock()
@@ -646,18 +651,96 @@ func TestDelegationAfterRestart(t *testing.T) {
 		d.mu.Unlock()
 		db = openStore(t, path)
 		defer db.Close()
-		s = start(t, db, &relay{}, d)
+		m = &relay{}
+		s = start(t, db, m, d)
 		defer s.Close()
+		time.Sleep(10 * time.Second)
+		m.set(seat{lk, "a"}, true)
+		time.Sleep(s.timing.back - 11*time.Second)
 		synctest.Wait()
-		if !d.wasSent("leave") {
-			t.Fatal("the participant of the previous run is still a member")
+		if d.wasSent("back") || d.wasSent("lost") {
+			t.Fatal("whoever may still come back is no member any more")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if d.wasSent("back") || !d.wasSent("lost") {
+			t.Fatalf("who came back left: %t; who did not: %t", d.wasSent("back"), d.wasSent("lost"))
 		}
 		db.Read(t.Context(), func(q store.Querier) error {
-			if l, err := listDelegations(q); err != nil || len(l) != 0 {
+			if l, err := listDelegations(q); err != nil || len(l) != 1 || l[0].delayID != "back" {
 				t.Error(l, err)
 			}
 			return nil
 		})
+		m.set(seat{lk, "a"}, false)
+		time.Sleep(2 * s.timing.grace)
+		synctest.Wait()
+		if !d.wasSent("back") {
+			t.Error("who left after the restart is still a member")
+		}
+	})
+}
+
+// Tokens outlive the server's process. Who lost the right to be in a call is refused
+// by the next one, and who loses it then is found.
+func TestSeatsAfterRestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	synctest.Test(t, func(t *testing.T) {
+		db := openStore(t, path)
+		defer func() { db.Close() }()
+		m := &relay{}
+		s := start(t, db, m, &lastWords{})
+		admit := func(user, device string) seat {
+			t.Helper()
+			lk, err := relayRoom(room, "slot")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.admit(t.Context(), user, device, room, "slot", user+device); err != nil {
+				t.Fatal(err)
+			}
+			return seat{lk, user + device}
+		}
+		a, b := admit(alice, "A"), admit(bob, "B")
+		again := func(f func(*Options)) {
+			t.Helper()
+			s.Close()
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			db, m = openStore(t, path), &relay{}
+			s = start(t, db, m, &lastWords{}, f)
+		}
+		gone := func() []seat {
+			s.wg.Wait()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return slices.Clone(m.gone)
+		}
+		// Alice left the room while the server was down, or right before.
+		left := func(o *Options) {
+			o.IsJoined = func(_ store.Querier, _, u string) (bool, error) { return u == bob, nil }
+		}
+		for range 2 {
+			again(left)
+			if got := gone(); !slices.Equal(got, []seat{a}) {
+				t.Errorf("refused: %v", got)
+			}
+		}
+		s.Left(room, bob)
+		if got := gone(); !slices.Equal(got, []seat{a, b}) {
+			t.Errorf("bob left: %v", got)
+		}
+		// What is known of seats ends with the last token.
+		time.Sleep(tokenTTL + time.Second)
+		c := admit(bob, "B")
+		db.Read(t.Context(), func(q store.Querier) error {
+			if l, err := listSeats(q); err != nil || len(l) != 1 || l[0].at != c {
+				t.Error(l, err)
+			}
+			return nil
+		})
+		s.Close()
 	})
 }
 

@@ -20,18 +20,20 @@ type delegation struct {
 // timing says how participants are watched.
 type timing struct {
 	join  time.Duration // how long one who was announced may take to come
+	back  time.Duration // how long one may take to come back after a restart
 	grace time.Duration // how long one who went may take to come back
 	retry time.Duration // after the store could not be written
 	check time.Duration // how often to look without being told
 }
 
-var defaultTiming = timing{join: 2 * time.Minute, grace: 3 * time.Second, retry: 5 * time.Second, check: time.Minute}
+var defaultTiming = timing{join: 2 * time.Minute, back: time.Minute, grace: 3 * time.Second, retry: 5 * time.Second, check: time.Minute}
 
 // headroom is the part of its delay after which an event is restarted.
 const headroom = 0.8
 
 type watch struct {
 	d    delegation
+	join time.Duration // it may take to come
 	wake chan struct{} // something changed
 	end  context.CancelFunc
 }
@@ -67,18 +69,31 @@ func (s *Service) delegate(ctx context.Context, userID, roomID, slotID, identity
 		}
 		old.end()
 	}
-	w := &watch{d: d, wake: make(chan struct{}, 1)}
-	var wctx context.Context
-	wctx, w.end = context.WithCancel(s.ctx)
-	s.watches[d.at] = w
-	s.wg.Go(func() { s.run(wctx, w) })
+	s.watch(d, s.timing.join)
 	return nil
 }
 
+// watch begins to watch a participant, who may take some time to come. s.mu is held.
+func (s *Service) watch(d delegation, join time.Duration) {
+	w := &watch{d: d, join: join, wake: make(chan struct{}, 1)}
+	var ctx context.Context
+	ctx, w.end = context.WithCancel(s.ctx)
+	s.watches[d.at] = w
+	s.wg.Go(func() { s.run(ctx, w) })
+}
+
 // changed is told by the relay that a participant came or went.
-func (s *Service) changed(room, identity string, _ bool) {
+func (s *Service) changed(room, identity string, joined bool) {
+	at := seat{room, identity}
 	s.mu.Lock()
-	w := s.watches[seat{room, identity}]
+	w := s.watches[at]
+	if !joined { // the relay renewed the token: it is good for as long from now
+		for _, seats := range s.admitted {
+			if t, ok := seats[at]; ok {
+				seats[at] = ticket{t.device, time.Now().Add(tokenTTL)}
+			}
+		}
+	}
 	s.mu.Unlock()
 	if w != nil {
 		select {
@@ -106,7 +121,7 @@ func (s *Service) run(ctx context.Context, w *watch) {
 	}()
 	period := time.Duration(float64(d.delay) * headroom)
 	restart := time.Now() // restarting at once tells whether the event still waits
-	gone := time.Now().Add(s.timing.join)
+	gone := time.Now().Add(w.join)
 	here := false
 	for {
 		now := time.Now()
@@ -175,19 +190,5 @@ func (s *Service) forget(ctx context.Context, d delegation) {
 	err := s.o.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error { return deleteDelegation(tx, d) })
 	if err != nil && !errors.Is(err, store.ErrClosed) {
 		s.o.Log.Warn("a delegation that is over could not be removed", "err", err)
-	}
-}
-
-// settle sends the leaves of a previous run's participants: their calls ended with
-// it, and their tokens are of no use to this one.
-func (s *Service) settle(left []delegation) {
-	for _, d := range left {
-		for !s.leave(s.ctx, d) {
-			select {
-			case <-time.After(s.timing.retry):
-			case <-s.ctx.Done():
-				return
-			}
-		}
 	}
 }

@@ -70,3 +70,56 @@ func listDelegations(q store.Querier) (out []delegation, err error) {
 	}
 	return out, rows.Err()
 }
+
+// place is a seat and who was given a token for it.
+type place struct {
+	at                       seat
+	roomID, userID, deviceID string
+}
+
+const (
+	upsertSeatSQL = `INSERT INTO call_seats (room, identity, room_id, user_id, device_id, expires) VALUES ($1, $2, $3, $4, $5, 0)
+		ON CONFLICT (room, identity) DO UPDATE SET room_id = excluded.room_id, user_id = excluded.user_id,
+			device_id = excluded.device_id, expires = 0`
+	voidSeatSQL    = `UPDATE call_seats SET expires = $3 WHERE room = $1 AND identity = $2`
+	deleteSeatSQL  = `DELETE FROM call_seats WHERE room = $1 AND identity = $2`
+	expireSeatsSQL = `DELETE FROM call_seats WHERE expires BETWEEN 1 AND $1`
+	listSeatsSQL   = `SELECT room, identity, room_id, user_id, device_id FROM call_seats ORDER BY room, identity`
+)
+
+func upsertSeat(tx *store.Tx, p place) error {
+	_, err := tx.Exec(upsertSeatSQL, p.at.room, p.at.identity, p.roomID, p.userID, p.deviceID)
+	return err
+}
+
+// voidSeat notes when the last token for a seat that was taken away runs out.
+func voidSeat(tx *store.Tx, at seat, expires int64) error {
+	_, err := tx.Exec(voidSeatSQL, at.room, at.identity, expires)
+	return err
+}
+
+func deleteSeat(tx *store.Tx, at seat) error {
+	_, err := tx.Exec(deleteSeatSQL, at.room, at.identity)
+	return err
+}
+
+func expireSeats(tx *store.Tx, now int64) error {
+	_, err := tx.Exec(expireSeatsSQL, now)
+	return err
+}
+
+func listSeats(q store.Querier) (out []place, err error) {
+	rows, err := q.Query(listSeatsSQL)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var p place
+		if err := rows.Scan(&p.at.room, &p.at.identity, &p.roomID, &p.userID, &p.deviceID); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, rows.Err()
+}

@@ -79,16 +79,18 @@ type place struct{ Room, Identity string }
 // Relay is the call relay as the house sees it. Its methods are safe for concurrent
 // use; those that ask the relay's process wait a while for one that is being started.
 type Relay struct {
-	o      Options
-	log    *slog.Logger
-	mirror *mirror
-	proxy  *httputil.ReverseProxy
-	done   chan struct{} // closed by Close
-	ended  chan struct{} // closed when nothing runs any more
+	o       Options
+	log     *slog.Logger
+	mirror  *mirror
+	proxy   *httputil.ReverseProxy
+	serving sync.WaitGroup // connections of signalling
+	done    chan struct{}  // closed by Close
+	ended   chan struct{}  // closed when nothing runs any more
 
 	mu       sync.Mutex
 	started  bool
 	closing  bool
+	draining bool
 	child    *child        // nil: none is ready
 	up       chan struct{} // closed when one is
 	standing standing      // of the last that was ready
@@ -101,6 +103,7 @@ type Relay struct {
 // Status says how the relay's process is.
 type Status struct {
 	Running     bool      `json:"running"`
+	Draining    bool      `json:"draining,omitempty"` // nobody new is let in: it is about to stop
 	PID         int       `json:"pid,omitempty"`
 	Since       time.Time `json:"since,omitzero"` // the present process
 	Restarts    int       `json:"restarts"`       // since the house was started
@@ -155,8 +158,26 @@ func (r *Relay) Start(context.Context) error {
 	return <-first
 }
 
-// Close ends the calls and the process. New calls are refused at once; people in
-// calls are given until ctx ends to leave by themselves.
+// Drain has the relay take nobody new, and returns when all calls are over or ctx ends.
+// Who is in a call may come back into it meanwhile.
+func (r *Relay) Drain(ctx context.Context) {
+	r.mu.Lock()
+	c := r.child
+	if !r.closing {
+		r.draining = true
+	}
+	r.mu.Unlock()
+	if c == nil {
+		return
+	}
+	if _, err := drain.call(ctx, r, none{}); err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+		r.log.Warn("the call relay could not be drained", "err", err)
+	}
+}
+
+// Close ends the process. New calls are refused at once; people in calls are given
+// until ctx ends to leave by themselves, and are then told to connect anew. It is
+// nobody's leave.
 func (r *Relay) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closing {
@@ -166,6 +187,7 @@ func (r *Relay) Close(ctx context.Context) error {
 	r.closing = true
 	c, started := r.child, r.started
 	r.mu.Unlock()
+	r.mirror.close()
 	var err error
 	if c != nil {
 		within := time.Duration(0)
@@ -188,7 +210,13 @@ func (r *Relay) Close(ctx context.Context) error {
 	if started {
 		<-r.ended
 	}
-	r.mirror.close()
+	// What the process said last is still on its way to the clients.
+	said := make(chan struct{})
+	go func() { r.serving.Wait(); close(said) }()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
 	return err
 }
 
@@ -559,8 +587,24 @@ func (r *Relay) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		p := parcel{Kind: kindSignal, Reach: sfu.ReachOf(req.Context())}
 		p.From, _ = netip.ParseAddrPort(req.RemoteAddr)
+		if !r.serve() {
+			r.proxy.ErrorHandler(w, req, sfu.ErrNotRunning)
+			return
+		}
+		defer r.serving.Done()
 		r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), parcelKey{}, p)))
 	})
+}
+
+// serve counts a connection, unless the relay stops.
+func (r *Relay) serve() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		return false
+	}
+	r.serving.Add(1)
+	return true
 }
 
 // ServeTURN is sfu.SFU.ServeTURN. Bytes are passed on; it is the relay's process that
@@ -635,6 +679,10 @@ var (
 		return standing{s.Ports(), s.Addresses()}, nil
 	})
 	metrics = register("metrics", func(context.Context, *sfu.SFU, none) (string, error) { return gather() })
+	drain   = register("drain", func(ctx context.Context, s *sfu.SFU, _ none) (none, error) {
+		s.Drain(ctx)
+		return none{}, nil
+	})
 	closing = register("close", func(_ context.Context, s *sfu.SFU, within time.Duration) (none, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), within)
 		defer cancel()
@@ -793,7 +841,7 @@ func (r *Relay) Metrics() prometheus.Gatherer {
 func (r *Relay) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := Status{Restarts: r.restarts, Reason: r.reason}
+	s := Status{Restarts: r.restarts, Reason: r.reason, Draining: r.draining || r.closing}
 	if r.child != nil {
 		s.Running, s.PID, s.Since = true, r.child.cmd.Process.Pid, r.since
 		s.MemoryBytes = resident(s.PID)

@@ -44,6 +44,7 @@ type failure struct {
 // known are the errors that callers tell apart.
 var known = map[string]error{
 	"not_running":    sfu.ErrNotRunning,
+	"draining":       sfu.ErrDraining,
 	"too_many_rooms": sfu.ErrTooManyRooms,
 	"call_full":      sfu.ErrCallFull,
 	"cancelled":      context.Canceled,

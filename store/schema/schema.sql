@@ -86,6 +86,17 @@ CREATE TABLE call_delegations (
 	PRIMARY KEY (room, identity)
 ) WITHOUT ROWID;
 
+-- owner: homeserver/calls
+CREATE TABLE call_seats (
+	room      TEXT NOT NULL,    -- the relay's name of the call
+	identity  TEXT NOT NULL,    -- the relay's name of the participant
+	room_id   TEXT NOT NULL,
+	user_id   TEXT NOT NULL,
+	device_id TEXT NOT NULL,    -- '': not known
+	expires   INTEGER NOT NULL, -- of a place that was taken away: when its last token does; 0: it was not
+	PRIMARY KEY (room, identity)
+) WITHOUT ROWID;
+
 -- owner: homeserver/delayed
 CREATE TABLE delayed_events (
 	delay_id     TEXT PRIMARY KEY, -- also what allows to restart, send or cancel

@@ -38,7 +38,7 @@ interface Report {
     media_bytes: number;
     disk_free_bytes: number;
     memory_bytes: number;
-    calls: { rooms: number; participants: number; tracks: number };
+    calls: { rooms: number; participants: number; tracks: number; draining: boolean };
 }
 
 const allPages = ["status", "people", "invites", "push", "bridges", "settings", "machine"] as const;
@@ -156,7 +156,7 @@ function StatusPage() {
                         <Number label={t("console.status.users")} value={number(r.users)} />
                         <Number label={t("console.status.rooms")} value={number(r.rooms)} />
                         <Number label={t("console.status.events")} value={number(r.events)} />
-                        <Number label={t("console.status.calls")} value={number(r.calls.rooms)} note={t("console.status.participants", { count: r.calls.participants })} testId="calls" />
+                        <Number label={t("console.status.calls")} value={number(r.calls.rooms)} note={t(r.calls.draining ? "console.status.draining" : "console.status.participants", { count: r.calls.participants })} testId="calls" />
                     </dl>
                     <dl className="console-facts">
                         {facts.map(([k, v]) => (
