@@ -224,7 +224,7 @@ func TestConsent(t *testing.T) {
 	// Somebody else's name in the page is text, not markup.
 	evil := r.client(func(m map[string]any) { m["client_name"] = `<script>alert(1)</script>` })
 	loc = b.get("/oauth2/authorize?" + authParams(evil).Encode()).to(t)
-	if a := b.get(loc.String()); strings.Contains(a.body, "<script") {
+	if a := b.get(loc.String()); strings.Contains(a.body, "<script>") {
 		t.Fatal("a client's name is markup")
 	}
 }

@@ -147,7 +147,7 @@ func (s *Service) Metadata(origin string) map[string]any {
 		"scopes_supported":                                         []string{"openid", "profile", "email", "groups", "offline_access", "urn:matrix:client:api:*", "urn:matrix:client:device:*", "urn:matrix:org.matrix.msc2967.client:api:*", "urn:matrix:org.matrix.msc2967.client:device:*"},
 		"claims_supported":                                         []string{"sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "c_hash", "azp", "amr", "acr", "sid", "name", "preferred_username", "email", "email_verified", "groups"},
 		"claims_parameter_supported":                               true,
-		"acr_values_supported":                                     []string{opstore.ACROne, opstore.ACRTwo},
+		"acr_values_supported":                                     s.classes(),
 		"request_parameter_supported":                              false,
 		"request_uri_parameter_supported":                          false,
 		"authorization_response_iss_parameter_supported":           true,

@@ -225,7 +225,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: o.Now,
+	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: o.Now, RPID: factor.RPID(o.PublicURL), Organisation: o.Organisation, Note: s.noteFactor,
 		Seal:   func(b []byte) ([]byte, error) { return opstore.Seal(s.seal, b) },
 		Unseal: func(b []byte) ([]byte, error) { return opstore.Unseal(s.seal, b) }})
 	if err != nil {
@@ -238,7 +238,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
-	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName,
+	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})

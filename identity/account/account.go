@@ -414,6 +414,11 @@ func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) err
 	return a.EndBrowsersTx(tx, id, keep)
 }
 
+// Local is LocalTx in a read of its own.
+func (a *Accounts) Local(ctx context.Context, id string) error {
+	return a.DB.Read(ctx, func(q store.Querier) error { return a.LocalTx(q, id) })
+}
+
 // LocalTx refuses an account whose password is kept in a directory. Errors: ErrElsewhere.
 func (a *Accounts) LocalTx(q store.Querier, id string) error {
 	if a.elsewhere == nil {

@@ -1,11 +1,15 @@
-// Package factor keeps what people prove who they are with beside a password: the
-// secret of their authenticator app, and codes on paper for the day it is lost.
+// Package factor keeps what people prove who they are with beside a password, or
+// instead of one: the secret of their authenticator app, passkeys, and codes on paper
+// for the day those are lost.
 //
 // Invariants:
 //   - A secret of an app lies in the database sealed, a code as a keyed hash: neither
 //     is of use without the key file.
 //   - A step of the clock and a code are used up in the transaction that accepts them:
 //     of parallel uses one wins.
+//   - A challenge for a passkey is spent before its answer is looked at, belongs to one
+//     purpose, origin and browser, and is good once.
+//   - Passkeys are bound to the appliance's public name, and work nowhere else.
 //   - Recovery codes exist only beside another factor, and go with the last.
 package factor
 
@@ -36,29 +40,45 @@ type Options struct {
 	Seal   func(plain []byte) ([]byte, error)
 	Unseal func(sealed []byte) ([]byte, error)
 	Now    func() time.Time
+	RPID   string // the name that passkeys are bound to; "": there are none
+	// Organisation is what browsers call the appliance. nil: by RPID.
+	Organisation func() string
+	// Note writes the audit log: what happened to whose factors. nil: nothing is.
+	Note func(ctx context.Context, tx *store.Tx, user, event, name string) error
 }
 
 // Factors keeps the factors.
 type Factors struct {
 	Options
-	codeKey []byte
+	codeKey    []byte
+	challenges challenges
 }
 
 // New prepares the factors.
 func New(o Options) (*Factors, error) {
 	key, err := hkdf.Key(sha256.New, o.Key, nil, "holdfast recovery codes", 32)
-	return &Factors{o, key}, err
+	f := &Factors{Options: o, codeKey: key}
+	f.challenges.start()
+	return f, err
+}
+
+func (f *Factors) note(ctx context.Context, tx *store.Tx, user, event, name string) error {
+	if f.Note == nil {
+		return nil
+	}
+	return f.Note(ctx, tx, user, event, name)
 }
 
 // State is what somebody has.
 type State struct {
 	App      bool // an authenticator app
-	Codes    int  // recovery codes that are left
+	Passkeys int
+	Codes    int // recovery codes that are left
 	HadCodes bool
 }
 
 // Any reports whether there is a second factor. Codes alone are none.
-func (s State) Any() bool { return s.App }
+func (s State) Any() bool { return s.App || s.Passkeys > 0 }
 
 // fewCodes is from when on people are told to make new ones.
 const fewCodes = 3
@@ -68,7 +88,8 @@ func (s State) Few() bool { return s.Any() && s.Codes <= fewCodes }
 
 const selectState = `SELECT (SELECT count(*) FROM id_totp WHERE user_id = $1),
 (SELECT count(*) FROM id_recovery_codes WHERE user_id = $1 AND used = 0),
-(SELECT count(*) FROM id_recovery_codes WHERE user_id = $1)`
+(SELECT count(*) FROM id_recovery_codes WHERE user_id = $1),
+(SELECT count(*) FROM id_passkeys WHERE user_id = $1)`
 
 // Of is what an account has, by its ULID.
 func (f *Factors) Of(ctx context.Context, user string) (s State, err error) {
@@ -82,7 +103,7 @@ func (f *Factors) Of(ctx context.Context, user string) (s State, err error) {
 // OfTx is Of inside a transaction.
 func (f *Factors) OfTx(q store.Querier, user string) (s State, err error) {
 	var app, all int
-	err = q.QueryRow(selectState, user).Scan(&app, &s.Codes, &all)
+	err = q.QueryRow(selectState, user).Scan(&app, &s.Codes, &all, &s.Passkeys)
 	s.App, s.HadCodes = app > 0, all > 0
 	return s, err
 }
@@ -94,7 +115,7 @@ const (
 
 // DropTx takes everything away that an account has.
 func (f *Factors) DropTx(tx *store.Tx, user string) error {
-	for _, q := range []string{deleteTOTP, deleteCodes} {
+	for _, q := range []string{deleteTOTP, deleteCodes, dropPasskeys} {
 		if _, err := tx.Exec(q, user); err != nil {
 			return err
 		}
@@ -172,7 +193,7 @@ func (f *Factors) codeHash(user, plain string) []byte {
 // shown again. Errors: ErrNone without another factor.
 func (f *Factors) NewCodes(ctx context.Context, user string) (codes []string, err error) {
 	err = f.DB.Write(ctx, func(tx *store.Tx) error {
-		codes, err = f.NewCodesTx(tx, user)
+		codes, err = f.NewCodesTx(ctx, tx, user)
 		return err
 	})
 	return codes, err
@@ -181,7 +202,7 @@ func (f *Factors) NewCodes(ctx context.Context, user string) (codes []string, er
 const insertCode = `INSERT INTO id_recovery_codes (user_id, hash, created, used) VALUES ($1, $2, $3, 0)`
 
 // NewCodesTx is NewCodes inside a transaction.
-func (f *Factors) NewCodesTx(tx *store.Tx, user string) ([]string, error) {
+func (f *Factors) NewCodesTx(ctx context.Context, tx *store.Tx, user string) ([]string, error) {
 	s, err := f.OfTx(tx, user)
 	if err == nil && !s.Any() {
 		err = ErrNone
@@ -200,7 +221,7 @@ func (f *Factors) NewCodesTx(tx *store.Tx, user string) ([]string, error) {
 			return nil, err
 		}
 	}
-	return codes, nil
+	return codes, f.note(ctx, tx, user, "factor.codes.new", "")
 }
 
 const useCode = `UPDATE id_recovery_codes SET used = $3 WHERE user_id = $1 AND hash = $2 AND used = 0`
@@ -216,6 +237,9 @@ func (f *Factors) UseCode(ctx context.Context, user, code string) error {
 		if err == nil && n == 0 {
 			err = ErrCode
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return f.note(ctx, tx, user, "factor.code.use", "")
 	})
 }

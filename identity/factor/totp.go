@@ -98,11 +98,14 @@ func (f *Factors) AddApp(ctx context.Context, user, secret, typed string) (codes
 			}
 			return err
 		}
+		if err := f.note(ctx, tx, user, "factor.app.add", ""); err != nil {
+			return err
+		}
 		s, err := f.OfTx(tx, user)
 		if err != nil || s.HadCodes {
 			return err
 		}
-		codes, err = f.NewCodesTx(tx, user)
+		codes, err = f.NewCodesTx(ctx, tx, user)
 		return err
 	})
 	return codes, err
@@ -144,7 +147,11 @@ func (f *Factors) UseApp(ctx context.Context, user, typed string) error {
 // RemoveApp forgets the authenticator app.
 func (f *Factors) RemoveApp(ctx context.Context, user string) error {
 	return f.DB.Write(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Exec(deleteTOTP, user); err != nil {
+		n, err := tx.Exec(deleteTOTP, user)
+		if err != nil || n == 0 {
+			return err
+		}
+		if err := f.note(ctx, tx, user, "factor.app.remove", ""); err != nil {
 			return err
 		}
 		return f.tidyTx(tx, user)

@@ -42,6 +42,7 @@ type Options struct {
 	Factors          *factor.Factors
 	QR               func(text string) (svg string, err error) // nil: none is drawn
 	ServerName       string
+	PublicURL        string // where passkeys work
 	Organisation     func() string
 	RegistrationOpen bool
 	Origin           func(*http.Request) string
@@ -113,6 +114,10 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"POST /account/email": p.doEmail, "GET /account/email": p.showEmail,
 		"POST /account/email/confirm": p.doConfirmEmail, "POST /account/email/remove": p.doRemoveEmail,
 		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
+		"GET /login/passkey": p.showPasskey, "POST /login/passkey": p.doPasskey,
+		"POST /login/passkey/alone": p.doPasskeyAlone, "GET /login/passkey.js": p.script,
+		"GET /account/security/passkey": p.showAddPasskey, "POST /account/security/passkey": p.doAddPasskey,
+		"POST /account/security/passkey/rename": p.doRenamePasskey, "POST /account/security/passkey/remove": p.doRemovePasskey,
 		"GET /login/totp": p.showTOTP, "POST /login/totp": p.doTOTP,
 		"GET /login/code": p.showCode, "POST /login/code": p.doCode,
 		"GET /account/security":     p.showSecurity,
@@ -233,6 +238,9 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 		t.Funcs(template.FuncMap{"t": func(key string, args ...any) string { return p.text(v.Lang, key, args...) }})
 		if err = t.ExecuteTemplate(&buf, "layout.html", v); err == nil {
 			SecurityHeaders(w, target)
+			if v.Factor.Options != "" {
+				allowScript(w)
+			}
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			w.WriteHeader(status)
 			w.Write(buf.Bytes())
@@ -257,6 +265,12 @@ func SecurityHeaders(w http.ResponseWriter, target string) {
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin-allow-popups")
+}
+
+// allowScript lets a page run the one script that there is, for passkeys.
+func allowScript(w http.ResponseWriter) {
+	const csp = "Content-Security-Policy"
+	w.Header().Set(csp, "script-src 'self'; "+w.Header().Get(csp))
 }
 
 // formSource is the CSP source of a redirect URI.

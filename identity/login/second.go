@@ -95,11 +95,16 @@ func (p *Pages) passed(w http.ResponseWriter, r *http.Request, u account.User, m
 		return false
 	}
 	p.setCookie(w, r, pendingCookie, text, pendingFor)
-	redirect(w, r, secondPath(has)+"?"+r.URL.RawQuery)
+	redirect(w, r, p.secondPath(r, has)+"?"+r.URL.RawQuery)
 	return false
 }
 
-func secondPath(factor.State) string { return "/login/totp" }
+func (p *Pages) secondPath(r *http.Request, has factor.State) string {
+	if has.Passkeys > 0 && (!has.App || p.Factors.PasskeysAt(p.Origin(r))) {
+		return "/login/passkey"
+	}
+	return "/login/totp"
+}
 
 // waits is who passed the first factor in this browser. It leads back where nobody did,
 // or too long ago.
@@ -227,7 +232,11 @@ func (p *Pages) couldReach(r *http.Request, b account.Browser, wanted []string) 
 	if err != nil || !has.Any() {
 		return false, err
 	}
-	return opstore.Reaches([]string{"pwd", "otp", "mfa"}, wanted), nil
+	could := []string{"pwd", "mfa"}
+	if has.Passkeys > 0 && p.Factors.PasskeysAt(p.Origin(r)) {
+		could = append(could, "hwk")
+	}
+	return opstore.Reaches(could, wanted), nil
 }
 
 // factorView is what pages show of second factors.
@@ -241,6 +250,12 @@ type factorView struct {
 	Codes  []string      // new recovery codes
 	File   string        // the same, in a form
 	Left   string
+
+	Options string // for passkeys, JSON; "": they cannot be used
+	Alone   string // where a passkey instead of a password goes
+	Address string // where passkeys work
+	Here    bool   // they work at this address
+	Listed  []passkeyView
 }
 
 // setup is an authenticator app that somebody is adding.
@@ -260,7 +275,11 @@ func (p *Pages) securityPage(w http.ResponseWriter, r *http.Request, status int,
 		return
 	}
 	v := view{User: b.User, UserID: b.User.UserID, Error: problem, Notice: notice}
-	v.Factor = factorView{State: has, Left: strconv.Itoa(has.Codes)}
+	v.Factor = factorView{State: has, Left: strconv.Itoa(has.Codes), Address: p.passkeyAddress(), Here: p.Factors.PasskeysAt(p.Origin(r))}
+	if v.Factor.Listed, err = p.passkeyViews(r, b.User.ID); err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	p.render(w, r, status, "security", "", v)
 }
 
@@ -311,7 +330,7 @@ func (p *Pages) doAddApp(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Who added it has it in hand: the session is as strong as one that begins with it.
-	if err := p.SignIn(w, r, b.User, strengthened(b.Methods)...); err != nil {
+	if err := p.SignIn(w, r, b.User, with(b.Methods, "otp", "mfa")...); err != nil {
 		p.fail(w, r, err)
 		return
 	}
@@ -322,8 +341,9 @@ func (p *Pages) doAddApp(w http.ResponseWriter, r *http.Request) {
 	p.codesPage(w, r, b.User, codes, p.text(lang(r), "security.appAdded"), "/account/security")
 }
 
-func strengthened(methods []string) []string {
-	for _, m := range []string{"otp", "mfa"} {
+// with adds methods to those that were passed.
+func with(methods []string, more ...string) []string {
+	for _, m := range more {
 		if !slices.Contains(methods, m) {
 			methods = append(slices.Clip(methods), m)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/identity/account"
+	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
 )
@@ -85,6 +86,12 @@ func loginHint(h string) string {
 
 func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request, status int, req *opstore.Request, c *register.Client, name, problem string) {
 	v := view{Action: "/login?" + r.URL.RawQuery, Username: name, Error: problem}
+	options, err := p.passkeyOptions(w, r, factor.Person{}, false)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	v.Factor.Options, v.Factor.Alone = options, aloneAction(r, false)
 	target := ""
 	if req != nil {
 		v.App, target = c.Name(), req.RedirectURI
@@ -293,7 +300,18 @@ func (p *Pages) showReauth(w http.ResponseWriter, r *http.Request) {
 		redirect(w, r, "/login?"+url.Values{"next": {nextOr(r, "/account")}}.Encode())
 		return
 	}
-	p.render(w, r, http.StatusOK, "reauth", "", view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart})
+	p.reauthForm(w, r, http.StatusOK, b, "")
+}
+
+func (p *Pages) reauthForm(w http.ResponseWriter, r *http.Request, status int, b account.Browser, problem string) {
+	v := view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart, Error: problem}
+	options, err := p.passkeyOptions(w, r, person(b.User), false)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	v.Factor.Options, v.Factor.Alone = options, aloneAction(r, true)
+	p.render(w, r, status, "reauth", "", v)
 }
 
 func (p *Pages) doReauth(w http.ResponseWriter, r *http.Request) {
@@ -305,7 +323,7 @@ func (p *Pages) doReauth(w http.ResponseWriter, r *http.Request) {
 	u, err := p.Accounts.VerifyAt(r.Context(), b.User.Localpart, r.PostForm.Get("password"), p.at(r, b.User.Localpart))
 	if err != nil {
 		if status, text := p.attemptText(r, err); status != 0 {
-			p.render(w, r, status, "reauth", "", view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart, Error: text})
+			p.reauthForm(w, r, status, b, text)
 			return
 		}
 		p.fail(w, r, err)

@@ -162,9 +162,9 @@ const quiet = [
 const media = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--mute-audio"];
 
 /** openBrowser starts a browser process of its own for one person. */
-export async function openBrowser(name, options = {}) {
+export async function openBrowser(name, options = {}, args = []) {
     const { chromium } = require("playwright-core");
-    const browser = await chromium.launch({ executablePath: chromiumPath(), args: [...quiet, ...media] });
+    const browser = await chromium.launch({ executablePath: chromiumPath(), args: [...quiet, ...media, ...args] });
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", ignoreHTTPSErrors: true, permissions: ["camera", "microphone", "clipboard-read", "clipboard-write"], acceptDownloads: true, ...options });
     context.setDefaultTimeout(90_000); // where much else runs, a page takes its time
     // Peer connections are kept where a test can ask them for statistics, in every frame.

@@ -1,0 +1,242 @@
+// Second factors on the real program in a real browser: an authenticator app, recovery codes, passkeys on Chromium's
+// virtual authenticator, and proving anew who one is. Every page is looked at for what keeps people from using it.
+import assert from "node:assert/strict";
+import { createHash, createHmac, X509Certificate } from "node:crypto";
+import { after, before, test } from "node:test";
+import { connect } from "node:tls";
+import { keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed, until } from "./lib.mjs";
+
+const skip = skipReason();
+const name = "demo.example";
+const password = "lantern orbit maple 4";
+let server, base, browserArgs, ada, cdp;
+const problems = [];
+
+before(async () => {
+    if (skip) return;
+    server = await startClaimed("ada", password);
+    base = `https://${name}:${server.https}`;
+    // Browsers want a certificate that they trust for passkeys: this one, by its key.
+    const key = await until("the certificate for the name", () => new Promise((ok, no) => {
+        const s = connect({ port: server.https, servername: name, rejectUnauthorized: false }, () => {
+            const cert = new X509Certificate(s.getPeerX509Certificate().raw);
+            s.end();
+            ok(cert.subjectAltName?.includes(name) && createHash("sha256").update(cert.publicKey.export({ type: "spki", format: "der" })).digest("base64"));
+        });
+        s.once("error", no);
+    }));
+    browserArgs = [`--ignore-certificate-errors-spki-list=${key}`, `--host-resolver-rules=MAP ${name} 127.0.0.1, MAP *.google.com ~NOTFOUND, MAP *.googleapis.com ~NOTFOUND, MAP *.gvt1.com ~NOTFOUND`];
+    ada = await openBrowser("ada", { ignoreHTTPSErrors: false }, browserArgs);
+    ada.context.setDefaultTimeout(30_000);
+    cdp = await ada.context.newCDPSession(ada.page);
+    await cdp.send("WebAuthn.enable");
+});
+
+after(async () => {
+    await ada?.browser.close();
+    if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
+    assert.deepEqual(problems, []);
+});
+
+const checked = async (t, fn) => {
+    try {
+        await fn();
+        assert.deepEqual(ada.problems, [], "the pages must not break their own rules");
+    } catch (e) {
+        await keepEvidence(`factors-${t.name.replaceAll(/\W+/g, "-").slice(0, 40)}`, [ada]);
+        throw e;
+    }
+};
+
+const authenticator = async (more = {}) =>
+    (await cdp.send("WebAuthn.addVirtualAuthenticator", {
+        options: { protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true, ...more },
+    })).authenticatorId;
+
+/** digits are what an authenticator app shows (RFC 6238), steps of half a minute from now. */
+function digits(secret, steps = 0) {
+    const bits = [...secret.replaceAll(" ", "")].map((c) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".indexOf(c).toString(2).padStart(5, "0")).join("");
+    const key = Buffer.from(bits.match(/.{8}/g).map((b) => Number.parseInt(b, 2)));
+    const counter = Buffer.alloc(8);
+    counter.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + steps));
+    const h = createHmac("sha1", key).update(counter).digest();
+    return String((h.readUInt32BE(h[19] & 15) & 0x7fffffff) % 1_000_000).padStart(6, "0");
+}
+
+const look = async (label) => {
+    await pictures(ada.page, `factors-${label}`);
+    assert.deepEqual(await obstacles(ada.page), [], `${label}: nothing may keep people from using it`);
+};
+
+const signOut = async () => {
+    await ada.page.goto(`${base}/logout`);
+    await ada.page.getByRole("button", { name: "Sign out" }).click();
+    await ada.page.goto(`${base}/login?next=/account/security`);
+};
+
+const typePassword = async () => {
+    await ada.page.getByLabel("User name").fill("ada");
+    await ada.page.getByLabel("Password").fill(password);
+    await ada.page.getByRole("button", { name: "Sign in", exact: true }).click();
+};
+
+const heading = (text) => ada.page.getByRole("heading", { level: 1, name: text }).waitFor();
+
+let secret, codes;
+
+test("an authenticator app is added, by keyboard alone, and a sign-in asks for it", { skip, timeout: 120_000 }, (t) =>
+    checked(t, async () => {
+        const { page } = ada;
+        await page.goto(`${base}/login?next=/account/security`);
+        await typePassword();
+        await heading("Security");
+        await look("security");
+        await page.getByRole("link", { name: "Add an authenticator app" }).click();
+        await heading("Add an authenticator app");
+        await look("addapp");
+        assert.ok(await page.locator(".hf-qr svg").isVisible());
+        secret = await page.locator("#secret").innerText();
+        await page.getByLabel("Digits of the app").focus();
+        await page.keyboard.type("000000");
+        await page.keyboard.press("Enter");
+        await page.getByRole("alert").waitFor();
+        assert.equal(await page.locator("#secret").innerText(), secret, "a slip must not make the app worthless");
+        await page.getByLabel("Digits of the app").focus();
+        await page.keyboard.type(digits(secret, -1)); // the one before: the next sign-in has another
+        await page.keyboard.press("Enter");
+        await heading("Your recovery codes");
+        await look("codes");
+        codes = await page.locator(".hf-codes code").allInnerTexts();
+        assert.equal(codes.length, 10);
+        const [file] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download as a file" }).click()]);
+        const text = await (await import("node:fs/promises")).readFile(await file.path(), "utf8");
+        for (const c of codes) assert.ok(text.includes(c), "the file must have every code");
+
+        await signOut();
+        await typePassword();
+        await heading("Second factor");
+        await look("totp");
+        await page.keyboard.type(digits(secret));
+        await page.keyboard.press("Enter");
+        await heading("Security");
+    }));
+
+test("a recovery code stands in for it once", { skip, timeout: 120_000 }, (t) =>
+    checked(t, async () => {
+        const { page } = ada;
+        await signOut();
+        await typePassword();
+        await page.getByRole("link", { name: "Use a recovery code" }).click();
+        await heading("Use a recovery code");
+        await look("code");
+        await page.keyboard.type(codes[0].toLowerCase());
+        await page.keyboard.press("Enter");
+        await heading("Security");
+        await page.getByText("Codes that can still be used: 9.").waitFor();
+        await signOut();
+        await typePassword();
+        await page.getByRole("link", { name: "Use a recovery code" }).click();
+        await page.getByLabel("Recovery code").fill(codes[0]);
+        await page.keyboard.press("Enter");
+        await page.getByText("was used already").waitFor();
+        await page.getByLabel("Recovery code").fill(codes[1]);
+        await page.keyboard.press("Enter");
+        await heading("Security");
+    }));
+
+test("passkeys: added, named, used instead of the password, as second factor and to prove anew, removed", { skip, timeout: 180_000 }, (t) =>
+    checked(t, async () => {
+        const { page } = ada;
+        const phone = await authenticator();
+        const add = async (label) => {
+            await page.goto(`${base}/account/security`);
+            await page.getByRole("link", { name: "Add a passkey" }).click();
+            await heading("Add a passkey");
+            await page.getByLabel("What to call it").fill(label);
+            await page.getByRole("button", { name: "Continue" }).click();
+        };
+        await page.goto(`${base}/account/security/passkey`);
+        await look("addpasskey");
+        await add("my phone");
+        await page.getByText("The passkey was added.").waitFor();
+        // The same device again: the browser knows.
+        await add("my phone again");
+        await page.getByText("This device has a passkey of your account already.").waitFor();
+        // A second device.
+        await cdp.send("WebAuthn.removeVirtualAuthenticator", { authenticatorId: phone });
+        const key = await authenticator({ transport: "usb" });
+        await add("blue key");
+        await page.getByText("The passkey was added.").waitFor();
+        await page.getByLabel("New name of my phone").fill("old phone");
+        await page.getByRole("button", { name: "Rename my phone" }).click();
+        await page.getByText("old phone").first().waitFor();
+        await look("security-full");
+
+        // Instead of the password.
+        await signOut();
+        await heading("Sign in");
+        await look("login");
+        await page.getByRole("button", { name: "Sign in with a passkey" }).click();
+        await heading("Security");
+
+        // After the password.
+        await signOut();
+        await typePassword();
+        await heading("Second factor");
+        await look("passkey");
+        await page.getByRole("button", { name: "Use the passkey" }).click();
+        await heading("Security");
+
+        // A browser whose authenticator knows nobody says so, and leaves the other ways open.
+        await signOut();
+        await cdp.send("WebAuthn.setAutomaticPresenceSimulation", { authenticatorId: key, enabled: true });
+        await cdp.send("WebAuthn.clearCredentials", { authenticatorId: key });
+        await typePassword();
+        await page.getByRole("button", { name: "Use the passkey" }).click();
+        await page.getByText("No passkey was used.").waitFor();
+        await page.getByRole("link", { name: "Use the authenticator app" }).click();
+        await page.getByRole("link", { name: "Use a recovery code" }).click();
+        await page.getByLabel("Recovery code").fill(codes[2]);
+        await page.keyboard.press("Enter");
+        await heading("Security");
+
+        for (const which of ["old phone", "blue key"]) {
+            await page.getByRole("button", { name: `Remove ${which}`, exact: true }).click();
+            await page.getByText("The passkey was removed.").waitFor();
+        }
+        assert.equal(await page.getByRole("button", { name: /^Rename/ }).count(), 0);
+        await page.goto(`${base}/reauth?next=/account/security`);
+        await heading("Confirm that it is you");
+        await look("reauth");
+    }));
+
+test("a passkey is suggested in the name field", { skip, timeout: 120_000 }, (t) =>
+    checked(t, async () => {
+        const { page } = ada;
+        const phone = await authenticator();
+        await page.goto(`${base}/account/security/passkey`);
+        await page.getByLabel("What to call it").fill("phone");
+        await page.getByRole("button", { name: "Continue" }).click();
+        await page.getByText("The passkey was added.").waitFor();
+        // The virtual authenticator picks for the person what the browser would list.
+        await signOut();
+        await heading("Security");
+        await cdp.send("WebAuthn.removeVirtualAuthenticator", { authenticatorId: phone });
+    }));
+
+test("at an address that passkeys are not for, the page says where they are", { skip, timeout: 60_000 }, (t) =>
+    checked(t, async () => {
+        const { page } = ada;
+        await page.goto(`${server.base}/login?next=/account/security`);
+        assert.equal(await page.getByRole("button", { name: "Sign in with a passkey" }).count(), 0);
+        await typePassword();
+        await page.getByRole("link", { name: "Use a passkey" }).click();
+        await page.getByText("Passkeys work only at the appliance's own address").waitFor();
+        await look("passkey-elsewhere");
+        await page.getByRole("link", { name: "Use the authenticator app" }).click();
+        await page.getByLabel("Digits of the app").fill(digits(secret, 1));
+        await page.keyboard.press("Enter");
+        await heading("Security");
+        await page.getByRole("button", { name: "Make new recovery codes" }).click();
+        await heading("Your recovery codes");
+    }));
