@@ -235,6 +235,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	})
 	a.mailControl(handle)
 	a.directoryControl(handle)
+	a.listControl(handle)
 	a.groupControl(handle)
 	a.filesControl(handle)
 	a.loginControl(handle)
@@ -282,6 +283,9 @@ func (a *Appliance) controlMessage(err error) string {
 		return m
 	}
 	if m := groupMessage(err); m != "" {
+		return m
+	}
+	if m := listMessage(err); m != "" {
 		return m
 	}
 	switch {

@@ -40,7 +40,7 @@ var groupTroubles = []struct {
 	{identity.ErrNoGroup, http.StatusNotFound, "no_group", "name", "There is no such group."},
 	{identity.ErrGroupExists, http.StatusConflict, "taken", "name", "There is a group of this name. Choose another."},
 	{identity.ErrGroupName, http.StatusBadRequest, "bad_name", "name", "The name of a group has 1 to 128 bytes, and no commas or control characters."},
-	{identity.ErrGroupSource, http.StatusConflict, "directory", "", "A directory says who is in this group. Change it there."},
+	{identity.ErrGroupSource, http.StatusConflict, "directory", "", "A directory or a list says who is in this group. Change it there."},
 }
 
 // groupError is an error as the console shows it.

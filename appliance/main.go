@@ -66,6 +66,7 @@ type cli struct {
 	app               appserviceFlags
 	previews          previewRules
 	directory         directoryFlags
+	list              listFlags
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -125,6 +126,16 @@ func commands() []command {
 				f.StringVar(&c.expires, "expires", "168h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
 				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
 				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
+			}},
+		{name: "user import", data: true, args: "FILE", nargs: [2]int{1, 1}, short: "take people over from a list: a spreadsheet, LDIF, an export of AD or Entra", run: runUserImport,
+			long: "Compares a list with the accounts and prints what would change; nothing is changed. The\nsame command with --apply and the number that it printed does it. FILE is CSV with a line\nof headings, or LDIF; - is standard input. Columns: username, displayname, groups (with\nsemicolons between), enabled, id; those of Active Directory and Entra are known, too.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.list.choices.List, "list", "people", "the list's `name`; a later one of that name is compared with who came by the earlier")
+				f.BoolVar(&c.list.choices.Join, "join", false, "accounts of the same user name that were made otherwise are the list's from then on")
+				f.BoolVar(&c.list.choices.Gone, "lock-gone", false, "lock who came by this list and is not in it any more")
+				f.BoolVar(&c.list.choices.Names, "names", false, "displayed names follow the list")
+				f.BoolVar(&c.list.choices.Anyway, "anyway", false, "also where more than a fifth of the list's people are locked")
+				f.StringVar(&c.list.apply, "apply", "", "do what was shown under this `number`")
 			}},
 		{name: "directory set", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of an LDAP directory or Active Directory sign in", run: runDirectorySet,
 			long:  "Makes a directory under a short name of your choice, or changes it: everything that was\nset before is replaced; a password stays while --url and --bind-dn are the same.\nPeople sign in with the directory's password; who is gone or disabled there is locked\nhere. Local accounts sign in as before, also while the directory is down.",

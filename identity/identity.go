@@ -32,6 +32,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"holdfast/identity/account"
+	"holdfast/identity/bulk"
 	"holdfast/identity/factor"
 	"holdfast/identity/login"
 	"holdfast/identity/opstore"
@@ -163,6 +164,7 @@ type Service struct {
 	sessions *opstore.Store
 	factors  *factor.Factors
 	roster   *roster.Roster
+	lists    *bulk.Lists
 	pages    *login.Pages
 	provider *op.Provider
 	limit    limiter // of registrations
@@ -238,6 +240,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
+	s.lists = bulk.New(bulk.Options{DB: o.DB, Accounts: s.accounts, Audit: o.Audit, Lock: s.lockOut, Name: o.DisplayName, Rename: o.Rename,
+		Keeps: s.roster.Keeps, Groups: s.directoryGroups})
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
@@ -289,6 +293,9 @@ func (s *Service) Start() {
 
 // Directories are those that people come from.
 func (s *Service) Directories() *roster.Roster { return s.roster }
+
+// Lists are the lists of people that accounts were made of.
+func (s *Service) Lists() *bulk.Lists { return s.lists }
 
 // Close ends the upkeep. Call it before the store is closed.
 func (s *Service) Close() {
@@ -557,14 +564,14 @@ func (s *Service) SetDisabled(ctx context.Context, userID string, disabled bool)
 func (s *Service) lockOut(ctx context.Context, userID string, locked bool) error {
 	err := s.SetDisabled(ctx, userID, locked)
 	if errors.Is(err, ErrLastOwner) {
-		s.o.Log.Error("a directory would lock the last owner of the appliance, who stays", "user", userID)
+		s.o.Log.Error("a directory or a list would lock the last owner of the appliance, who stays", "user", userID)
 		return nil
 	}
 	if err != nil || !locked {
 		return err
 	}
 	return s.withUser(ctx, userID, func(tx *store.Tx, u User) error {
-		return s.sessions.EndAllTx(tx, u, "", "locked by the directory")
+		return s.sessions.EndAllTx(tx, u, "", "locked by the directory or list")
 	})
 }
 

@@ -44,6 +44,10 @@ var (
 // FromDirectory is the Source of accounts that a directory has the password of.
 const FromDirectory = "directory"
 
+// FromList is the Source of accounts that were made of a list of people. They have no
+// password at first.
+const FromList = "list"
+
 // Elsewhere checks passwords that are not kept here.
 type Elsewhere interface {
 	// SignIn is false where the name is a local account's, or nobody's. Errors:
@@ -151,7 +155,7 @@ type NewUser struct {
 	Password    string // "": no password login until one is set
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
-	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory
+	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory, FromList
 	// EmailSID and EmailSecret name the proof of an e-mail address that the account
 	// gets; "": none.
 	EmailSID, EmailSecret string
@@ -205,7 +209,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	if err := a.CheckName(n.Localpart, n.Source); err != nil {
 		return User{}, err
 	}
-	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory) {
+	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory && n.Source != FromList) {
 		if err := checkPassword(n.Password, n.Source); err != nil {
 			return User{}, err
 		}

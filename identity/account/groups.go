@@ -46,6 +46,12 @@ func checkGroupName(name string) (string, error) {
 	return name, nil
 }
 
+// CheckGroupName reports whether a group may have a name. Errors: ErrGroupName.
+func CheckGroupName(name string) error {
+	_, err := checkGroupName(name)
+	return err
+}
+
 const groupColumns = `SELECT g.id, g.name, g.source, g.created FROM id_groups g `
 
 func scanGroup(scan func(...any) error) (g Group, err error) {
