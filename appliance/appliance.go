@@ -11,6 +11,8 @@ package appliance
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +21,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
 	"holdfast/appliance/settings"
+	"holdfast/identity"
 	"holdfast/sfu"
 	"holdfast/sfu/process"
 	"holdfast/store"
@@ -255,7 +257,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	if !a.cfg.SFU.Enabled {
 		return nil
 	}
-	key, secret, err := a.callKey(ctx)
+	key, secret, err := a.callKey()
 	if err != nil {
 		return err
 	}
@@ -288,22 +290,15 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	return nil
 }
 
-// callKey is what signs the tokens for calls. It is kept, so that people come back
-// into their calls after a restart.
-func (a *Appliance) callKey(ctx context.Context) (name, secret string, err error) {
-	err = a.db.Write(ctx, func(tx *store.Tx) error {
-		name, secret := sfu.NewKey()
-		_, err := a.settings.ClaimTx(tx, settings.CallKey, name+" "+secret)
-		return err
-	})
+// callKey is what signs the tokens for calls. It is the same after a restart, so that
+// people come back into their calls, and is in no database.
+func (a *Appliance) callKey() (name, secret string, err error) {
+	key, err := identity.DerivedKey(a.db, "holdfast call tokens")
 	if err != nil {
 		return "", "", err
 	}
-	name, secret, ok := strings.Cut(a.settings.Get(settings.CallKey), " ")
-	if !ok || name == "" || len(secret) < 32 {
-		return "", "", fmt.Errorf("the setting %s is damaged", settings.CallKey)
-	}
-	return name, secret, nil
+	sum := sha256.Sum256(key) // the name is in each token
+	return "HF" + hex.EncodeToString(sum[:6]), hex.EncodeToString(key), nil
 }
 
 // drainCalls gives the calls that run the time that sfu.drain allows. All else goes on

@@ -337,18 +337,28 @@ func (s *Service) sweep(ctx context.Context) error {
 
 func keyFileOf(db *store.DB) string { return filepath.Join(filepath.Dir(db.Path()), "identity.key") }
 
-// AuditKey is the key of the audit log's MACs, which comes from the key file beside the
-// database; the file is made if it is missing.
-func AuditKey(db *store.DB) ([]byte, error) { return AuditKeyOf(keyFileOf(db)) }
+// DerivedKey is a key of 32 bytes for another purpose, which comes from the key file
+// beside the database, so that the database alone does not have it; the file is made if
+// it is missing.
+func DerivedKey(db *store.DB, purpose string) ([]byte, error) {
+	return derivedKey(keyFileOf(db), purpose)
+}
 
-// AuditKeyOf is AuditKey by the path of the key file.
-func AuditKeyOf(path string) ([]byte, error) {
+func derivedKey(path, purpose string) ([]byte, error) {
 	key, err := loadKeyFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return hkdf.Key(sha256.New, key, nil, "holdfast audit log", 32)
+	return hkdf.Key(sha256.New, key, nil, purpose, 32)
 }
+
+const auditPurpose = "holdfast audit log"
+
+// AuditKey is the key of the audit log's MACs.
+func AuditKey(db *store.DB) ([]byte, error) { return DerivedKey(db, auditPurpose) }
+
+// AuditKeyOf is AuditKey by the path of the key file.
+func AuditKeyOf(path string) ([]byte, error) { return derivedKey(path, auditPurpose) }
 
 // loadKeyFile reads the secret under which keys are sealed, or makes it.
 func loadKeyFile(path string) ([]byte, error) {

@@ -282,7 +282,9 @@ func TestAttack34Passkeys(t *testing.T) {
 // Passkeys exist only where browsers allow them, and the pages say so.
 func TestPasskeysNeedAName(t *testing.T) {
 	for _, public := range []string{"https://192.0.2.7", "https://[2001:db8::1]", "https://chat", "http://chat.example.org"} {
-		r := newRig(t, func(o *identity.Options) { o.PublicURL, o.Origin = public, func(*http.Request) string { return origin } })
+		r := newRig(t, func(o *identity.Options) {
+			o.PublicURL, o.Origin = public, func(*http.Request) string { return origin }
+		})
 		r.user("alice")
 		b := r.browser()
 		if p := b.get("/login"); strings.Contains(p.body, "data-passkey") || strings.Contains(p.body, "<script") || strings.Contains(p.Header.Get("Content-Security-Policy"), "script-src") {

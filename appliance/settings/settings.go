@@ -19,7 +19,6 @@ const (
 	Claimed      = "claimed"     // "yes" once the setup was finished
 	ClaimHash    = "claim.hash"  // SHA-256 of the claim code, hex
 	SelfTestRoom = "selftest.room"
-	CallKey      = "calls.key" // signs the tokens for calls: "NAME SECRET"
 	TLSMode      = "tls.mode"
 	TLSEmail     = "tls.acme_email"
 
