@@ -2,9 +2,11 @@ package appliance
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -26,6 +28,8 @@ type appFlags struct {
 	Silent     bool     `json:"skip_consent"`
 	Pairwise   bool     `json:"pairwise"`
 	Introspect bool     `json:"introspect_all"`
+	JWKS       string   `json:"jwks"` // a JSON Web Key Set
+	JWKSFile   string   `json:"-"`
 	Remove     string   `json:"-"`
 	Now        bool     `json:"-"`
 }
@@ -90,6 +94,9 @@ func (a *Appliance) appControl(handle func(string, func(*http.Request) (any, err
 		if in.Backchan != "" {
 			c.BackchannelURI = in.Backchan
 		}
+		if in.JWKS != "" {
+			c.Auth, c.JWKS = "private_key_jwt", json.RawMessage(in.JWKS)
+		}
 		c.Groups, c.SkipConsent, c.Pairwise, c.IntrospectAll = in.Groups, in.Silent, in.Pairwise, in.Introspect
 		x, secret, err := id().CreateApp(r.Context(), c, "")
 		if err != nil {
@@ -146,6 +153,16 @@ func (c *cli) ask(ctx context.Context, method, path string, in, out any) error {
 
 func runAppAdd(ctx context.Context, c *cli, args []string) error {
 	c.sso.Name = args[0]
+	if c.sso.JWKSFile != "" {
+		b, err := os.ReadFile(c.sso.JWKSFile)
+		if err != nil {
+			return err
+		}
+		if !json.Valid(b) {
+			return fmt.Errorf("%s has no JSON; it must be a JSON Web Key Set with the application's public keys", c.sso.JWKSFile)
+		}
+		c.sso.JWKS = string(b)
+	}
 	var i appInfo
 	if err := c.ask(ctx, "POST", "/v1/apps", c.sso, &i); err != nil {
 		return err

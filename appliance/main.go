@@ -237,6 +237,7 @@ func commands() []command {
 				f.StringVar(&c.sso.Template, "template", "generic", "what it is: a `kind`")
 				f.StringVar(&c.sso.Address, "url", "", "the `address` of the application, as https://cloud.example.org")
 				f.Var(list{&c.sso.Redirects}, "redirect", "an `address` that people are sent back to; may be repeated")
+				f.StringVar(&c.sso.JWKSFile, "jwks", "", "a `file` with its public keys (JSON Web Key Set): it proves itself by these instead of a secret")
 				f.Var(list{&c.sso.Back}, "after-logout", "an `address` that people may be sent back to when they have signed out; may be repeated")
 				f.StringVar(&c.sso.Backchan, "logout-url", "", "the `address` where it is told that somebody signed out (back-channel logout)")
 				f.Var(list{&c.sso.Groups}, "group", "a `group` that may use it; may be repeated; else everybody may")

@@ -38,7 +38,7 @@ func TestMetadata(t *testing.T) {
 	// What the clients insist on. Lists hold exactly this: nothing is announced that is refused.
 	for k, want := range map[string][]string{
 		"response_types_supported": {"code"}, "response_modes_supported": {"query", "fragment", "form_post"}, "grant_types_supported": {"authorization_code", "refresh_token", deviceGrant},
-		"code_challenge_methods_supported": {"S256"}, "token_endpoint_auth_methods_supported": {"none", "client_secret_basic", "client_secret_post", "private_key_jwt"}, "prompt_values_supported": {"none", "login"},
+		"code_challenge_methods_supported": {"S256"}, "token_endpoint_auth_methods_supported": {"none", "client_secret_basic", "client_secret_post", "private_key_jwt"}, "prompt_values_supported": {"none", "login", "consent", "select_account"},
 	} {
 		var got []string
 		for _, x := range m[k].([]any) {

@@ -24,9 +24,11 @@ import (
 
 // Bounds of requests.
 const (
-	maxParams = 16 << 10
-	maxState  = 4096
-	maxNonce  = 1024
+	maxParams  = 16 << 10
+	maxState   = 4096
+	maxNonce   = 1024
+	maxValues  = 20
+	maxLocales = 200
 )
 
 // Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /link, /e/,
@@ -116,7 +118,7 @@ func (s *Service) unavailable(w http.ResponseWriter, r *http.Request, err error)
 // Metadata is the authorization server's metadata at an origin, for auth_metadata
 // and discovery. Spec: cs#server-metadata-discovery, RFC 8414
 func (s *Service) Metadata(origin string) map[string]any {
-	prompts := []string{"none", "login"}
+	prompts := []string{"none", "login", "consent", "select_account"}
 	if s.o.RegistrationOpen { // otherwise it leads to a page that says who makes accounts
 		prompts = append(prompts, "create")
 	}
@@ -152,6 +154,8 @@ func (s *Service) Metadata(origin string) map[string]any {
 		"request_uri_parameter_supported":                          false,
 		"authorization_response_iss_parameter_supported":           true,
 		"prompt_values_supported":                                  prompts,
+		"display_values_supported":                                 []string{"page", "popup"},
+		"ui_locales_supported":                                     []string{"en"},
 		"backchannel_logout_supported":                             s.o.Client != nil,
 		"backchannel_logout_session_supported":                     s.o.Client != nil,
 		"account_management_uri":                                   origin + "/account",
@@ -297,7 +301,7 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 			refuse(map[bool]string{true: "access_denied", false: "temporarily_unavailable"}[errors.Is(err, opstore.ErrNotAllowed)])
 			return
 		}
-		if wanted, must := p.Claims.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
+		if wanted, must := p.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
 			refuse("unmet_authentication_requirements")
 			return
 		}
@@ -382,9 +386,11 @@ func (s *Service) checkAuthorize(r *http.Request, v url.Values, c *register.Clie
 			return &refusal{"invalid_request", "prompt has a value or combination that is not supported."}
 		}
 	}
-	if slices.Contains(p.Prompt, "select_account") {
-		p.Prompt = append(p.Prompt, "login")
+	p.ACRValues = strings.Fields(v.Get("acr_values"))
+	if p.Locales = v.Get("ui_locales"); len(p.ACRValues) > maxValues || len(p.Locales) > maxLocales {
+		return &refusal{"invalid_request", "acr_values or ui_locales is too long."}
 	}
+	p.Popup = v.Get("display") == "popup"
 	if m := v.Get("max_age"); m != "" {
 		n, err := strconv.ParseUint(m, 10, 31)
 		if err != nil {
@@ -426,6 +432,7 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request) {
 		s.pages.Message(w, r, http.StatusServiceUnavailable, "trouble")
 		return
 	}
+	s.pages.Suit(r, req)
 	v := url.Values{"code": {resp.Code}}
 	if resp.State != "" {
 		v.Set("state", resp.State)

@@ -42,6 +42,7 @@ func (p *Pages) FormPost(w http.ResponseWriter, r *http.Request, to string, v ur
 		return
 	}
 	SecurityHeaders(w, to)
+	leaveOpener(w, r)
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'sha256-"+submitHash+"'; form-action "+formSource(to)+"; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("Referrer-Policy", "no-referrer")

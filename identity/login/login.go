@@ -241,6 +241,7 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 			if v.Factor.Options != "" {
 				allowScript(w)
 			}
+			leaveOpener(w, r)
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			w.WriteHeader(status)
 			w.Write(buf.Bytes())

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"holdfast/identity/account"
 	"holdfast/identity/register"
@@ -130,21 +129,4 @@ func (p *Pages) doLogout(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	p.AfterLogout(w, r, q)
-}
-
-// maxLocales bounds the parameter ui_locales.
-const maxLocales = 200
-
-// Prefer has the pages of a request speak the languages that an application asked for, as
-// far as there are texts, before those of the browser. Spec: OpenID Connect Core section
-// 3.1.2.1, ui_locales
-func Prefer(r *http.Request, locales string) {
-	if locales == "" || len(locales) > maxLocales {
-		return
-	}
-	all := strings.Join(strings.Fields(locales), ", ")
-	if had := r.Header.Get("Accept-Language"); had != "" {
-		all += ", " + had
-	}
-	r.Header.Set("Accept-Language", all)
 }

@@ -22,6 +22,7 @@ func (p *Pages) load(w http.ResponseWriter, r *http.Request) (*opstore.Request, 
 		p.fail(w, r, err)
 		return nil, nil, false
 	}
+	p.Suit(r, req)
 	c, err := p.Clients.Client(r.Context(), req.ClientID)
 	if errors.Is(err, register.ErrNoClient) {
 		err = opstore.ErrNoRequest
@@ -208,9 +209,12 @@ func (p *Pages) allowed(w http.ResponseWriter, r *http.Request, req *opstore.Req
 		p.fail(w, r, err)
 		return false
 	}
-	if wanted, must := req.Claims.ACR(); must && !opstore.Reaches(opstore.Methods(b), wanted) {
+	if wanted, must := req.ACR(); len(wanted) > 0 && !opstore.Reaches(opstore.Methods(b), wanted) {
 		if p.wantsMore(w, r, req, b, wanted) {
 			return false
+		}
+		if !must {
+			return true // a wish: the application sees in acr what it got
 		}
 		if err := p.Sessions.End(r.Context(), req.ID, p.BrowserHash(r)); err != nil {
 			p.fail(w, r, err)

@@ -35,6 +35,16 @@ type Params struct {
 	ACRValues    []string `json:"acr_values,omitempty"`
 }
 
+// ACR are the classes of authentication that were asked for, by claims or acr_values, and
+// whether one of them is a must; else they are a wish. Spec: OpenID Connect Core sections
+// 3.1.2.1 and 5.5.1.1
+func (p *Params) ACR() (wanted []string, must bool) {
+	if wanted, must = p.Claims.ACR(); must {
+		return wanted, len(wanted) > 0
+	}
+	return slices.Concat(wanted, p.ACRValues), false
+}
+
 // Steps of a sign-in. Each is reached once, in this order.
 const (
 	stateOpen = "open" // nobody agreed yet

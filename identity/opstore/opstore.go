@@ -515,7 +515,11 @@ type ErrScope struct{ Msg string }
 func (e *ErrScope) Error() string { return e.Msg }
 
 // plainScopes are those of OpenID Connect that are granted to any application.
-var plainScopes = []string{"openid", "profile", "email", "groups", "phone", "address", "offline_access"}
+var plainScopes = []string{"openid", "profile", "email", "groups", "offline_access"}
+
+// emptyScopes are those that nothing is known for here. Asking for them is no fault, and
+// gives nothing. Spec: OpenID Connect Core section 5.4
+var emptyScopes = []string{"phone", "address"}
 
 // CheckScopes checks a requested scope: known values only; if any Matrix value is
 // there, then the full client API with exactly one device, in one spelling. It
@@ -528,7 +532,7 @@ func CheckScopes(scope string) (scopes []string, deviceID string, err error) {
 	var stable, unstable, api bool
 	devices := 0
 	for _, v := range strings.Split(scope, " ") {
-		if v == "" || slices.Contains(scopes, v) {
+		if v == "" || slices.Contains(scopes, v) || slices.Contains(emptyScopes, v) {
 			continue
 		}
 		scopes = append(scopes, v)

@@ -275,7 +275,8 @@ func (r *Request) Wanted() []string { return r.wanted() }
 // MustAsk reports whether somebody has to be asked whether an application may have what
 // it wants. The Matrix API is always asked about: each time is another device.
 func (s *Store) MustAsk(ctx context.Context, c *register.Client, r *Request, userID string) (bool, error) {
-	if slices.Contains(r.Prompt, "consent") {
+	// The page that asks shows the account as well, and lets people choose another.
+	if slices.Contains(r.Prompt, "consent") || slices.Contains(r.Prompt, "select_account") {
 		return true, nil
 	}
 	if c.Silent() {

@@ -137,7 +137,8 @@ func FromTemplate(template, name, base string) (AppConfig, error) {
 		c.LogoutURIs = []string{b + "/login"}
 		c.WithoutPKCE, c.MadeUpEmail = true, true
 	case "gitea":
-		c.RedirectURIs = []string{b + "/user/oauth2/Holdfast/callback"}
+		c.RedirectURIs = []string{b + "/user/oauth2/Holdfast/callback"} // by the name of the source there
+		c.LogoutURIs = []string{b + "/"}
 		c.WithoutPKCE, c.MadeUpEmail = true, true
 	case "jitsi": // the adapter jitsi-oidc-adapter or an equal one
 		c.RedirectURIs = []string{b + "/oidc/tokenize", b + "/oidc/callback"}
