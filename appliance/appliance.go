@@ -136,7 +136,7 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	if a.blobs, err = blob.Open(filepath.Join(cfg.Data, "media")); err != nil {
 		return fmt.Errorf("the media folder cannot be opened: %w", err)
 	}
-	if a.settings, err = settings.Load(ctx, a.db); err != nil {
+	if a.settings, err = settings.Load(ctx, a.db, a.audit); err != nil {
 		return err
 	}
 	name, err := a.serverName()

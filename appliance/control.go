@@ -173,6 +173,9 @@ func (a *Appliance) controlHandler() http.Handler {
 	handle("GET /v1/health", func(r *http.Request) (any, error) { return a.health(r.Context()) })
 	handle("POST /v1/claim-code", func(r *http.Request) (any, error) {
 		code, err := a.openClaim(r.Context())
+		if err == nil && code != "" {
+			err = a.audit.Append(r.Context(), audit.Event{Name: "claim.code"})
+		}
 		if err == nil && code == "" {
 			err = errClaimed
 		}

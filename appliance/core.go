@@ -93,6 +93,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		ServerName:       name,
 		PublicURL:        a.origin,
 		DB:               a.db,
+		Audit:            a.audit,
 		Blobs:            a.blobs,
 		Log:              a.logs.component("homeserver"),
 		Tokens:           tokens{c.identity},

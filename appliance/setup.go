@@ -13,6 +13,7 @@ import (
 	"holdfast/appliance/settings"
 	"holdfast/identity"
 	"holdfast/store"
+	"holdfast/store/audit"
 	"holdfast/web"
 )
 
@@ -76,7 +77,20 @@ func (a setup) Claim(ctx context.Context, code string) error {
 	} else if claimed {
 		return errClaimed
 	}
-	return a.claim.check(a.settings.Get(settings.ClaimHash), code)
+	err := a.claim.check(a.settings.Get(settings.ClaimHash), code)
+	event := "claim.prove"
+	if errors.Is(err, errWrongCode) {
+		event = "claim.failed"
+	} else if err != nil {
+		return err
+	}
+	noted := a.db.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		return a.audit.Bounded(ctx, tx, event+"|"+audit.WhoOf(ctx).IP, audit.Event{Name: event, Actor: audit.Setup})
+	})
+	if noted != nil {
+		return noted
+	}
+	return err
 }
 
 func (a setup) CheckName(ctx context.Context, name string) (string, error) {
@@ -91,6 +105,7 @@ func (a setup) CheckName(ctx context.Context, name string) (string, error) {
 }
 
 func (a setup) Finish(ctx context.Context, c web.Choices) (web.Finished, error) {
+	ctx = audit.As(ctx, audit.Setup)
 	a.coreMu.Lock()
 	defer a.coreMu.Unlock()
 	if a.settings.Get(settings.Claimed) != "" {
@@ -172,7 +187,7 @@ func (a *Appliance) rename(ctx context.Context, name string) error {
 		return &web.Error{Status: http.StatusConflict, Code: "name_fixed", Field: "server_name", Message: fmt.Sprintf("There are accounts on %s already, so the server name cannot be changed.", old.name)}
 	}
 	// Not the request's context: the new core outlives it.
-	c, err := a.newCore(context.WithoutCancel(ctx), name)
+	c, err := a.newCore(audit.From(audit.As(context.WithoutCancel(ctx), ""), ""), name)
 	if err != nil {
 		return err
 	}

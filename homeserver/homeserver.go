@@ -52,6 +52,7 @@ import (
 	"holdfast/homeserver/todevice"
 	"holdfast/homeserver/userdata"
 	"holdfast/store"
+	"holdfast/store/audit"
 	"holdfast/store/blob"
 )
 
@@ -67,6 +68,7 @@ type Options struct {
 	// PublicURL is the origin that a request came in by, "https://host[:port]".
 	PublicURL func(*http.Request) string
 	DB        *store.DB
+	Audit     *audit.Log // nil: what administrators do is in the log alone
 	Blobs     *blob.Store
 	Log       *slog.Logger
 	Tokens    route.Authenticator
@@ -342,7 +344,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return nil, err
 		}
 	}
-	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Rooms: appRooms{h.Rooms, h.Timeline},
+	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Audit: o.Audit, Rooms: appRooms{h.Rooms, h.Timeline},
 		Ephemeral: appEphemeral{h.Ephemeral}, Keys: h.E2EE, Log: o.Log, Registrations: registrations, Client: cmp.Or(o.Services, o.Client),
 		UserExists: userExists, DeviceExists: deviceExists, Took: todevice.Ack})
 	if err != nil {
@@ -375,7 +377,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	work := tasks.New(tasks.Options{DB: o.DB, Log: o.Log})
 	administration = admin.New(admin.Options{Tasks: work, ForgetCounts: counter.DeleteRoom,
 		Sweeps: []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom, h.Threads.DeleteRoom},
-		DB:     o.DB, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
+		DB:     o.DB, Audit: o.Audit, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
 		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers, Notices: h.Notices})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})

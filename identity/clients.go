@@ -12,9 +12,11 @@ import (
 
 	jose "github.com/go-jose/go-jose/v4"
 
+	"holdfast/identity/account"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // This file has how an application proves itself where it asks for tokens, what it may
@@ -116,6 +118,7 @@ func (s *Service) proveClient(r *http.Request, v url.Values) (*register.Client, 
 		}
 		if !ok {
 			s.o.Log.Warn("an application came with a wrong secret", "app", c.ID, "from", r.RemoteAddr)
+			s.noteFailed(r, c.ID, "secret")
 			return nil, errClient
 		}
 	case register.AuthKey:
@@ -125,6 +128,7 @@ func (s *Service) proveClient(r *http.Request, v url.Values) (*register.Client, 
 				return nil, err
 			}
 			s.o.Log.Warn("an application came with a wrong assertion", "app", c.ID, "from", r.RemoteAddr, "err", err)
+			s.noteFailed(r, c.ID, "key")
 			return nil, errClient
 		}
 	}
@@ -152,6 +156,18 @@ func assertionSubject(raw string) string {
 	}
 	json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &c)
 	return c.Sub
+}
+
+// noteFailed has in the audit log that somebody came as an application and could not
+// prove it.
+func (s *Service) noteFailed(r *http.Request, client, method string) {
+	ctx := context.WithoutCancel(r.Context())
+	err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		return s.o.Audit.Bounded(ctx, tx, "app|"+client+"|"+account.Network(audit.WhoOf(ctx).IP), audit.Event{Name: "app.failed", Actor: audit.Nobody, Target: client, Data: audit.Data{"method": method}})
+	})
+	if err != nil {
+		s.o.Log.Error("an application's failed attempt could not be noted", "app", client, "err", err)
+	}
 }
 
 // checkAssertion checks a signed assertion. Spec: RFC 7523 section 3

@@ -220,10 +220,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
-		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known})
-	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients})
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit})
+	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
-		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client})
+		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.accounts.OnEnd(s.sessions.BrowserEndedTx)
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
-		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now})
+		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now, Audit: o.Audit})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 
 	"holdfast/identity"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 const origin = "https://chat.example.org"
@@ -30,6 +32,7 @@ type rig struct {
 	svc     *identity.Service
 	h       http.Handler
 	db      *store.DB
+	log     *audit.Log
 	path    string
 	opts    identity.Options
 	devices *deviceList
@@ -114,15 +117,28 @@ func (r *rig) start() {
 	}
 	o := r.opts
 	o.DB = r.db
+	key, err := identity.AuditKey(r.db)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.log, err = audit.Open(context.Background(), audit.Options{DB: r.db, Key: key, Now: r.now}); err != nil {
+		r.t.Fatal(err)
+	}
+	o.Audit = r.log
 	if r.svc, err = identity.New(context.Background(), o); err != nil {
 		r.t.Fatal(err)
 	}
 	r.svc.Start()
-	r.h = r.svc.Handler()
+	pages := r.svc.Handler()
+	r.h = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		ip, _, _ := net.SplitHostPort(q.RemoteAddr)
+		pages.ServeHTTP(w, q.WithContext(audit.From(q.Context(), ip)))
+	})
 }
 
 func (r *rig) stop() {
 	r.svc.Close()
+	r.log.Close()
 	r.db.Close()
 }
 

@@ -202,6 +202,7 @@ func (c *conn) exec(query string, args ...any) (sql.Result, error) {
 // that received it returns, and only on that function's goroutine.
 type Tx struct {
 	db       *DB
+	ctx      context.Context
 	c        *conn
 	pos      int64
 	begun    *bool
@@ -211,6 +212,10 @@ type Tx struct {
 	commit   []func()
 	rollback []func()
 }
+
+// Context is the one that Write was called with: for what it says of who asks. That it
+// was cancelled says nothing any more.
+func (tx *Tx) Context() context.Context { return tx.ctx }
 
 // begin opens the transaction, and this write's savepoint, when the write first
 // needs them: a write that touches memory only costs no disk access.
@@ -307,6 +312,7 @@ func (tx *Tx) undo() {
 }
 
 type write struct {
+	ctx  context.Context
 	fn   func(*Tx) error
 	tx   *Tx
 	err  error
@@ -527,7 +533,7 @@ func (db *DB) Queue(ctx context.Context, fn func(tx *Tx) error) (*Pending, error
 	}
 	db.clients.Add(1)
 	db.closeMu.RUnlock()
-	w := &write{fn: fn, done: make(chan error, 1)}
+	w := &write{ctx: ctx, fn: fn, done: make(chan error, 1)}
 	select {
 	case db.queue <- w:
 		return &Pending{db, w}, nil
@@ -581,7 +587,7 @@ func (db *DB) batch(c *conn, first *write) {
 		failed error // why nothing of the batch is on disk
 	)
 	for w := first; w != nil; {
-		w.tx = &Tx{db: db, c: c, begun: &begun}
+		w.tx = &Tx{db: db, ctx: w.ctx, c: c, begun: &begun}
 		w.err = unavailable(call(w))
 		if w.err == nil {
 			w.err = w.tx.failed

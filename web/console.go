@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"holdfast/store/audit"
 )
 
 func (s *Server) consoleRoutes(mux *http.ServeMux) {
@@ -24,7 +26,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 				}
 				return nil, &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
 			}
-			return f(r.WithContext(context.WithValue(r.Context(), callerKey{}, v.UserID)), v.UserID)
+			return f(r.WithContext(context.WithValue(audit.As(r.Context(), v.UserID), callerKey{}, v.UserID)), v.UserID)
 		}))
 	}
 	handle("GET /api/console/me", func(r *http.Request, admin string) (any, error) {

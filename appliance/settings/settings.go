@@ -6,10 +6,12 @@ package settings
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // The keys.
@@ -77,13 +79,14 @@ const (
 // Settings is the table in memory.
 type Settings struct {
 	db     *store.DB
+	log    *audit.Log // nil: nothing is noted
 	mu     sync.RWMutex
 	values map[string]string
 }
 
 // Load reads the settings.
-func Load(ctx context.Context, db *store.DB) (*Settings, error) {
-	s := &Settings{db: db, values: map[string]string{}}
+func Load(ctx context.Context, db *store.DB, log *audit.Log) (*Settings, error) {
+	s := &Settings{db: db, log: log, values: map[string]string{}}
 	err := db.Read(ctx, func(q store.Querier) error {
 		rows, err := q.Query(listSettings)
 		if err != nil {
@@ -117,7 +120,11 @@ func (s *Settings) Put(ctx context.Context, values map[string]string) error {
 // PutTx is Put as part of a write.
 func (s *Settings) PutTx(tx *store.Tx, values map[string]string) error {
 	now := time.Now().UnixMilli()
+	var changed []string
 	for k, v := range values {
+		if v != s.Get(k) && !slices.Contains(inner, k) {
+			changed = append(changed, k)
+		}
 		var err error
 		if v == "" {
 			_, err = tx.Exec(deleteSetting, k)
@@ -127,6 +134,9 @@ func (s *Settings) PutTx(tx *store.Tx, values map[string]string) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := s.note(tx, changed, values); err != nil {
+		return err
 	}
 	tx.AfterCommit(func() {
 		s.mu.Lock()
@@ -142,11 +152,36 @@ func (s *Settings) PutTx(tx *store.Tx, values map[string]string) error {
 	return nil
 }
 
+// inner are settings that nobody decides, and secrets those whose values are nobody's to
+// read.
+var (
+	inner   = []string{ClaimHash, SelfTestRoom}
+	secrets = []string{MailPassword, PushWebKey, ConsolePassword}
+)
+
+// note has in the audit log which settings were changed, and to what.
+func (s *Settings) note(tx *store.Tx, changed []string, values map[string]string) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	d := audit.Data{}
+	for _, k := range changed {
+		d[k] = values[k]
+		if slices.Contains(secrets, k) {
+			d[k] = "(secret)"
+		}
+	}
+	return s.log.Tx(tx.Context(), tx, audit.Event{Name: "setting.change", Data: d})
+}
+
 // ClaimTx sets a setting that has no value yet, as part of a write. It reports
 // whether it did.
 func (s *Settings) ClaimTx(tx *store.Tx, key, value string) (bool, error) {
 	n, err := tx.Exec(claimSetting, key, value, time.Now().UnixMilli())
 	if err != nil || n == 0 {
+		return false, err
+	}
+	if err := s.note(tx, []string{key}, map[string]string{key: value}); err != nil {
 		return false, err
 	}
 	tx.AfterCommit(func() {

@@ -27,6 +27,7 @@ import (
 	"holdfast/homeserver/timeline"
 	"holdfast/homeserver/userdata"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Accounts is what the identity provider does for this package. User IDs are full.
@@ -87,6 +88,7 @@ type NewUser struct {
 // Options of New.
 type Options struct {
 	DB         *store.DB
+	Audit      *audit.Log   // nil: nothing is noted
 	Log        *slog.Logger // nil: discarded
 	ServerName string
 	Version    string   // of the program

@@ -98,6 +98,9 @@ func (s *Service) whois(ctx context.Context, r *route.Request) (out whoisRespons
 		if _, err := s.local(ctx, userID); err != nil {
 			return out, err
 		}
+		if err := s.intends(ctx, r, "getWhoIs", []string{"userID"}); err != nil {
+			return out, err
+		}
 	}
 	out = whoisResponse{userID, map[string]whoisDevice{}}
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
+	"holdfast/store/audit"
 )
 
 // moderation are the operations that moderators may call: reports, rooms and media,
@@ -47,7 +48,7 @@ func Caller(ctx context.Context) string {
 func (s *Service) guarded(pattern string, h route.Handler) route.Handler {
 	check := s.o.Accounts != nil && !strings.HasPrefix(pattern, "GET ") && strings.Contains(pattern, "{userID}")
 	return func(ctx context.Context, r *route.Request) (any, error) {
-		ctx = context.WithValue(ctx, callerKey{}, r.UserID)
+		ctx = context.WithValue(audit.As(ctx, r.UserID), callerKey{}, r.UserID)
 		if id := r.Param("userID"); check && strings.HasPrefix(id, "@") && mx.Domain(id) == s.o.ServerName {
 			err := s.o.Accounts.MayChange(ctx, id)
 			// What there is to say about an account that is not there is the operation's.

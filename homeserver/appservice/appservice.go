@@ -28,6 +28,7 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Rooms is what the service reads of the rooms.
@@ -77,6 +78,7 @@ type Keys interface {
 type Options struct {
 	ServerName    string
 	DB            *store.DB
+	Audit         *audit.Log // nil: nothing is noted
 	Rooms         Rooms
 	Ephemeral     Ephemeral
 	Keys          Keys

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // ErrUnknown is returned for a service that is not registered.
@@ -98,6 +99,9 @@ func (s *Service) Add(ctx context.Context, text []byte) (Info, error) {
 		}
 		// After the commit, still in the writer: the next event is queued for it.
 		tx.AfterCommit(func() { s.replace(append(slices.Clone(s.all()), a)) })
+		if err := s.o.Audit.Tx(ctx, tx, audit.Event{Name: "bridge.add", Target: r.ID, Data: audit.Data{"url": r.URL}}); err != nil {
+			return err
+		}
 		return begin(tx, a)
 	})
 	if err != nil {
@@ -130,6 +134,9 @@ func (s *Service) Remove(ctx context.Context, id string) error {
 	rest := slices.DeleteFunc(slices.Clone(s.all()), func(b *app) bool { return b == a })
 	err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		tx.AfterCommit(func() { s.replace(rest) })
+		if err := s.o.Audit.Tx(ctx, tx, audit.Event{Name: "bridge.remove", Target: id}); err != nil {
+			return err
+		}
 		return forget(tx, id)
 	})
 	if err != nil { // it stays

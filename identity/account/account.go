@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Errors that callers may test for.
@@ -111,7 +112,8 @@ type Options struct {
 	Profiles   ProfileSink
 	Reserved   func(localpart string) bool
 	Now        func() time.Time
-	Key        []byte // signs what names browsers that somebody signed in with
+	Key        []byte     // signs what names browsers that somebody signed in with
+	Audit      *audit.Log // nil: nothing is noted
 }
 
 // Accounts keeps the accounts.
@@ -195,12 +197,14 @@ func checkPassword(password, source string) error {
 // ErrWeakPassword, ErrInvite, ErrEmailProof, ErrEmailInUse.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	var hash string
+	var invite string // its ID
 	// The invite is looked at before the costly hash and used up with the insert.
 	if n.Invite != "" {
 		inv, err := a.InviteByToken(ctx, n.Invite)
 		if err != nil {
 			return User{}, err
 		}
+		invite = inv.ID
 		if inv.Localpart != "" {
 			n.Localpart = inv.Localpart
 		}
@@ -260,9 +264,18 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 			}
 		}
 		if n.Also != nil {
-			return n.Also(tx, u)
+			if err := n.Also(tx, u); err != nil {
+				return err
+			}
 		}
-		return nil
+		d := audit.Data{"source": n.Source, "password": hash != ""}
+		if u.Roles != 0 {
+			d["roles"] = u.Roles.Names()
+		}
+		if invite != "" {
+			d["invite"] = invite
+		}
+		return a.Audit.Tx(ctx, tx, audit.Event{Name: "user.create", Target: u.UserID, Data: d})
 	})
 	if err != nil {
 		return User{}, err
@@ -332,17 +345,17 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 		switch {
 		case !here:
 		case errors.Is(err, ErrWrongPassword):
-			if err := a.failed(ctx, ps); err != nil {
+			if err := a.wrong(ctx, ps, u, "directory"); err != nil {
 				return User{}, err
 			}
 			return User{}, ErrWrongPassword
 		case err != nil:
-			return User{}, err
+			return User{}, a.refused(ctx, u, err)
 		default:
 			if err := a.succeeded(ctx, ps); err != nil {
 				return User{}, err
 			}
-			return u, u.Err()
+			return u, a.refused(ctx, u, u.Err())
 		}
 	}
 	var (
@@ -376,7 +389,7 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 		return User{}, err
 	}
 	if !ok || !known {
-		if err := a.failed(ctx, ps); err != nil {
+		if err := a.wrong(ctx, ps, u, "password"); err != nil {
 			return User{}, err
 		}
 		return User{}, ErrWrongPassword
@@ -387,7 +400,7 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 	if a.elsewhere != nil && u.Err() == nil {
 		a.elsewhere.SignedIn(ctx, u)
 	}
-	return u, u.Err()
+	return u, a.refused(ctx, u, u.Err())
 }
 
 // VerifyHash reports whether a password is the one of a hash that HashPassword made.
@@ -410,6 +423,9 @@ func (a *Accounts) HashPassword(ctx context.Context, password, source string) (s
 // the one with the hash keep. Errors: ErrElsewhere.
 func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) error {
 	if err := a.LocalTx(tx, id); err != nil {
+		return err
+	}
+	if err := a.note(tx, "password.set", id, nil); err != nil {
 		return err
 	}
 	if err := upsertPassword(tx, id, hash, a.Now()); err != nil {
@@ -436,7 +452,12 @@ func (a *Accounts) LocalTx(q store.Querier, id string) error {
 }
 
 // DropPasswordTx takes an account's password away.
-func (a *Accounts) DropPasswordTx(tx *store.Tx, id string) error { return deletePassword(tx, id) }
+func (a *Accounts) DropPasswordTx(tx *store.Tx, id string) error {
+	if err := a.note(tx, "password.remove", id, nil); err != nil {
+		return err
+	}
+	return deletePassword(tx, id)
+}
 
 // SetStateTx changes an account's state. Browser sessions end unless it becomes
 // active; a deactivated account loses its password, e-mail addresses, roles and groups,
@@ -451,6 +472,9 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 		}
 	}
 	if err := updateState(tx, u.ID, state); err != nil {
+		return err
+	}
+	if err := a.note(tx, stateEvents[state], u.ID, nil); err != nil {
 		return err
 	}
 	if state == Deactivated {
@@ -472,12 +496,43 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 	return nil
 }
 
+var stateEvents = map[string]string{Active: "user.unlock", Locked: "user.lock", Deactivated: "user.close"}
+
+// note has something in the audit log that happened to an account, by its ULID.
+func (a *Accounts) note(tx *store.Tx, event, id string, d audit.Data) error {
+	if a.Audit == nil {
+		return nil
+	}
+	u, err := a.LoadByID(tx, id)
+	if err != nil {
+		return err
+	}
+	return a.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: u.UserID, Actor: By(tx, u), Data: d})
+}
+
+// By is who changes something of an account: whom the context names, else, where it was
+// asked for over the network, the person themselves.
+func By(tx *store.Tx, u User) string {
+	who := audit.WhoOf(tx.Context())
+	if who.Actor == "" && who.IP != "" {
+		return u.UserID
+	}
+	return who.Actor
+}
+
 // SetSuspendedTx suspends an account or restores it. Errors: ErrDeactivated.
 func (a *Accounts) SetSuspendedTx(tx *store.Tx, u User, suspended bool) error {
 	if u.State == Deactivated {
 		return ErrDeactivated
 	}
-	return updateSuspended(tx, u.ID, suspended)
+	if err := updateSuspended(tx, u.ID, suspended); err != nil {
+		return err
+	}
+	event := "user.restore"
+	if suspended {
+		event = "user.suspend"
+	}
+	return a.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: u.UserID})
 }
 
 // SetAdminTx grants or takes away administration, ownership with it. Errors: ErrOwner,
@@ -511,7 +566,12 @@ func (a *Accounts) List(ctx context.Context) (us []User, err error) {
 
 // ApproveReset lets a user's cross-signing keys be replaced for a while.
 func (a *Accounts) ApproveReset(ctx context.Context, id string, window time.Duration) error {
-	return a.DB.Write(ctx, func(tx *store.Tx) error { return upsertReset(tx, id, a.Now().Add(window)) })
+	return a.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := a.note(tx, "reset.approve", id, nil); err != nil {
+			return err
+		}
+		return upsertReset(tx, id, a.Now().Add(window))
+	})
 }
 
 // ResetApproved reports whether ApproveReset's window is open.

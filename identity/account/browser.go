@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // browserFor is how long a browser stays signed in.
@@ -49,8 +50,10 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, o
 		if err := a.SeenTx(tx, u.ID); err != nil {
 			return err
 		}
-		_, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid, strings.Join(methods, " "))
-		return err
+		if _, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid, strings.Join(methods, " ")); err != nil {
+			return err
+		}
+		return a.Audit.Tx(ctx, tx, audit.Event{Name: "signin", Actor: u.UserID, Target: u.UserID, Data: audit.Data{"methods": methods}})
 	})
 }
 
@@ -59,6 +62,8 @@ const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time
 const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1 RETURNING user_id, sid`
 
 const deleteBrowsers = `DELETE FROM id_browser_sessions WHERE user_id = $1 AND hash IS NOT $2 RETURNING user_id, sid`
+
+const selectOwner = `SELECT user_id FROM id_browser_sessions WHERE hash = $1`
 
 const selectLive = `SELECT EXISTS (SELECT 1 FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 AND expires > $3)`
 
@@ -133,7 +138,20 @@ func (a *Accounts) endBrowsersTx(tx *store.Tx, statement string, args ...any) er
 
 // EndBrowser ends a browser session.
 func (a *Accounts) EndBrowser(ctx context.Context, hash []byte) error {
-	return a.DB.Write(ctx, func(tx *store.Tx) error { return a.endBrowsersTx(tx, deleteBrowser, hash) })
+	return a.DB.Write(ctx, func(tx *store.Tx) error {
+		var id string
+		err := tx.QueryRow(selectOwner, hash).Scan(&id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.note(tx, "signout", id, nil); err != nil {
+			return err
+		}
+		return a.endBrowsersTx(tx, deleteBrowser, hash)
+	})
 }
 
 // EndBrowsersTx ends a user's browser sessions except the one with the hash keep.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // What an e-mail address is proved for. A proof is of no use for anything else.
@@ -250,12 +251,20 @@ func (a *Accounts) AddEmailTx(tx *store.Tx, id, purpose, sid, secret string) err
 	if store.IsConflict(err) {
 		return ErrEmailInUse
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return a.note(tx, "email.add", id, audit.Data{"address": p.Address})
 }
 
 // RemoveEmail takes an address from an account; one that it does not have is no error.
 func (a *Accounts) RemoveEmail(ctx context.Context, id, address string) error {
-	return a.DB.Write(ctx, func(tx *store.Tx) error { return deleteEmail(tx, id, address) })
+	return a.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := a.note(tx, "email.remove", id, audit.Data{"address": address}); err != nil {
+			return err
+		}
+		return deleteEmail(tx, id, address)
+	})
 }
 
 // Emails lists an account's addresses, the first added first.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // After its free failures, each further wrong attempt for a name from a place makes
@@ -198,7 +199,7 @@ func (a *Accounts) Second(ctx context.Context, u User, from At, try func() (righ
 	case err != nil:
 		return err
 	}
-	return a.failed(ctx, ps)
+	return a.wrong(ctx, ps, u, "second factor")
 }
 
 const selectFailures = `SELECT count, until FROM id_auth_failures WHERE key = $1`
@@ -206,12 +207,55 @@ const selectFailures = `SELECT count, until FROM id_auth_failures WHERE key = $1
 const upsertFailure = `INSERT INTO id_auth_failures (key, count, until, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (key) DO UPDATE SET count = excluded.count, until = excluded.until, at = excluded.at`
 
-func (a *Accounts) failed(ctx context.Context, ps []place) error {
-	if !a.Limits {
-		return nil
+// wrong is failed for a password or a second factor; u is whose it was not, zero: a name that nobody has. The
+// name is not noted then: it may be a password in the wrong field.
+func (a *Accounts) wrong(ctx context.Context, ps []place, u User, method string) error {
+	return a.failedAnd(ctx, ps, func(tx *store.Tx) error {
+		who := audit.WhoOf(tx.Context())
+		return a.Audit.Bounded(tx.Context(), tx, method+"|"+u.ID+"|"+Network(who.IP), audit.Event{Name: "signin.failed", Actor: strangerOr(who), Target: u.UserID, Data: audit.Data{"method": method}})
+	})
+}
+
+// refused notes that somebody proved who they are and does not get in, as err says, which
+// it gives back.
+func (a *Accounts) refused(ctx context.Context, u User, err error) error {
+	reason := ""
+	switch {
+	case errors.Is(err, ErrLocked):
+		reason = "locked"
+	case errors.Is(err, ErrDeactivated):
+		reason = "closed"
 	}
+	if reason == "" || a.Audit == nil {
+		return err
+	}
+	noted := a.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		who := audit.WhoOf(tx.Context())
+		return a.Audit.Bounded(tx.Context(), tx, reason+"|"+u.ID+"|"+Network(who.IP), audit.Event{Name: "signin.refused", Actor: strangerOr(who), Target: u.UserID, Data: audit.Data{"reason": reason}})
+	})
+	if noted != nil {
+		return noted
+	}
+	return err
+}
+
+func strangerOr(who audit.Who) string {
+	if who.Actor == "" {
+		return audit.Nobody
+	}
+	return who.Actor
+}
+
+func (a *Accounts) failed(ctx context.Context, ps []place) error {
+	return a.failedAnd(ctx, ps, func(*store.Tx) error { return nil })
+}
+
+func (a *Accounts) failedAnd(ctx context.Context, ps []place, and func(tx *store.Tx) error) error {
 	// Who hangs up does not get the attempt for free.
 	return a.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		if err := and(tx); err != nil || !a.Limits {
+			return err
+		}
 		now := a.Now()
 		for _, p := range ps {
 			var count int64

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // LocalGroup is the Source of groups that were made here.
@@ -151,8 +152,15 @@ func (a *Accounts) CreateGroupTx(tx *store.Tx, name, source string) (Group, erro
 		}
 		return Group{}, err
 	}
-	_, err = tx.Exec(insertGroup, g.ID, g.Name, strings.ToLower(g.Name), g.Source, g.Created.UnixMilli())
-	return g, err
+	if _, err = tx.Exec(insertGroup, g.ID, g.Name, strings.ToLower(g.Name), g.Source, g.Created.UnixMilli()); err != nil {
+		return Group{}, err
+	}
+	return g, a.noteGroup(tx, "group.create", g, audit.Data{"source": source})
+}
+
+// noteGroup has something in the audit log that happened to a group.
+func (a *Accounts) noteGroup(tx *store.Tx, event string, g Group, d audit.Data) error {
+	return a.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: g.Name, Data: d})
 }
 
 const renameGroup = `UPDATE id_groups SET name = $2, folded = $3 WHERE id = $1`
@@ -173,8 +181,10 @@ func (a *Accounts) RenameGroupTx(tx *store.Tx, g Group, name string) error {
 	case err != nil && !errors.Is(err, ErrNoGroup):
 		return err
 	}
-	_, err = tx.Exec(renameGroup, g.ID, name, strings.ToLower(name))
-	return err
+	if _, err = tx.Exec(renameGroup, g.ID, name, strings.ToLower(name)); err != nil {
+		return err
+	}
+	return a.noteGroup(tx, "group.rename", g, audit.Data{"to": name})
 }
 
 const (
@@ -189,7 +199,7 @@ func (a *Accounts) DeleteGroupTx(tx *store.Tx, g Group) error {
 			return err
 		}
 	}
-	return nil
+	return a.noteGroup(tx, "group.delete", g, nil)
 }
 
 const selectMembers = `SELECT user_id FROM id_group_members WHERE group_id = $1 ORDER BY user_id`
@@ -225,8 +235,23 @@ func (a *Accounts) AddMemberTx(tx *store.Tx, g Group, u User) error {
 	case u.State == Deactivated:
 		return ErrDeactivated
 	}
-	_, err := tx.Exec(insertMember, g.ID, u.ID, a.Now().UnixMilli())
-	return err
+	return a.joinTx(tx, g, u)
+}
+
+func (a *Accounts) joinTx(tx *store.Tx, g Group, u User) error {
+	n, err := tx.Exec(insertMember, g.ID, u.ID, a.Now().UnixMilli())
+	if err != nil || n == 0 {
+		return err
+	}
+	return a.noteGroup(tx, "group.join", g, audit.Data{"user": u.UserID})
+}
+
+func (a *Accounts) leaveTx(tx *store.Tx, g Group, u User) error {
+	n, err := tx.Exec(deleteMember, g.ID, u.ID)
+	if err != nil || n == 0 {
+		return err
+	}
+	return a.noteGroup(tx, "group.leave", g, audit.Data{"user": u.UserID})
 }
 
 // RemoveMemberTx takes somebody out of a group. Errors: ErrGroupSource.
@@ -234,8 +259,7 @@ func (a *Accounts) RemoveMemberTx(tx *store.Tx, g Group, u User) error {
 	if g.Source != LocalGroup {
 		return ErrGroupSource
 	}
-	_, err := tx.Exec(deleteMember, g.ID, u.ID)
-	return err
+	return a.leaveTx(tx, g, u)
 }
 
 // GrantGroupTx gives the members of a group a role. Errors: ErrGroupRole.
@@ -243,12 +267,18 @@ func (a *Accounts) GrantGroupTx(tx *store.Tx, g Group, role Roles) error {
 	if role&Owner != 0 {
 		return ErrGroupRole
 	}
-	return a.grant(tx, g.ID, role)
+	if err := a.grant(tx, g.ID, role); err != nil {
+		return err
+	}
+	return a.noteGroup(tx, "group.grant", g, audit.Data{"roles": role.Names()})
 }
 
 // RevokeGroupTx takes a role away from the members of a group.
 func (a *Accounts) RevokeGroupTx(tx *store.Tx, g Group, role Roles) error {
-	return revoke(tx, g.ID, role)
+	if err := revoke(tx, g.ID, role); err != nil {
+		return err
+	}
+	return a.noteGroup(tx, "group.revoke", g, audit.Data{"roles": role.Names()})
 }
 
 // SetDirectoryGroupsTx makes the groups of a directory that somebody is in exactly
@@ -256,7 +286,7 @@ func (a *Accounts) RevokeGroupTx(tx *store.Tx, g Group, role Roles) error {
 // directory's, or no name for a group is left out: who may do what here is not decided
 // by a name that somebody chose there.
 func (a *Accounts) SetDirectoryGroupsTx(tx *store.Tx, u User, directory string, names []string) error {
-	var want []string
+	var want []Group
 	for _, n := range names {
 		g, err := a.LoadGroup(tx, n)
 		if errors.Is(err, ErrNoGroup) {
@@ -268,7 +298,7 @@ func (a *Accounts) SetDirectoryGroupsTx(tx *store.Tx, u User, directory string, 
 			return err
 		}
 		if g.Source == directory {
-			want = append(want, g.ID)
+			want = append(want, g)
 		}
 	}
 	have, err := a.LoadGroups(tx, u.ID)
@@ -276,14 +306,14 @@ func (a *Accounts) SetDirectoryGroupsTx(tx *store.Tx, u User, directory string, 
 		return err
 	}
 	for _, g := range have {
-		if g.Source == directory && !slices.Contains(want, g.ID) {
-			if _, err := tx.Exec(deleteMember, g.ID, u.ID); err != nil {
+		if g.Source == directory && !slices.ContainsFunc(want, func(w Group) bool { return w.ID == g.ID }) {
+			if err := a.leaveTx(tx, g, u); err != nil {
 				return err
 			}
 		}
 	}
-	for _, id := range want {
-		if _, err := tx.Exec(insertMember, id, u.ID, a.Now().UnixMilli()); err != nil {
+	for _, g := range want {
+		if err := a.joinTx(tx, g, u); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // NewInvite describes an invite link.
@@ -60,6 +61,10 @@ func (a *Accounts) CreateInvite(ctx context.Context, n NewInvite) (Invite, error
 	}
 	inv.UsesLeft = inv.Uses
 	return inv, a.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := a.Audit.Tx(ctx, tx, audit.Event{Name: "invite.create", Target: inv.ID, Data: audit.Data{
+			"name": inv.Localpart, "admin": inv.Admin, "uses": inv.Uses, "expires": inv.Expires.UTC().Format(time.RFC3339)}}); err != nil {
+			return err
+		}
 		_, err := tx.Exec(insertInvite, inv.ID, Hash(inv.Token), inv.Localpart, inv.Admin, inv.Uses,
 			inv.Created.UnixMilli(), inv.Expires.UnixMilli(), inv.CreatedBy)
 		return err
@@ -138,6 +143,9 @@ func (a *Accounts) RevokeInvite(ctx context.Context, id string) error {
 		if err == nil && n == 0 {
 			err = ErrInvite
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return a.Audit.Tx(ctx, tx, audit.Event{Name: "invite.revoke", Target: id})
 	})
 }

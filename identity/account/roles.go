@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Roles are what somebody may do beyond using the server. None: a member.
@@ -166,7 +167,10 @@ func (a *Accounts) GrantTx(ctx context.Context, tx *store.Tx, u User, role Roles
 			return err
 		}
 	}
-	return a.grant(tx, u.ID, role)
+	if err := a.grant(tx, u.ID, role); err != nil {
+		return err
+	}
+	return a.Audit.Tx(ctx, tx, audit.Event{Name: "role.grant", Target: u.UserID, Data: audit.Data{"roles": role.Names()}})
 }
 
 // RevokeTx takes a role away that somebody was given themselves: one of their groups'
@@ -180,7 +184,10 @@ func (a *Accounts) RevokeTx(ctx context.Context, tx *store.Tx, u User, role Role
 			return err
 		}
 	}
-	return revoke(tx, u.ID, role)
+	if err := revoke(tx, u.ID, role); err != nil {
+		return err
+	}
+	return a.Audit.Tx(ctx, tx, audit.Event{Name: "role.revoke", Target: u.UserID, Data: audit.Data{"roles": role.Names()}})
 }
 
 // OwnRoles are the roles that somebody, or a group, was given: those through groups

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // RegistrationToken is a word that registers accounts. Who has it may make that many.
@@ -99,7 +100,10 @@ func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationTo
 		if store.IsConflict(err) {
 			return ErrTokenExists
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return a.noteToken(tx, "token.create", t)
 	})
 }
 
@@ -112,8 +116,10 @@ func (a *Accounts) ChangeRegistrationToken(ctx context.Context, token string, ch
 		if err := change(&t); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`UPDATE id_registration_tokens SET uses = $2, expires = $3 WHERE token = $1`, token, t.Uses, t.Expires)
-		return err
+		if _, err := tx.Exec(`UPDATE id_registration_tokens SET uses = $2, expires = $3 WHERE token = $1`, token, t.Uses, t.Expires); err != nil {
+			return err
+		}
+		return a.noteToken(tx, "token.change", t)
 	})
 	return t, err
 }
@@ -125,8 +131,24 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) er
 		if err == nil && n == 0 {
 			err = ErrNoToken
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return a.noteToken(tx, "token.delete", RegistrationToken{})
 	})
+}
+
+// noteToken has in the audit log what happened to a word that registers accounts, but
+// not the word.
+func (a *Accounts) noteToken(tx *store.Tx, event string, t RegistrationToken) error {
+	d := audit.Data{}
+	if t.Uses != nil {
+		d["uses"] = *t.Uses
+	}
+	if t.Expires != nil {
+		d["expires"] = time.UnixMilli(*t.Expires).UTC().Format(time.RFC3339)
+	}
+	return a.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Data: d})
 }
 
 const useTokenSQL = `UPDATE id_registration_tokens SET completed = completed + 1

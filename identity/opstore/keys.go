@@ -17,6 +17,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Times of signing keys. A key is published before it signs, so that applications that
@@ -163,8 +164,10 @@ func (s *Store) RotateKey(ctx context.Context, atOnce bool) error {
 		var k *signingKey
 		if k, err = s.makeKey(ctx, now); err == nil {
 			err = s.DB.Write(ctx, func(tx *store.Tx) error {
-				_, err := tx.Exec(`DELETE FROM id_keys WHERE kid <> $1`, k.id)
-				return err
+				if _, err := tx.Exec(`DELETE FROM id_keys WHERE kid <> $1`, k.id); err != nil {
+					return err
+				}
+				return s.Audit.Tx(ctx, tx, audit.Event{Name: "key.drop", Data: audit.Data{"but": k.id}})
 			})
 		}
 	}
@@ -195,6 +198,9 @@ func (s *Store) UpkeepKeys(ctx context.Context) error {
 		for _, k := range list {
 			if k != cur && k.retired.IsZero() && !k.from.After(now) {
 				if _, err := tx.Exec(`UPDATE id_keys SET retired = $2, sealed = x'' WHERE kid = $1`, k.id, now.UnixMilli()); err != nil {
+					return err
+				}
+				if err := s.Audit.Tx(ctx, tx, audit.Event{Name: "key.retire", Target: k.id}); err != nil {
 					return err
 				}
 				s.signing.list = nil
@@ -274,6 +280,9 @@ func (s *Store) makeKey(ctx context.Context, from time.Time) (*signingKey, error
 	now := s.Now()
 	k := &signingKey{id: account.NewULID(now), priv: priv, pub: &priv.PublicKey, from: from, created: now}
 	return k, s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := s.Audit.Tx(ctx, tx, audit.Event{Name: "key.create", Target: k.id, Data: audit.Data{"signs_from": from.UTC().Format(time.RFC3339)}}); err != nil {
+			return err
+		}
 		_, err := tx.Exec(`INSERT INTO id_keys (kid, alg, sealed, created, active_from, retired, public) VALUES ($1, 'RS256', $2, $3, $4, 0, $5)`, k.id, sealed, now.UnixMilli(), from.UnixMilli(), x509.MarshalPKCS1PublicKey(k.pub))
 		return err
 	})

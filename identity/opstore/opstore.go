@@ -32,6 +32,7 @@ import (
 	"holdfast/identity/account"
 	"holdfast/identity/register"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Errors that callers may test for.
@@ -71,6 +72,7 @@ type Options struct {
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	// Client tells applications of logouts. nil: they are not told.
 	Client *http.Client
+	Audit  *audit.Log // nil: nothing is noted
 }
 
 // Store keeps sessions and tokens.
@@ -170,6 +172,9 @@ func (s *Store) StartTx(tx *store.Tx, u account.User, sess *Session, deviceName 
 	if err := insertSession(tx, sess); err != nil {
 		return Tokens{}, err
 	}
+	if err := s.noteSession(tx, "session.start", u, *sess, nil); err != nil {
+		return Tokens{}, err
+	}
 	if err := s.Accounts.SeenTx(tx, u.ID); err != nil {
 		return Tokens{}, err
 	}
@@ -200,6 +205,9 @@ func (s *Store) StartUntilTx(tx *store.Tx, u account.User, sess *Session, until 
 	now := s.Now()
 	sess.ID, sess.UserID, sess.Created, sess.LastActive = account.NewULID(now), u.ID, now, now
 	if err := insertSession(tx, sess); err != nil {
+		return "", err
+	}
+	if err := s.noteSession(tx, "session.start", u, *sess, audit.Data{"acts_as": true}); err != nil {
 		return "", err
 	}
 	var expires int64
@@ -361,14 +369,31 @@ func (s *Store) endTx(tx *store.Tx, id, reason string, deleteDevice bool) error 
 		return err
 	}
 	tx.AfterCommit(func() { s.cache.drop(func(_ tokenHash, e *entry) bool { return e.SessionID == id }) })
-	if !deleteDevice || sess.DeviceID == "" || s.Devices == nil {
-		return nil
-	}
 	u, err := s.Accounts.LoadByID(tx, sess.UserID)
 	if err != nil {
 		return err
 	}
+	if err := s.noteSession(tx, "session.end", u, sess, audit.Data{"reason": reason}); err != nil {
+		return err
+	}
+	if !deleteDevice || sess.DeviceID == "" || s.Devices == nil {
+		return nil
+	}
 	return s.Devices.DeleteDevice(tx, u.UserID, sess.DeviceID)
+}
+
+// noteSession has in the audit log that a session began or ended.
+func (s *Store) noteSession(tx *store.Tx, event string, u account.User, sess Session, d audit.Data) error {
+	if d == nil {
+		d = audit.Data{}
+	}
+	d["session"] = sess.ID
+	for k, v := range map[string]string{"client": sess.ClientID, "device": sess.DeviceID} {
+		if v != "" {
+			d[k] = v
+		}
+	}
+	return s.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: u.UserID, Actor: account.By(tx, u), Data: d})
 }
 
 func (s *Store) endDeviceTx(tx *store.Tx, u account.User, deviceID, reason string, deleteDevice bool) error {

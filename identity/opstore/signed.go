@@ -13,6 +13,7 @@ import (
 	"holdfast/identity/account"
 	"holdfast/identity/register"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Signed is how somebody signed in, and which claims an application asked for one by
@@ -309,8 +310,14 @@ func (s *Store) Remember(ctx context.Context, c *register.Client, r *Request, us
 			return err
 		}
 		all := slices.Compact(slices.Sorted(slices.Values(append(had, r.wanted()...))))
-		_, err = tx.Exec(upsertConsent, userID, c.ID, strings.Join(all, " "), s.Now().UnixMilli())
-		return err
+		if _, err = tx.Exec(upsertConsent, userID, c.ID, strings.Join(all, " "), s.Now().UnixMilli()); err != nil {
+			return err
+		}
+		u, err := s.Accounts.LoadByID(tx, userID)
+		if err != nil {
+			return err
+		}
+		return s.Audit.Tx(ctx, tx, audit.Event{Name: "consent.give", Target: u.UserID, Actor: account.By(tx, u), Data: audit.Data{"client": c.ID, "scopes": all}})
 	})
 }
 
@@ -340,6 +347,9 @@ func (s *Store) Consents(ctx context.Context, userID string) (out []Consent, err
 func (s *Store) Withdraw(ctx context.Context, u account.User, clientID string) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Exec(deleteConsent, u.ID, clientID); err != nil {
+			return err
+		}
+		if err := s.Audit.Tx(ctx, tx, audit.Event{Name: "consent.withdraw", Target: u.UserID, Actor: account.By(tx, u), Data: audit.Data{"client": clientID}}); err != nil {
 			return err
 		}
 		all, err := listSessions(tx, u.ID)

@@ -22,6 +22,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // This file has the applications that an administrator made: clients with a secret
@@ -337,11 +338,30 @@ func (g *Registry) CreateApp(ctx context.Context, c AppConfig, by string) (a *Ap
 			return err
 		}
 		if hasSecret(c.Auth) {
-			secret, err = g.addSecret(tx, a)
+			if secret, err = g.addSecret(tx, a); err != nil {
+				return err
+			}
 		}
-		return err
+		return g.note(tx, "app.create", a, a.noted())
 	})
 	return a, secret, err
+}
+
+// note has in the audit log what happened to an application.
+func (g *Registry) note(tx *store.Tx, event string, a *App, d audit.Data) error {
+	if a.Name != "" {
+		if d == nil {
+			d = audit.Data{}
+		}
+		d["name"] = a.Name
+	}
+	return g.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: a.ID, Data: d})
+}
+
+// noted is how an application is set up, as far as it decides who gets to know what.
+func (a *App) noted() audit.Data {
+	return audit.Data{"redirects": a.RedirectURIs, "groups": a.Groups, "scopes": a.Scopes, "auth": a.Auth, "disabled": a.Disabled,
+		"skip_consent": a.SkipConsent, "introspect_all": a.IntrospectAll}
 }
 
 func (g *Registry) addSecret(tx *store.Tx, a *App) (string, error) {
@@ -379,8 +399,10 @@ func (g *Registry) ChangeApp(tx *store.Tx, id string, change func(*App) error) (
 	if a.Disabled {
 		off = 1
 	}
-	_, err = tx.Exec(updateApp, id, string(raw), off)
-	return a, err
+	if _, err = tx.Exec(updateApp, id, string(raw), off); err != nil {
+		return nil, err
+	}
+	return a, g.note(tx, "app.change", a, a.noted())
 }
 
 // DeleteAppTx removes an application. Errors: ErrNoClient.
@@ -392,7 +414,10 @@ func (g *Registry) DeleteAppTx(tx *store.Tx, id string) error {
 	if err == nil {
 		_, err = tx.Exec(dropSecrets, id)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return g.note(tx, "app.delete", &App{ID: id}, nil)
 }
 
 // AddSecret gives an application a second secret, which is returned once.
@@ -409,8 +434,10 @@ func (g *Registry) AddSecret(ctx context.Context, id string) (secret string, err
 		if len(a.Secrets) >= maxSecrets {
 			return ErrSecrets
 		}
-		secret, err = g.addSecret(tx, a)
-		return err
+		if secret, err = g.addSecret(tx, a); err != nil {
+			return err
+		}
+		return g.note(tx, "app.secret.add", a, audit.Data{"secret": a.Secrets[len(a.Secrets)-1].ID})
 	})
 	return secret, err
 }
@@ -422,7 +449,10 @@ func (g *Registry) DeleteSecret(ctx context.Context, id, secretID string) error 
 		if err == nil && n == 0 {
 			err = ErrNoSecret
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return g.note(tx, "app.secret.remove", &App{ID: id}, audit.Data{"secret": secretID})
 	})
 }
 

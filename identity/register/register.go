@@ -23,6 +23,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // FirstParty is the client ID of the appliance's own web client. It is trusted:
@@ -53,6 +54,7 @@ type Options struct {
 	Origins func() []string
 	// MaxClients overrides how many registered clients are kept. 0: 2000.
 	MaxClients int
+	Audit      *audit.Log // nil: nothing is noted
 }
 
 // Registry keeps the clients.

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // row is a directory as it is stored.
@@ -77,8 +78,8 @@ const (
 	updateReport = `UPDATE id_directories SET report = $2, synced = max(synced, $3) WHERE id = $1`
 )
 
-// keep stores a report. It reports whether the one before had the same alarm.
-func (r *Roster) keep(ctx context.Context, id string, report Report, taken bool) (alarmed bool, err error) {
+// keep stores a report; asked: somebody wanted it now. It reports whether the one before had the same alarm.
+func (r *Roster) keep(ctx context.Context, id string, report Report, taken, asked, anyway bool) (alarmed bool, err error) {
 	b, err := json.Marshal(report)
 	if err != nil {
 		return false, err
@@ -97,8 +98,24 @@ func (r *Roster) keep(ctx context.Context, id string, report Report, taken bool)
 			return err
 		}
 		alarmed = before.Alarm
-		_, err := tx.Exec(updateReport, id, string(b), synced)
-		return err
+		if _, err := tx.Exec(updateReport, id, string(b), synced); err != nil {
+			return err
+		}
+		// One that changed nothing is no news: there are hundreds a day.
+		if !asked && report.Alarm == alarmed && len(report.Made)+len(report.Locked)+len(report.Unlocked) == 0 {
+			return nil
+		}
+		d := audit.Data{"people": report.People, "made": report.Made, "locked": report.Locked, "unlocked": report.Unlocked}
+		if report.Alarm {
+			d = audit.Data{"people": report.People, "alarm": true, "would_be_locked": report.Locked}
+		}
+		if anyway {
+			d["anyway"] = true
+		}
+		if report.Error != "" {
+			d["error"] = report.Error
+		}
+		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.sync", Target: id, Data: d})
 	})
 	return alarmed, err
 }

@@ -26,6 +26,7 @@ import (
 	"holdfast/identity/account"
 	"holdfast/identity/directory"
 	"holdfast/store"
+	"holdfast/store/audit"
 )
 
 // Errors that callers may test for.
@@ -101,6 +102,7 @@ type Options struct {
 	// Alarm tells the administrators.
 	Alarm func(ctx context.Context, text string)
 	Now   func() time.Time
+	Audit *audit.Log // nil: nothing is noted
 }
 
 // Roster keeps the directories. Its methods are safe for concurrent use.
@@ -285,7 +287,14 @@ func (r *Roster) Set(ctx context.Context, id string, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := r.o.DB.Write(ctx, func(tx *store.Tx) error { return upsertDirectory(tx, id, sealed, r.o.Now()) }); err != nil {
+	err = r.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := upsertDirectory(tx, id, sealed, r.o.Now()); err != nil {
+			return err
+		}
+		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.set", Target: id, Data: audit.Data{"kind": c.Kind, "urls": c.URLs, "base_dn": c.BaseDN,
+			"bind_dn": c.BindDN, "user_filter": c.UserFilter, "group_filter": c.GroupFilter, "everyone": c.Everyone}})
+	})
+	if err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -303,7 +312,12 @@ func (r *Roster) Set(ctx context.Context, id string, c Config) error {
 func (r *Roster) Remove(ctx context.Context, id string) error {
 	r.work.Lock()
 	defer r.work.Unlock()
-	err := r.o.DB.Write(ctx, func(tx *store.Tx) error { return deleteDirectory(tx, id) })
+	err := r.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := deleteDirectory(tx, id); err != nil {
+			return err
+		}
+		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.remove", Target: id})
+	})
 	if err == nil {
 		r.mu.Lock()
 		delete(r.open, id)
@@ -430,6 +444,9 @@ func (r *Roster) SignedIn(ctx context.Context, u account.User) {
 	if !u.Admin || len(down) == 0 {
 		return
 	}
+	if err := r.o.Audit.Append(context.WithoutCancel(ctx), audit.Event{Name: "signin.breakglass", Actor: u.UserID, Target: u.UserID, Data: audit.Data{"directories": down}}); err != nil {
+		r.o.Log.Error("a sign-in while a directory does not answer could not be noted", "user", u.UserID, "err", err)
+	}
 	now := r.o.Now()
 	r.mu.Lock()
 	again := now.Sub(r.alarmed[u.ID]) < alarmAgain
@@ -494,11 +511,20 @@ func (r *Roster) signedIn(ctx context.Context, id string, p directory.Person, u 
 	return u, true, nil
 }
 
+// by has the audit log name the directory where nobody else asked.
+func by(ctx context.Context, id string) context.Context {
+	if audit.WhoOf(ctx).Actor == "" {
+		return audit.As(ctx, "directory "+id)
+	}
+	return ctx
+}
+
 // follow takes over what the directory says of a person.
 func (r *Roster) follow(ctx context.Context, id string, p directory.Person, u account.User) error {
 	if u.Err() != nil {
 		return nil
 	}
+	ctx = by(ctx, id)
 	if r.o.Groups != nil {
 		if err := r.o.Groups(ctx, u.ID, id, p.Groups); err != nil {
 			return err
@@ -548,7 +574,7 @@ func (r *Roster) make(ctx context.Context, id string, p directory.Person) (accou
 	n.Also = func(tx *store.Tx, u account.User) error {
 		return insertLink(tx, id, p.Subject, u.ID, p.Name, p.Full)
 	}
-	return r.o.Accounts.Create(ctx, n)
+	return r.o.Accounts.Create(by(ctx, id), n)
 }
 
 // Join gives a local account to somebody in a directory, whose password it has from
@@ -585,11 +611,15 @@ func (r *Roster) Join(ctx context.Context, id, userID, name string) error {
 		if err := r.o.Accounts.DropPasswordTx(tx, u.ID); err != nil {
 			return err
 		}
-		return insertLink(tx, id, p.Subject, u.ID, p.Name, p.Full)
+		if err := insertLink(tx, id, p.Subject, u.ID, p.Name, p.Full); err != nil {
+			return err
+		}
+		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.join", Target: u.UserID, Data: audit.Data{"directory": id, "name": p.Name}})
 	})
 }
 
 func (r *Roster) lock(ctx context.Context, id, subject string, u account.User, locked bool) error {
+	ctx = by(ctx, id)
 	// First what is asked for, then the note of it: a stop in between repeats it.
 	if err := r.o.Lock(ctx, u.UserID, locked); err != nil {
 		return err
@@ -606,6 +636,8 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 	if err != nil {
 		return Report{}, err
 	}
+	asked := audit.WhoOf(ctx).Actor != ""
+	ctx = by(ctx, id)
 	report := Report{}
 	defer func() {
 		r.mu.Lock()
@@ -621,7 +653,7 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 	if err != nil {
 		report.Error = err.Error()
 	}
-	alarmed, e := r.keep(ctx, id, report, err == nil)
+	alarmed, e := r.keep(ctx, id, report, err == nil, asked, anyway)
 	if e != nil && err == nil {
 		err = e
 	}

@@ -45,7 +45,7 @@ const (
 
 // Who does something, and from where.
 type Who struct {
-	Actor string // user ID or one of the words above; "": System
+	Actor string // user ID or one of the words above; "": Nobody with an address, else System
 	IP    string // "": it did not come over the network
 }
 
@@ -233,7 +233,10 @@ func (l *Log) Tx(ctx context.Context, tx *store.Tx, ev Event) error {
 	if ev.Actor != "" {
 		w.Actor = ev.Actor
 	}
-	if w.Actor == "" {
+	switch {
+	case w.Actor == "" && w.IP != "":
+		w.Actor = Nobody
+	case w.Actor == "":
 		w.Actor = System
 	}
 	e := Entry{Seq: last.Seq + 1, At: l.o.Now().UnixMilli(), Actor: cut(w.Actor, maxName), Event: cut(ev.Name, maxName),
