@@ -174,6 +174,7 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	a.ready.Store(true)
 	a.log.Info("ready", "version", Version, "server_name", name, "ms", time.Since(a.started).Milliseconds())
 	a.banner(code)
+	a.alarmAudit(ctx)
 	if a.machine == nil {
 		go a.healthy()
 	}

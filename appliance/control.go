@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -247,6 +248,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.appserviceControl(handle)
 	a.previewsControl(handle)
 	a.appControl(handle)
+	a.auditControl(mux, handle)
 	return mux
 }
 
@@ -328,7 +330,7 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	st, err := setup{a}.State(ctx)
 	h := health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
-		Problems: append(a.problems(ctx), a.directoryProblems(ctx)...), Users: len(users), MemoryMiB: residentBytes() >> 20,
+		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.auditProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
 		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
 	}
 	if a.sfu != nil {
@@ -372,6 +374,47 @@ func (c *controlClient) call(ctx context.Context, method, path string, in, out a
 	return c.send(ctx, method, path, body, out)
 }
 
+// stream copies an answer that is no JSON value, however long it takes.
+func (c *controlClient) stream(ctx context.Context, path string, to io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://appliance"+path, nil)
+	if err != nil {
+		return err
+	}
+	patient := *c.http
+	patient.Timeout = 0
+	resp, err := patient.Do(req)
+	if err != nil {
+		return c.unreached(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return refusal(resp)
+	}
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		return fmt.Errorf("the appliance broke off: %w; see its log", err)
+	}
+	return nil
+}
+
+// unreached says why the appliance could not be asked.
+func (c *controlClient) unreached(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w in %s: start it with holdfast serve --data %s, or name the right folder with --data", errNotRunning, c.dir, c.dir)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the appliance in %s belongs to another user; use that user, or root (sudo)", c.dir)
+	}
+	return err
+}
+
+func refusal(resp *http.Response) error {
+	var e controlError
+	if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Message == "" {
+		return errors.New("the appliance answered with status " + strconv.Itoa(resp.StatusCode) + "; is it of the same version?")
+	}
+	return &e
+}
+
 // send is call with a body as it is.
 func (c *controlClient) send(ctx context.Context, method, path string, body io.Reader, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, body)
@@ -380,22 +423,11 @@ func (c *controlClient) send(ctx context.Context, method, path string, body io.R
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		switch {
-		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
-			return fmt.Errorf("%w in %s: start it with holdfast serve --data %s, or name the right folder with --data", errNotRunning, c.dir, c.dir)
-		case errors.Is(err, syscall.EACCES), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-			return fmt.Errorf("the appliance in %s belongs to another user; use that user, or root (sudo)", c.dir)
-		}
-		return err
+		return c.unreached(err)
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
 	if resp.StatusCode != http.StatusOK {
-		var e controlError
-		if dec.Decode(&e) != nil || e.Message == "" {
-			return errors.New("the appliance answered with status " + strconv.Itoa(resp.StatusCode) + "; is it of the same version?")
-		}
-		return &e
+		return refusal(resp)
 	}
-	return dec.Decode(out)
+	return json.NewDecoder(resp.Body).Decode(out)
 }

@@ -67,6 +67,7 @@ type cli struct {
 	previews          previewRules
 	directory         directoryFlags
 	list              listFlags
+	audit             auditFlags
 	mail              struct {
 		host, security, user, from, ca string
 		port                           int
@@ -162,6 +163,27 @@ func commands() []command {
 			long: "Roles: owner may do everything and alone decides who is an owner; admin decides about\naccounts and settings; moderator handles reports, rooms and media; auditor sees what\nadministrators see and changes nothing.", flags: groupFlag},
 		{name: "role revoke", args: "ROLE USER", nargs: [2]int{1, 2}, short: "take a role away", run: runRoleRevoke,
 			long: "Takes a role away. What a person has through a group stays. The last owner stays one.", flags: groupFlag},
+		{name: "audit verify", data: true, short: "see that the audit log is whole and nobody changed it", run: runAuditVerify,
+			long: "Reads the whole audit log of the running appliance: that every entry follows on the one\nbefore, was written with the appliance's key, and that none is missing at the end. With\n--file it reads an export, without an appliance too; the MACs are looked at where\nidentity.key is in the data folder. --head compares with what was noted down earlier.\nExit code 1 if something is wrong.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.audit.file, "file", "", "an export in JSON Lines: a `file`, or - for standard input")
+				f.StringVar(&c.audit.head, "head", "", "a number and hash that was printed before, as `SEQ:HASH`")
+			}},
+		{name: "audit export", short: "write the audit log to a file, with its hashes", run: runAuditExport,
+			long: "Writes the entries of a time, the oldest first, as JSON Lines, one entry a line with its\nhash, or with --csv as a table. holdfast audit verify --file reads the former. Times are\ndays (2026-11-29), times of RFC 3339, or durations (30d: thirty days ago).",
+			flags: func(f *flag.FlagSet, c *cli) {
+				auditTimes(f, c)
+				f.StringVar(&c.audit.out, "out", "-", "the `file` to write, which must not exist; - is standard output")
+				f.BoolVar(&c.audit.csv, "csv", false, "write a table for people instead")
+			}},
+		{name: "audit list", data: true, short: "list what happened, the newest first", run: runAuditList,
+			flags: func(f *flag.FlagSet, c *cli) {
+				auditTimes(f, c)
+				f.StringVar(&c.audit.actor, "actor", "", "only what this `user` did")
+				f.StringVar(&c.audit.target, "target", "", "only what happened to this `user`, group or application")
+				f.StringVar(&c.audit.event, "event", "", "only this `event`; with a dot at its end all that begin so, as user.")
+				f.IntVar(&c.audit.limit, "limit", 100, "how many at most: a `number` up to 500")
+			}},
 		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,
 			long: "Names the mail server by which people prove an e-mail address and get a forgotten\npassword replaced. Without it no e-mail is sent. Everything that was set before is\nreplaced; a password stays while --host and --user are the same.",
 			flags: func(f *flag.FlagSet, c *cli) {

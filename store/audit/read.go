@@ -259,7 +259,7 @@ func (c *checker) next(e *Entry) {
 func (l *Log) Verify(ctx context.Context) (*Report, error) {
 	r := &Report{Keyed: true, Problems: []Problem{}}
 	l.mu.Lock()
-	wrote := l.written.seq > 0
+	wrote, known := l.written.seq > 0, l.head
 	l.mu.Unlock()
 	kept, problem := readHead(l.o.Head, l.o.Key) // before the log is read: it only grows
 	if problem != "" {
@@ -275,6 +275,9 @@ func (l *Log) Verify(ctx context.Context) (*Report, error) {
 			r.problem(e.Seq, "the entries before this one are missing")
 		}
 		c.next(e)
+		if e.Seq == known.seq && !hmac.Equal(e.Hash, known.hash) {
+			r.problem(e.Seq, "it is another than the one that was written")
+		}
 		if e.Seq == kept.seq && !hmac.Equal(e.Hash, kept.hash) {
 			r.problem(e.Seq, "it is another than the one that %s knows", l.o.Head)
 		}
@@ -283,9 +286,9 @@ func (l *Log) Verify(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case kept.seq > r.Last:
-		r.problem(0, "the log ends at entry %d, but had %d before: entries are missing at its end", r.Last, kept.seq)
+	switch had := max(kept.seq, known.seq); {
+	case had > r.Last:
+		r.problem(0, "the log ends at entry %d, but had %d before: entries are missing at its end", r.Last, had)
 	case kept.seq == 0 && problem == "" && wrote:
 		r.problem(0, "the file %s is missing", l.o.Head)
 	}
