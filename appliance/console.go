@@ -37,6 +37,7 @@ func (a *Appliance) openWeb() error {
 		SelfTest: selfTest{a},
 		Push:     console{a},
 		Settings: console{a},
+		CallDesk: console{a},
 		Machine:  a.machine.parts(),
 		Console:  console{a},
 	})

@@ -63,6 +63,7 @@ func newMetrics(a *Appliance) *metrics {
 	if a.sfu != nil {
 		m.reg.MustRegister(
 			gauge("holdfast_calls_rooms", "Calls that run.", func() float64 { return float64(a.sfu.Stats().Calls) }),
+			gauge("holdfast_calls_turn_allocations", "Addresses that TURN holds ready for clients, used or not.", func() float64 { return float64(a.sfu.StreamStats().Relayed) }),
 			gauge("holdfast_calls_turn_connections", "Connections to TURN at the HTTPS port.", func() float64 { return float64(a.sfu.StreamStats().Open) }),
 			counter("holdfast_calls_turn_accepted_total", "Connections to TURN at the HTTPS port that were taken.", func() float64 { return float64(a.sfu.StreamStats().Accepted) }),
 			counter("holdfast_calls_turn_refused_total", "Connections to TURN at the HTTPS port that were refused: too many at once.", func() float64 { return float64(a.sfu.StreamStats().Refused) }),

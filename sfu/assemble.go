@@ -37,6 +37,9 @@ type engine struct {
 	stream *streams // TURN over TCP
 	done   chan struct{}
 	seen   string // the interfaces' addresses when it started
+
+	own     map[string]bool // addresses that media is received on
+	origins *origins        // of TURN's clients
 }
 
 // LiveKit keeps its logger and its metrics in package variables.
@@ -115,7 +118,8 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{}), seen: seen, addr: addr}
+	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{}), seen: seen, addr: addr, origins: newOrigins()}
+	e.own = e.ownAddresses()
 	keys := auth.NewFileBasedKeyProviderFromMap(conf.Keys)
 	e.auth = service.NewAPIKeyAuthMiddleware(keys)
 

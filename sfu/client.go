@@ -2,12 +2,15 @@ package sfu
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +25,7 @@ import (
 // needs: one connection to publish one track, one to receive.
 type client struct {
 	ws   *websocket.Conn
-	path Path
+	way  way
 	join *livekit.JoinResponse
 
 	pub, sub *webrtc.PeerConnection
@@ -39,16 +42,20 @@ type client struct {
 }
 
 func dial(ctx context.Context, base, token string, path Path, network func(context.Context, string, string) (net.Conn, error)) (*client, error) {
+	return dialBy(ctx, base, token, way{path: path}, network, nil)
+}
+
+func dialBy(ctx context.Context, base, token string, w way, network func(context.Context, string, string) (net.Conn, error), conf *tls.Config) (*client, error) {
 	q := url.Values{"access_token": {token}, "protocol": {"15"}, "auto_subscribe": {"1"}, "sdk": {"go"}, "version": {"1"}}
-	d := websocket.Dialer{NetDialContext: network, HandshakeTimeout: 5 * time.Second}
+	d := websocket.Dialer{NetDialContext: network, HandshakeTimeout: 5 * time.Second, TLSClientConfig: conf}
 	ws, resp, err := d.DialContext(ctx, base+"?"+q.Encode(), http.Header{})
 	if err != nil {
 		if resp != nil {
-			return nil, fmt.Errorf("the relay answered %s", resp.Status)
+			return nil, &refusal{resp.StatusCode}
 		}
 		return nil, err
 	}
-	c := &client{ws: ws, path: path, pubUp: make(chan struct{}), failed: make(chan error, 1), early: map[livekit.SignalTarget][]webrtc.ICECandidateInit{}}
+	c := &client{ws: ws, way: w, pubUp: make(chan struct{}), failed: make(chan error, 1), early: map[livekit.SignalTarget][]webrtc.ICECandidateInit{}}
 	if dl, ok := ctx.Deadline(); ok {
 		ws.SetReadDeadline(dl)
 	}
@@ -90,13 +97,21 @@ func (c *client) peer(target livekit.SignalTarget) (*webrtc.PeerConnection, erro
 	var se webrtc.SettingEngine
 	se.SetIncludeLoopbackCandidate(true)
 	conf := webrtc.Configuration{}
-	switch c.path {
+	switch c.way.path {
 	case PathTCP:
 		se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6})
-	case PathTURN:
+	case PathTURN, PathHTTPS:
 		conf.ICETransportPolicy = webrtc.ICETransportPolicyRelay
+		if c.way.path == PathHTTPS {
+			se.SetICEProxyDialer(c.way)
+		}
 		for _, s := range c.join.GetIceServers() {
-			conf.ICEServers = append(conf.ICEServers, webrtc.ICEServer{URLs: s.Urls, Username: s.Username, Credential: s.Credential})
+			urls := slices.DeleteFunc(slices.Clone(s.Urls), func(u string) bool {
+				return strings.HasPrefix(u, "turns:") != (c.way.path == PathHTTPS) || strings.HasPrefix(u, "turn:") && !strings.HasSuffix(u, "=udp")
+			})
+			if len(urls) > 0 {
+				conf.ICEServers = append(conf.ICEServers, webrtc.ICEServer{URLs: urls, Username: s.Username, Credential: s.Credential})
+			}
 		}
 	default:
 		se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
@@ -108,6 +123,9 @@ func (c *client) peer(target livekit.SignalTarget) (*webrtc.PeerConnection, erro
 	pc.OnICECandidate(func(cand *webrtc.ICECandidate) {
 		if cand == nil {
 			return
+		}
+		if cand.Typ == webrtc.ICECandidateTypeRelay {
+			c.way.seen.relayed()
 		}
 		b, err := json.Marshal(cand.ToJSON())
 		if err == nil {
@@ -148,7 +166,7 @@ func (c *client) await(ctx context.Context, what <-chan struct{}) error {
 	case err := <-c.failed:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("no %s connection to the relay: %w", c.path, ctx.Err())
+		return fmt.Errorf("no %s connection to the relay: %w", c.way.path, ctx.Err())
 	}
 }
 
@@ -198,6 +216,16 @@ func (c *client) handle(m *livekit.SignalResponse) error {
 }
 
 func (c *client) describe(pc *webrtc.PeerConnection, target livekit.SignalTarget, kind webrtc.SDPType, sdp string) error {
+	if c.way.instead != nil {
+		var b strings.Builder
+		for line := range strings.Lines(sdp) {
+			if strings.HasPrefix(line, candidateLine) {
+				line = moved(strings.TrimSpace(line), c.way.instead) + "\r\n"
+			}
+			b.WriteString(line)
+		}
+		sdp = b.String()
+	}
 	if err := pc.SetRemoteDescription(webrtc.SessionDescription{Type: kind, SDP: sdp}); err != nil {
 		return err
 	}
@@ -213,10 +241,22 @@ func (c *client) describe(pc *webrtc.PeerConnection, target livekit.SignalTarget
 	return nil
 }
 
+// moved is a candidate with another address.
+func moved(candidate string, to net.IP) string {
+	f := strings.Fields(candidate)
+	if len(f) > 4 {
+		f[4] = to.String()
+	}
+	return strings.Join(f, " ")
+}
+
 func (c *client) candidate(target livekit.SignalTarget, cand webrtc.ICECandidateInit) error {
 	pc := c.pub
 	if target == livekit.SignalTarget_SUBSCRIBER {
 		pc = c.sub
+	}
+	if to := c.way.instead; to != nil {
+		cand.Candidate = moved(cand.Candidate, to)
 	}
 	c.mu.Lock()
 	c.offered = append(c.offered, cand)

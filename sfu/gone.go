@@ -160,6 +160,7 @@ func forgive(heard, last, now time.Time) time.Time {
 // remove takes a participant out of its room. Its token stays good.
 func (s *SFU) remove(e *engine, at seat, why string, after time.Duration) {
 	s.log.Info(why, "after", after)
+	s.presence.because(at.room, at.identity, leftLost)
 	if _, err := e.rooms.RemoveParticipant(context.Background(), &livekit.RoomParticipantIdentity{Room: at.room, Identity: at.identity}); err != nil {
 		s.log.Debug("the participant had left", "err", err)
 	}

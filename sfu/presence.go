@@ -1,10 +1,13 @@
 package sfu
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/livekit/livekit-server/pkg/telemetry"
 	"github.com/livekit/protocol/livekit"
@@ -14,6 +17,8 @@ import (
 type presence struct {
 	mu    sync.Mutex
 	rooms map[string]map[string]string // room → identity → ID of its latest session
+	begun map[string]time.Time         // room → when the first came in, of those who are in it
+	why   map[string]string            // of sessions that are taken out: the reason, where it is another than removal
 	// coming are those whose signalling connection stands, also before they are in.
 	coming map[string]map[string]int // room → identity → connections
 	next   int
@@ -44,7 +49,7 @@ type Change struct {
 }
 
 func newPresence() *presence {
-	p := &presence{rooms: map[string]map[string]string{}, subs: map[int]func(Change){}, wake: make(chan struct{}, 1)}
+	p := &presence{rooms: map[string]map[string]string{}, begun: map[string]time.Time{}, why: map[string]string{}, subs: map[int]func(Change){}, wake: make(chan struct{}, 1)}
 	go p.run()
 	return p
 }
@@ -111,6 +116,9 @@ func (p *presence) joined(room, identity, session string) {
 		p.put(Change{Began, room, ""})
 	}
 	_, was := r[identity]
+	if len(r) == 0 {
+		p.begun[room] = time.Now()
+	}
 	r[identity] = session
 	if !was {
 		p.put(Change{Joined, room, identity})
@@ -142,6 +150,7 @@ func (p *presence) ended(room string) {
 	for identity := range p.rooms[room] {
 		p.put(Change{Left, room, identity})
 	}
+	delete(p.begun, room)
 	if p.rooms[room] != nil {
 		delete(p.rooms, room)
 		p.put(Change{Ended, room, ""})
@@ -194,7 +203,10 @@ func (p *presence) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := Stats{Rooms: len(p.rooms)}
-	for _, r := range p.rooms {
+	for room, r := range p.rooms {
+		if IsSelfTest(room) {
+			continue
+		}
 		s.Participants += len(r)
 		if len(r) > 0 {
 			s.Calls++
@@ -202,6 +214,53 @@ func (p *presence) stats() Stats {
 	}
 	return s
 }
+
+// names lists the rooms with somebody in them, but for those of the self-test.
+func (p *presence) names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]string, 0, len(p.rooms))
+	for room, in := range p.rooms {
+		if len(in) > 0 && !IsSelfTest(room) {
+			out = append(out, room)
+		}
+	}
+	return out
+}
+
+// since tells when the calls in names began.
+func (p *presence) since() map[string]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[string]time.Time{}
+	for room, in := range p.rooms {
+		if len(in) > 0 && !IsSelfTest(room) {
+			out[room] = p.begun[room]
+		}
+	}
+	return out
+}
+
+// because notes why a participant is being taken out.
+func (p *presence) because(room, identity, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if session := p.rooms[room][identity]; session != "" {
+		p.why[session] = reason
+	}
+}
+
+// noted is what because noted of a session that ended, or "". It is forgotten.
+func (p *presence) noted(session string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	reason := p.why[session]
+	delete(p.why, session)
+	return reason
+}
+
+// IsSelfTest reports whether a room is one of the self-test's.
+func IsSelfTest(room string) bool { return strings.HasPrefix(room, selfTestRoom) }
 
 func (p *presence) wrap(t telemetry.TelemetryService) telemetry.TelemetryService {
 	return &reports{t, p}
@@ -225,6 +284,9 @@ func (r *reports) RoomEnded(ctx context.Context, room *livekit.Room) {
 
 func (r *reports) ParticipantJoined(ctx context.Context, room *livekit.Room, who *livekit.ParticipantInfo, ci *livekit.ClientInfo, cm *livekit.AnalyticsClientMeta, send bool, g *telemetry.ReferenceGuard) {
 	if send { // otherwise it is a report about an earlier join
+		if !IsSelfTest(room.GetName()) {
+			joins.Inc()
+		}
 		r.p.joined(room.GetName(), who.GetIdentity(), who.GetSid())
 	}
 	r.TelemetryService.ParticipantJoined(ctx, room, who, ci, cm, send, g)
@@ -232,6 +294,13 @@ func (r *reports) ParticipantJoined(ctx context.Context, room *livekit.Room, who
 
 func (r *reports) ParticipantLeft(ctx context.Context, room *livekit.Room, who *livekit.ParticipantInfo, send bool, g *telemetry.ReferenceGuard) {
 	if send {
+		if reason := who.GetDisconnectReason(); !IsSelfTest(room.GetName()) {
+			by := cmp.Or(r.p.noted(who.GetSid()), leftBy(reason))
+			if reason == livekit.DisconnectReason_JOIN_FAILURE {
+				failedJoins.WithLabelValues(failedMedia).Inc()
+			}
+			leaves.WithLabelValues(by).Inc()
+		}
 		r.p.left(room.GetName(), who.GetIdentity(), who.GetSid())
 	}
 	r.TelemetryService.ParticipantLeft(ctx, room, who, send, g)

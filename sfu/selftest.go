@@ -23,6 +23,8 @@ const (
 	PathUDP  Path = "udp"  // straight to the UDP port
 	PathTURN Path = "turn" // through the embedded TURN server
 	PathTCP  Path = "tcp"  // to the TCP port
+	// PathHTTPS is TURN at the HTTPS port, which the relay is not told to probe.
+	PathHTTPS Path = "https"
 )
 
 // HopError names the part of a call that does not work.
@@ -55,19 +57,35 @@ const selfTestTime = 15 * time.Second
 func (s *SFU) Probe(ctx context.Context, path Path) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfTestTime)
 	defer cancel()
-	begun := time.Now()
-	room := selfTestRoom + rand.Text()
+	return s.try(ctx, way{path: path})
+}
+
+// testRoom makes a room for a test, which end takes away again.
+func (s *SFU) testRoom(ctx context.Context) (room string, end func(), err error) {
+	room = selfTestRoom + rand.Text()
 	if err := s.EnsureRoom(ctx, room); err != nil {
-		return 0, hop("start", err)
+		return "", nil, err
 	}
-	defer func() {
+	return room, func() {
 		if e, err := s.running(); err == nil {
 			e.rooms.DeleteRoom(context.Background(), &livekit.DeleteRoomRequest{Room: room})
 		}
-	}()
+	}, nil
+}
+
+// try has two clients call each other by a way.
+func (s *SFU) try(ctx context.Context, w way) (time.Duration, error) {
+	begun := time.Now()
+	room, end, err := s.testRoom(ctx)
+	if err != nil {
+		return 0, hop("start", err)
+	}
+	defer end()
 
 	ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: selfTestTime}
+	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: selfTestTime, BaseContext: func(net.Listener) context.Context {
+		return WithReach(context.Background(), Reach{HTTPS: w.https})
+	}}
 	go srv.Serve(ln)
 	defer srv.Close()
 
@@ -76,7 +94,7 @@ func (s *SFU) Probe(ctx context.Context, path Path) (time.Duration, error) {
 		if err != nil {
 			return nil, hop("start", err)
 		}
-		c, err := dial(ctx, "ws://self-test/rtc", token, path, ln.dial)
+		c, err := dialBy(ctx, "ws://self-test/rtc", token, w, ln.dial, nil)
 		return c, hop("signalling", err)
 	}
 	heard := make(chan struct{})
@@ -128,7 +146,7 @@ func (s *SFU) Probe(ctx context.Context, path Path) (time.Duration, error) {
 			if bob.connected() {
 				return 0, hop("media", errors.New("the connection stands, but no sound came through"))
 			}
-			return 0, hop("subscribe", fmt.Errorf("no %s connection to the relay: %w", path, ctx.Err()))
+			return 0, hop("subscribe", fmt.Errorf("no %s connection to the relay: %w", w.path, ctx.Err()))
 		}
 	}
 }

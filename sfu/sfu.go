@@ -103,6 +103,7 @@ type SFU struct {
 	key, secret string
 	presence    *presence
 	signals     signalling
+	live        *live
 
 	mu       sync.RWMutex
 	engine   *engine // nil: not running
@@ -147,7 +148,7 @@ func New(o Options) (*SFU, error) {
 	return &SFU{
 		o: o, log: o.Log, key: o.Key, secret: o.Secret,
 		done: make(chan struct{}), presence: newPresence(), removed: map[[2]string]time.Time{},
-		signals: signalling{open: map[seat]int{}},
+		signals: signalling{open: map[seat]int{}}, live: newLive(),
 	}, nil
 }
 
@@ -169,6 +170,7 @@ func (s *SFU) Start(ctx context.Context) error {
 		return fmt.Errorf("sfu: %w", err)
 	}
 	s.engine, s.started = e, true
+	go s.observe(e)
 	if s.o.NodeIP == "" {
 		go s.follow(e.seen)
 	}
@@ -303,6 +305,7 @@ func (s *SFU) move() bool {
 		return false
 	}
 	s.engine = e
+	go s.observe(e)
 	s.log.Info("the machine's addresses changed; the call relay uses the new ones", "address", strings.Join(e.conf.RTC.NodeIP.ToStringSlice(), ","))
 	return true
 }
@@ -379,8 +382,15 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The request is too long", http.StatusRequestURITooLong)
 		return
 	}
+	// Clients that were refused ask once more, for the reason.
+	failed := func(reason string) {
+		if !strings.HasSuffix(r.URL.Path, "/validate") {
+			failedJoins.WithLabelValues(reason).Inc()
+		}
+	}
 	e, err := s.running()
 	if err != nil {
+		failed(failedNotRunning)
 		http.Error(w, "The call relay is not running", http.StatusServiceUnavailable)
 		return
 	}
@@ -391,6 +401,7 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 	// LiveKit writes a token that it refuses into its log and its answer.
 	at, ok := s.admits(bearer(r))
 	if !ok {
+		failed(failedToken)
 		http.Error(w, "The token is missing, wrong or expired", http.StatusUnauthorized)
 		return
 	}
@@ -400,6 +411,11 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	leave, err := s.presence.admit(at.room, at.identity, s.o.MaxCalls, s.o.MaxParticipants, true)
 	if err != nil {
+		if errors.Is(err, ErrCallFull) {
+			failed(failedParticipants)
+		} else {
+			failed(failedCalls)
+		}
 		s.refuse(w, r, err)
 		return
 	}
@@ -454,21 +470,26 @@ const removedFor = 2 * time.Hour
 // Remove ends a participant's call and refuses its tokens until Mint makes a new
 // one. It does nothing where there is no such participant but refuse the tokens.
 func (s *SFU) Remove(room, identity string) {
-	now := time.Now()
-	s.removedMu.Lock()
-	for k, until := range s.removed {
-		if now.After(until) {
-			delete(s.removed, k)
-		}
-	}
-	s.removed[[2]string{room, identity}] = now.Add(removedFor)
-	s.removedMu.Unlock()
+	s.void(room, identity)
 	if e, err := s.running(); err == nil && slices.Contains(s.presence.in(room), identity) {
 		_, err := e.rooms.RemoveParticipant(context.Background(), &livekit.RoomParticipantIdentity{Room: room, Identity: identity})
 		if err != nil {
 			s.log.Warn("a participant could not be removed from a call", "err", err)
 		}
 	}
+}
+
+// void refuses the tokens that were made for a participant.
+func (s *SFU) void(room, identity string) {
+	now := time.Now()
+	s.removedMu.Lock()
+	defer s.removedMu.Unlock()
+	for k, until := range s.removed {
+		if now.After(until) {
+			delete(s.removed, k)
+		}
+	}
+	s.removed[[2]string{room, identity}] = now.Add(removedFor)
 }
 
 // Mint returns a token that lets identity join room, and only room, within ttl,

@@ -25,6 +25,7 @@ const (
 // StreamStats are the figures of TURN over TCP.
 type StreamStats struct {
 	Open     int   // connections
+	Relayed  int   // allocations that stand, over UDP and over connections
 	Accepted int64 // so far
 	Refused  int64 // so far: too many at once, or the relay was not running
 	Expired  int64 // so far: no allocation in time, or nothing came any more
@@ -37,7 +38,11 @@ var (
 
 // StreamStats returns the figures of ServeTURN.
 func (s *SFU) StreamStats() StreamStats {
-	return StreamStats{int(streamsOpen.Load()), streamsAccepted.Load(), streamsRefused.Load(), streamsExpired.Load()}
+	st := StreamStats{Open: int(streamsOpen.Load()), Accepted: streamsAccepted.Load(), Refused: streamsRefused.Load(), Expired: streamsExpired.Load()}
+	if e, err := s.running(); err == nil {
+		st.Relayed = e.origins.len()
+	}
+	return st
 }
 
 // ServeTURN takes over a connection on which a client speaks TURN, after TLS. Its

@@ -24,19 +24,21 @@ import (
 // port only, so that nobody can reach the network behind it. Those that SFU.TURN
 // gives are for calls without the relay, whose packets go to each other only.
 func (e *engine) startTURN(check turn.AuthHandler) error {
-	conf, own := e.conf, e.ownAddresses()
+	conf, own := e.conf, e.own
 	e.stream = newStreams()
 	calls := &exchange{}
 	open := &allocations{of: map[string]int{}}
 	sc := turn.ServerConfig{
 		QuotaHandler: func(participant, _ string, _ net.Addr) bool { return open.room(participant) },
 		EventHandler: turn.EventHandler{
-			OnAllocationCreated: func(from, _ net.Addr, _, participant, _ string, _ net.Addr, _ int) {
+			OnAllocationCreated: func(from, _ net.Addr, _, participant, _ string, relayed net.Addr, _ int) {
 				open.add(participant, 1)
+				e.origins.add(from, relayed)
 				e.stream.allocated(from, true)
 			},
 			OnAllocationDeleted: func(from, _ net.Addr, _, participant, _ string) {
 				open.add(participant, -1)
+				e.origins.remove(from)
 				e.stream.allocated(from, false)
 			},
 		},

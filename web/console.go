@@ -31,7 +31,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	}
 	handle("GET /api/console/me", func(r *http.Request, admin string) (any, error) {
 		v, err := s.Admins.Visitor(r)
-		return map[string]any{"user_id": admin, "machine": s.Machine != nil, "admin": v.Admin, "reads": v.Admin || v.Auditor}, err
+		return map[string]any{"user_id": admin, "machine": s.Machine != nil, "admin": v.Admin, "moderator": v.Moderator, "reads": v.Admin || v.Auditor}, err
 	})
 	handle("GET /api/console/status", func(r *http.Request, _ string) (any, error) { return s.Status.Status(r.Context()) })
 	handle("GET /api/console/push", s.push)
@@ -63,6 +63,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		return struct{}{}, s.Invites.RevokeInvite(r.Context(), r.PathValue("id"))
 	})
 	s.settingsRoutes(handle)
+	s.callRoutes(handle)
 	handle("GET /api/console/bridges", func(r *http.Request, _ string) (any, error) {
 		bridges, err := s.Bridges.Bridges(r.Context())
 		if bridges == nil {
@@ -88,7 +89,8 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 }
 
 // moderators are the operations of the console that moderators may call.
-var moderators = []string{"GET /api/console/me", "GET /api/console/status", "GET /api/console/users", "GET /api/console/groups"}
+var moderators = []string{"GET /api/console/me", "GET /api/console/status", "GET /api/console/users", "GET /api/console/groups",
+	"GET /api/console/calls", "GET /api/console/calls/one", "POST /api/console/calls/end", "POST /api/console/calls/remove"}
 
 type callerKey struct{}
 

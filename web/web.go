@@ -36,6 +36,7 @@ type Options struct {
 	SelfTest SelfTest
 	Push     Push
 	Settings Settings
+	CallDesk CallDesk
 
 	Machine *Machine // nil: the appliance is a program among others
 	Console Console  // needed with a Machine

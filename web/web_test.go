@@ -32,6 +32,7 @@ type fake struct {
 	rules    FileRules
 	previews LinkPreviews
 	bridges  []string
+	ended    []string // calls, and who was taken out of one
 }
 
 func (f *fake) State(context.Context) (State, error) {
@@ -71,6 +72,23 @@ func (f *fake) Users(context.Context) ([]User, error) {
 }
 func (f *fake) SetDisabled(_ context.Context, id string, d bool) error {
 	f.disabled[id] = d
+	return nil
+}
+func (f *fake) Calls(_ context.Context, from, limit int) (CallReport, error) {
+	return CallReport{Enabled: true, Total: from + limit}, nil
+}
+func (f *fake) Call(_ context.Context, id string) (CallDetails, error) {
+	if id != "a/+b" {
+		return CallDetails{}, &Error{Status: 404, Code: "not_found", Message: "This call is over."}
+	}
+	return CallDetails{Call: Call{ID: id}}, nil
+}
+func (f *fake) EndCall(_ context.Context, id string) error {
+	f.ended = append(f.ended, id)
+	return nil
+}
+func (f *fake) RemoveFromCall(_ context.Context, id, who string) error {
+	f.ended = append(f.ended, id+" "+who)
 	return nil
 }
 func (f *fake) SetRole(_ context.Context, id, role string, on bool) error {
@@ -141,7 +159,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, Previews: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,6 +355,46 @@ func TestRoles(t *testing.T) {
 	}
 	if res, out := ask(t, s, nil, "POST", "/api/console/users/role", `{"user_id":"@ada:x.test","role":"admin","on":false}`); res.StatusCode != 409 {
 		t.Errorf("a role taken from oneself: %d %v", res.StatusCode, out)
+	}
+}
+
+// TestCalls: moderators look after calls like administrators, auditors look only.
+func TestCalls(t *testing.T) {
+	s, f := newServer(t)
+	for _, v := range []Visitor{{UserID: "@ada:x.test", Admin: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@a:x.test", Auditor: true}, {UserID: "@x:x.test"}} {
+		f.visitor, f.ended = v, nil
+		reads, acts := 200, 200
+		if v.Auditor {
+			acts = 403
+		}
+		if v.UserID == "@x:x.test" {
+			reads, acts = 403, 403
+		}
+		res, out := ask(t, s, nil, "GET", "/api/console/calls?from=50", "")
+		if res.StatusCode != reads || reads == 200 && (out["total"] != 75.0 || fmt.Sprint(out["calls"]) != "[]") {
+			t.Errorf("%+v: %d %v", v, res.StatusCode, out)
+		}
+		if res, out := ask(t, s, nil, "GET", "/api/console/calls/one?id=a%2F%2Bb", ""); res.StatusCode != reads || reads == 200 && (out["id"] != "a/+b" || fmt.Sprint(out["people"]) != "[]") {
+			t.Errorf("%+v: %d %v", v, res.StatusCode, out)
+		}
+		if res, _ := ask(t, s, nil, "POST", "/api/console/calls/end", `{"id":"a/+b"}`); res.StatusCode != acts {
+			t.Errorf("an end by %+v: %d", v, res.StatusCode)
+		}
+		if res, _ := ask(t, s, nil, "POST", "/api/console/calls/remove", `{"id":"a/+b","participant":"@p:x:D"}`); res.StatusCode != acts {
+			t.Errorf("a removal by %+v: %d", v, res.StatusCode)
+		}
+		if done := acts == 200 && slices.Equal(f.ended, []string{"a/+b", "a/+b @p:x:D"}); done != (acts == 200) || acts != 200 && len(f.ended) != 0 {
+			t.Errorf("%+v did %q", v, f.ended)
+		}
+	}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	for _, from := range []string{"-1", "x", "99999999999999999999"} {
+		if res, out := ask(t, s, nil, "GET", "/api/console/calls?from="+from, ""); res.StatusCode != 400 || errCode(out) != "bad_from" {
+			t.Errorf("from=%s: %d %v", from, res.StatusCode, out)
+		}
+	}
+	if res, out := ask(t, s, nil, "GET", "/api/console/calls/one?id=none", ""); res.StatusCode != 404 || errCode(out) != "not_found" {
+		t.Errorf("%d %v", res.StatusCode, out)
 	}
 }
 

@@ -104,8 +104,9 @@ type seat struct{ room, identity string }
 
 // ticket is what was given out for a seat.
 type ticket struct {
-	device string // "": not known
-	until  time.Time
+	device       string // "": not known
+	until        time.Time
+	roomID, user string
 }
 
 // New makes the service. It goes on watching the participants of a previous run, and
@@ -425,7 +426,41 @@ func (s *Service) hold(p place) {
 	if s.admitted[k] == nil {
 		s.admitted[k] = map[seat]ticket{}
 	}
-	s.admitted[k][p.at] = ticket{p.deviceID, time.Now().Add(tokenTTL)}
+	s.admitted[k][p.at] = ticket{p.deviceID, time.Now().Add(tokenTTL), p.roomID, p.userID}
+}
+
+// Person is a participant in Matrix' words.
+type Person struct {
+	RoomID, UserID string
+	DeviceID       string // "": not known
+}
+
+// Rooms tells which rooms the relay's rooms are calls of.
+func (s *Service) Rooms() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]string{}
+	for _, seats := range s.admitted {
+		for at, t := range seats {
+			out[at.room] = t.roomID
+		}
+	}
+	return out
+}
+
+// People tells who the participants in one of the relay's rooms are.
+func (s *Service) People(relayRoom string) map[string]Person {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]Person{}
+	for _, seats := range s.admitted {
+		for at, t := range seats {
+			if at.room == relayRoom {
+				out[at.identity] = Person{t.roomID, t.user, t.device}
+			}
+		}
+	}
+	return out
 }
 
 // Left takes a user who is no longer joined to a room out of its calls. It is

@@ -373,6 +373,19 @@ func TestTokens(t *testing.T) {
 	if len(m.rooms) != 0 {
 		t.Errorf("rooms made although a limit was reached: %v", m.rooms)
 	}
+	// The relay's names lead back to Matrix'.
+	if got := s.Rooms(); got[lkRoom] != room {
+		t.Errorf("rooms: %v", got)
+	}
+	people := s.People(lkRoom)
+	for identity, want := range map[string]Person{alice + ":A": {room, alice, "A"}, bobsHash: {room, bob, "B"}} {
+		if people[identity] != want {
+			t.Errorf("%s is %+v, want %+v", identity, people[identity], want)
+		}
+	}
+	if got := s.People("another"); len(got) != 0 {
+		t.Errorf("people of another call: %v", got)
+	}
 	// Who leaves the room leaves the call.
 	s.Left(room, bob)
 	s.Left(room, "@eve:example.org")

@@ -90,7 +90,8 @@ func (s *Service) changed(room, identity string, joined bool) {
 	if !joined { // the relay renewed the token: it is good for as long from now
 		for _, seats := range s.admitted {
 			if t, ok := seats[at]; ok {
-				seats[at] = ticket{t.device, time.Now().Add(tokenTTL)}
+				t.until = time.Now().Add(tokenTTL)
+				seats[at] = t
 			}
 		}
 	}

@@ -671,8 +671,11 @@ var (
 	full = register("full", func(_ context.Context, s *sfu.SFU, at place) (string, error) {
 		return s.Full(at.Room, at.Identity), nil
 	})
-	streams = register("stream_stats", func(_ context.Context, s *sfu.SFU, _ none) (sfu.StreamStats, error) { return s.StreamStats(), nil })
-	probe   = register("probe", func(ctx context.Context, s *sfu.SFU, path sfu.Path) (time.Duration, error) {
+	streams   = register("stream_stats", func(_ context.Context, s *sfu.SFU, _ none) (sfu.StreamStats, error) { return s.StreamStats(), nil })
+	listCalls = register("calls", func(ctx context.Context, s *sfu.SFU, room string) ([]sfu.Call, error) { return s.Calls(ctx, room) })
+	endCall   = register("end_call", func(ctx context.Context, s *sfu.SFU, room string) (none, error) { return none{}, s.End(ctx, room) })
+	hops      = register("hops", func(ctx context.Context, s *sfu.SFU, t sfu.Trial) ([]sfu.Hop, error) { return s.Hops(ctx, t), nil })
+	probe     = register("probe", func(ctx context.Context, s *sfu.SFU, path sfu.Path) (time.Duration, error) {
 		return s.Probe(ctx, path)
 	})
 	stands = register("standing", func(_ context.Context, s *sfu.SFU, _ none) (standing, error) {
@@ -762,6 +765,29 @@ func (r *Relay) StreamStats() sfu.StreamStats {
 		r.log.Debug("the call relay's process gives no figures", "err", err)
 	}
 	return st
+}
+
+// Calls is sfu.SFU.Calls of the present process. Errors: sfu.ErrNotRunning, sfu.ErrNoCall.
+func (r *Relay) Calls(ctx context.Context, room string) ([]sfu.Call, error) {
+	return listCalls.call(ctx, r, room)
+}
+
+// End is sfu.SFU.End. What it says of tokens holds for the processes to come, too.
+// Errors: sfu.ErrNotRunning, sfu.ErrNoCall.
+func (r *Relay) End(ctx context.Context, room string) error {
+	now := time.Now()
+	r.mu.Lock()
+	for _, who := range r.mirror.in(room) {
+		r.removed[place{room, who}] = now.Add(removedFor)
+	}
+	r.mu.Unlock()
+	_, err := endCall.call(ctx, r, room)
+	return err
+}
+
+// Hops is sfu.SFU.Hops, in the relay's process. Errors: sfu.ErrNotRunning.
+func (r *Relay) Hops(ctx context.Context, t sfu.Trial) ([]sfu.Hop, error) {
+	return hops.call(ctx, r, t)
 }
 
 // SelfTest is sfu.SFU.SelfTest, in the relay's process. Errors: *sfu.HopError.

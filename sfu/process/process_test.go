@@ -22,7 +22,6 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 	"github.com/pion/webrtc/v4"
 	"github.com/pion/webrtc/v4/pkg/media"
-	dto "github.com/prometheus/client_model/go"
 
 	"holdfast/sfu"
 )
@@ -228,14 +227,22 @@ func TestMethods(t *testing.T) {
 		t.Errorf("%v %v", c.URIs, err)
 	}
 	families, err := r.Metrics().Gather()
-	livekits := 0
+	of := map[string]int{}
 	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), "livekit_") {
-			livekits++
-		}
+		prefix, _, _ := strings.Cut(f.GetName(), "_")
+		of[prefix]++
 	}
-	if err != nil || livekits == 0 || livekits != len(families) && !slices.ContainsFunc(families, func(f *dto.MetricFamily) bool { return strings.HasPrefix(f.GetName(), "psrpc_") }) {
-		t.Errorf("%d of %d families are LiveKit's, %v", livekits, len(families), err)
+	if err != nil || of["livekit"] == 0 || of["holdfast"] < 8 || of["livekit"]+of["psrpc"]+of["holdfast"] != len(families) {
+		t.Errorf("%d families: %v, %v", len(families), of, err)
+	}
+	if list, err := r.Calls(t.Context(), ""); err != nil || len(list) != 0 {
+		t.Errorf("calls: %v %v", list, err)
+	}
+	if _, err := r.Calls(t.Context(), "none"); !errors.Is(err, sfu.ErrNoCall) {
+		t.Errorf("no such call: %v", err)
+	}
+	if err := r.End(t.Context(), "none"); !errors.Is(err, sfu.ErrNoCall) {
+		t.Errorf("an end of no call: %v", err)
 	}
 	secret := r.o.Secret
 	for _, file := range []string{"cmdline", "environ"} {

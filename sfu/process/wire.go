@@ -47,6 +47,7 @@ var known = map[string]error{
 	"draining":       sfu.ErrDraining,
 	"too_many_rooms": sfu.ErrTooManyRooms,
 	"call_full":      sfu.ErrCallFull,
+	"no_call":        sfu.ErrNoCall,
 	"cancelled":      context.Canceled,
 	"deadline":       context.DeadlineExceeded,
 }

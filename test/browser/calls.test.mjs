@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { binary, chromiumPath, keepEvidence, openBrowser, root, skipReason, sleep, startServer, until } from "./lib.mjs";
+import { binary, chromiumPath, keepEvidence, obstacles, openBrowser, pictures, root, skipReason, sleep, startServer, until } from "./lib.mjs";
 
 const self = fileURLToPath(import.meta.url);
 const inside = process.env.HOLDFAST_CALLS_NS; // the name of the far namespace, where this runs in the near one
@@ -55,6 +55,7 @@ function story() {
     const dir = mkdtempSync(join(tmpdir(), "holdfast-calls-"));
     let server, ada, grace, line, failed = false;
     let graceID, roomID;
+    let console_; // Ada's page of the console
     let graceProcesses;
 
     // rules sets the line's and waits until they hold.
@@ -106,7 +107,9 @@ function story() {
         process.env.CHROMIUM = wrapper;
         const own = descendants(process.pid);
         grace = await openBrowser("grace");
-        graceProcesses = () => descendants(process.pid).filter((pid) => !own.includes(pid) && isAlive(pid) && cmdline(pid).includes("chrom"));
+        // Ada's browser may start more, too.
+        const adas = () => own.flatMap((pid) => [pid, ...descendants(pid)]);
+        graceProcesses = () => descendants(process.pid).filter((pid) => !adas().includes(pid) && isAlive(pid) && cmdline(pid).includes("chrom"));
         // Ringing, and what is said of keys: each message to a device goes out by one of these requests.
         for (const p of [ada, grace]) {
             p.keys = 0;
@@ -241,6 +244,26 @@ function story() {
         await rules(good);
     });
 
+    step("the console shows the call, and what goes over the line", async () => {
+        const c = (console_ = await ada.context.newPage());
+        await c.goto(`${server.base}/console/calls`);
+        await c.getByTestId("call-item").locator("button").first().click();
+        const grace_ = c.getByTestId("call-person").filter({ hasText: "grace" });
+        await until("the call is described", async () => /Ada/.test(await c.getByTestId("call-item").innerText()) && (await c.getByTestId("call-person").count()) === 2);
+        await until("what goes over the line is measured", async () => /UDP IPv4/.test(await grace_.innerText()) && /Round trip\s+[1-9]/.test(await grace_.innerText()) && /Mbit\/s|[1-9]\d+ kbit\/s/.test(await grace_.innerText()), 60_000);
+        await until("the pictures' sizes are there", async () => /Camera[^\n]*\d+×\d+ /.test(await grace_.getByTestId("call-media").innerText()) && /Receives 1 picture in size/.test(await grace_.innerText()), 60_000);
+        assert.match(await grace_.innerText(), /Microphone \(/);
+        assert.match(await grace_.innerText(), /@grace:demo\.example · .*Chrome/i);
+        // A line that gets worse shows, without a reload.
+        await rules({ DelayMS: 150, Loss: 0.1, Rate: 20_000_000 });
+        await until("the worse line shows", async () => /Round trip\s+(2[5-9]\d|[3-9]\d\d) ms/.test(await grace_.innerText()) && [...(await grace_.innerText()).matchAll(/([\d.]+)% lost/g)].some((m) => Number(m[1]) >= 3), 90_000);
+        assert.deepEqual(await obstacles(c), []);
+        await pictures(c, "console-calls");
+        await rules(good);
+        assert.match(await c.getByTestId("calls-relay").innerText(), /Runs for [\s\S]*UDP \d+, TCP \d+, TURN \d+/);
+        await ada.page.bringToFront();
+    });
+
     // As in another Wi-Fi: the old address is gone, and with it every connection. Element Call must notice by the
     // answers of signalling that do not come: the browser itself gives the old connection up after fifteen seconds.
     step("the call goes on from another address", async (t) => {
@@ -269,6 +292,36 @@ function story() {
         t.diagnostic(`gone from the relay after ${((Date.now() - began) / 1000).toFixed(1)} s`);
         await until("the room shows nobody else in the call", async () => !(await inCall()).includes(graceID), 15_000 - (Date.now() - began));
         t.diagnostic(`gone from the room after ${((Date.now() - began) / 1000).toFixed(1)} s`);
+    });
+
+    step("somebody is taken out of a call, and a call is ended, from the console", async () => {
+        const begin = async () => {
+            await ada.page.bringToFront();
+            await ada.page.reload();
+            await ada.page.getByTestId("start-call").click({ timeout: 60_000 });
+            await until("Ada is in a call", async () => (await onRelay()) === 1, 60_000);
+            await console_.bringToFront();
+            await console_.getByTestId("call-item").waitFor();
+        };
+        // Element Call says "Reconnecting..." to whom the relay took out, and is in no call.
+        const over = async () => {
+            await console_.getByText("No calls at this moment").waitFor();
+            await until("the call is over", async () => (await onRelay()) === 0, 30_000);
+        };
+        // A call of two ends when one leaves.
+        await over();
+        assert.deepEqual(await obstacles(console_), []);
+        await pictures(console_, "console-calls-none");
+        await begin(); // in the same room, which is open in the console since
+        await console_.getByTestId("call-remove").click();
+        await console_.getByTestId("confirm").click();
+        await over();
+        await begin();
+        await console_.getByTestId("call-end").click();
+        await console_.getByTestId("confirm").click();
+        await over();
+        const log = readFileSync(server.log, "utf8");
+        for (const operation of ["removeFromCall", "endCall"]) assert.match(log, new RegExp(`an administrator acted.*@ada:demo.example.*${operation}`), "what an administrator does is logged");
     });
 }
 

@@ -8,6 +8,7 @@ import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
 import { InviteCard, SelfTest } from "../setup/done";
 import { bytes, date, duration, number, useLoaded } from "./load";
 import { BridgesPage } from "./bridges";
+import { CallsPage } from "./calls";
 import { MachinePage } from "./machine";
 import { PushPage } from "./push";
 import { SettingsPage } from "./settings";
@@ -41,19 +42,26 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number; draining: boolean };
 }
 
-const allPages = ["status", "people", "invites", "push", "bridges", "settings", "machine"] as const;
+const allPages = ["status", "people", "invites", "calls", "push", "bridges", "settings", "machine"] as const;
 type Page = (typeof allPages)[number];
+
+interface Me {
+    user_id: string;
+    machine: boolean;
+    admin: boolean;
+    moderator: boolean;
+}
 
 export default function Console() {
     const path = usePath();
-    const [me, setMe] = useState<{ user_id: string; machine: boolean }>();
+    const [me, setMe] = useState<Me>();
     const [trouble, setTrouble] = useState<ApiError>();
     // A machine of the appliance's own is looked after here; another's is not.
     const pages = allPages.filter((p) => p !== "machine" || me?.machine);
     const page: Page = pages.find((p) => path === `/console/${p}`) ?? "status";
     useEffect(() => {
         document.title = t("console.title");
-        api<{ user_id: string; machine: boolean }>("GET", "/api/console/me").then(setMe, (e) => setTrouble(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e))));
+        api<Me>("GET", "/api/console/me").then(setMe, (e) => setTrouble(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e))));
     }, []);
     if (trouble) return <Outside trouble={trouble} />;
     if (!me)
@@ -92,6 +100,7 @@ export default function Console() {
                 {page === "status" && <StatusPage />}
                 {page === "people" && <PeoplePage me={me.user_id} />}
                 {page === "invites" && <InvitesPage />}
+                {page === "calls" && <CallsPage acts={me.admin || me.moderator} />}
                 {page === "push" && <PushPage />}
                 {page === "settings" && <SettingsPage />}
                 {page === "bridges" && <BridgesPage />}
