@@ -3,6 +3,7 @@ package sfu
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 
@@ -25,6 +26,9 @@ func newLogger(l *slog.Logger) logger.Logger { return lkLogger{h: l.Handler()} }
 func (l lkLogger) log(level slog.Level, msg string, err error, kv []any) {
 	if level == slog.LevelWarn && (aboutOne(l.with) || aboutOne(kv)) {
 		level = slog.LevelDebug
+	}
+	if l.pion && strings.Contains(msg, io.ErrClosedPipe.Error()) {
+		return // a last packet for somebody who has just left
 	}
 	if (l.pion && level < slog.LevelError) || !l.h.Enabled(context.Background(), level) {
 		return

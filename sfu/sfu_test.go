@@ -57,6 +57,12 @@ func begin(t *testing.T, o Options) (*SFU, string) {
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return s, serveSFU(t, s)
+}
+
+// serveSFU gives a relay an address for signalling, and ends both with the test.
+func serveSFU(t *testing.T, s *SFU) (base string) {
+	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/livekit/sfu/", http.StripPrefix("/livekit/sfu", s.Handler()))
 	srv := httptest.NewServer(mux)
@@ -67,7 +73,7 @@ func begin(t *testing.T, o Options) (*SFU, string) {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	return s, "ws" + strings.TrimPrefix(srv.URL, "http") + "/livekit/sfu"
+	return "ws" + strings.TrimPrefix(srv.URL, "http") + "/livekit/sfu"
 }
 
 func token(t *testing.T, s *SFU, room, identity string) string {

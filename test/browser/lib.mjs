@@ -161,10 +161,15 @@ const quiet = [
 ];
 const media = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--mute-audio"];
 
-/** openBrowser starts a browser process of its own for one person. */
-export async function openBrowser(name, options = {}, args = []) {
+/**
+ * openBrowser starts a browser process of its own for one person. One that is guarded gives its camera only to pages that
+ * have the permission, and hides its addresses from the others, as browsers do for people; the rest give it to everybody.
+ */
+export async function openBrowser(name, { guarded = false, ...options } = {}, args = []) {
     const { chromium } = require("playwright-core");
-    const browser = await chromium.launch({ executablePath: chromiumPath(), args: [...quiet, ...media, ...args] });
+    let all = [...quiet, ...media, ...args];
+    if (guarded) all = all.filter((a) => a !== "--use-fake-ui-for-media-stream").map((a) => a.replace(",WebRtcHideLocalIpsWithMdns", ""));
+    const browser = await chromium.launch({ executablePath: chromiumPath(), args: all });
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", ignoreHTTPSErrors: true, permissions: ["camera", "microphone", "clipboard-read", "clipboard-write"], acceptDownloads: true, ...options });
     context.setDefaultTimeout(90_000); // where much else runs, a page takes its time
     // Peer connections are kept where a test can ask them for statistics, in every frame.
