@@ -131,7 +131,7 @@ function story() {
         await p.goto(`${base}/?login`);
         await p.locator("#username").fill(name);
         await p.locator("#password").fill(password);
-        await p.locator("button[type=submit]").click();
+        await p.locator("form:has(#password) button[type=submit]").click();
         await p.getByTestId("start-menu").waitFor({ timeout: 60_000 });
     };
     // api asks the server with the page's own session.

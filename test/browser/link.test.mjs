@@ -90,7 +90,7 @@ async function story(t) {
     await p.goto(`${server.base}/?login`);
     await p.locator("#username").fill("ada");
     await p.locator("#password").fill(password);
-    await p.locator("button[type=submit]").click();
+    await p.locator("form:has(#password) button[type=submit]").click();
     await p.getByTestId("start-menu").click();
     await p.getByRole("menuitem", { name: "New group" }).click();
     await p.getByTestId("group-name").fill("Notes");
@@ -203,7 +203,7 @@ async function story(t) {
     await o.goto(`${server.base}/settings/devices?login`);
     await o.locator("#username").fill("ada");
     await o.locator("#password").fill(password);
-    await o.locator("button[type=submit]").click();
+    await o.locator("form:has(#password) button[type=submit]").click();
     await o.getByTestId("link-device").click({ timeout: 60_000 });
     await o.getByTestId("qr-confirm-first").waitFor();
     await pictures(o, "unconfirmed");

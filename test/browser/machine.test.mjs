@@ -110,7 +110,7 @@ step("the setup ends with a decision about the disk, and each paper bears only w
     await p.getByTestId("setup-open").click();
     await p.locator("#username").fill(admin.localpart);
     await p.locator("#password").fill(admin.password);
-    await p.locator("button[type=submit]").click();
+    await p.locator("form:has(#password) button[type=submit]").click();
     await p.getByTestId("start-menu").waitFor({ timeout: 40_000 });
     await p.goto(`${server.base}/console/machine`);
     await p.getByTestId("version-running").waitFor();

@@ -104,7 +104,7 @@ async function story(t) {
     await p.goto(`${server.base}/settings/look?login`);
     await p.locator("#username").fill("ada");
     await p.locator("#password").fill(password);
-    await p.locator("button[type=submit]").click();
+    await p.locator("form:has(#password) button[type=submit]").click();
     await p.getByTestId("web-push").waitFor({ timeout: 60_000 });
     assert.equal(await asked(), 0, "nobody is asked for permission before a click");
 
