@@ -254,6 +254,9 @@ func (a *Appliance) Addr(name string) net.Addr {
 // Handler answers the requests of browsers and clients, as the listeners do.
 func (a *Appliance) Handler() http.Handler { return a.clientHandler() }
 
+// Relay is the call relay; nil: calls are switched off.
+func (a *Appliance) Relay() *process.Relay { return a.sfu }
+
 func (a *Appliance) startSFU(ctx context.Context) error {
 	if !a.cfg.SFU.Enabled {
 		return nil
@@ -270,6 +273,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 		NodeIP:   a.cfg.SFU.NodeIP,
 		Key:      key,
 		Secret:   secret,
+		Kept:     a.cfg.CallsKept,
 
 		MaxCalls:        a.cfg.SFU.MaxCalls,
 		MaxParticipants: a.cfg.SFU.MaxParticipants,

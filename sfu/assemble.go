@@ -91,10 +91,7 @@ func configure(o Options, key, secret string) (*config.Config, Ports, address, e
 	conf.TURN.TLSPort, conf.TURN.Domain = 443, "localhost"
 	conf.Room.AutoCreate = false
 	conf.Room.EmptyTimeout = uint32(emptyTimeout.Seconds())
-	conf.Room.DepartureTimeout = uint32(departureTimeout.Seconds())
-	if o.departure > 0 {
-		conf.Room.DepartureTimeout = uint32(o.departure.Seconds())
-	}
+	conf.Room.DepartureTimeout = uint32(o.kept().Seconds())
 	return conf, ports, addr, nil
 }
 

@@ -56,16 +56,18 @@ type Options struct {
 	MaxCalls        int // that run at once; 0: as many as the machine carries
 	MaxParticipants int // in one call; 0: as many as the machine carries
 
+	// Kept is how long a call that everybody left may be come back to. 0: a minute.
+	Kept time.Duration
+
 	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
 	// all tokens. Whoever keeps them lets people come back into their calls after it.
 	Key, Secret string
 
 	// For tests.
-	tcpOnly   bool          // as if UDP were blocked
-	departure time.Duration // instead of departureTimeout
-	look      time.Duration // instead of lookInterval
-	silent    time.Duration // instead of silentFor
-	deaf      time.Duration // instead of deafFor
+	tcpOnly bool          // as if UDP were blocked
+	look    time.Duration // instead of lookInterval
+	silent  time.Duration // instead of silentFor
+	deaf    time.Duration // instead of deafFor
 }
 
 // Stats are the relay's present figures.
@@ -95,6 +97,13 @@ const (
 	departureTimeout = 60 * time.Second
 	maxRooms         = 10_000
 )
+
+func (o *Options) kept() time.Duration {
+	if o.Kept > 0 {
+		return o.Kept
+	}
+	return departureTimeout
+}
 
 // SFU is the call relay. Its methods are safe for concurrent use.
 type SFU struct {
@@ -127,6 +136,9 @@ func Check(o Options) error {
 		if _, err := ParseNodeIP(o.NodeIP); err != nil {
 			return err
 		}
+	}
+	if o.Kept < 0 || o.Kept > 0 && o.Kept < time.Second {
+		return errors.New("sfu: calls are kept for a second at least")
 	}
 	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
 		return errors.New("sfu: a limit of calls or participants is negative")
@@ -530,7 +542,7 @@ func (s *SFU) EnsureRoom(ctx context.Context, room string) error {
 		return fmt.Errorf("sfu: create a room: %w", err)
 	}
 	if r := e.rooms.GetRoom(ctx, livekit.RoomName(room)); r != nil && r.Hold() {
-		time.AfterFunc(departureTimeout, r.Release)
+		time.AfterFunc(s.o.kept(), r.Release)
 	}
 	return nil
 }

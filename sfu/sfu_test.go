@@ -188,7 +188,7 @@ func TestCall(t *testing.T) {
 		{name: "through TURN", opts: []lksdk.ConnectOption{lksdk.WithICETransportPolicy(webrtc.ICETransportPolicyRelay)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, base := begin(t, Options{departure: time.Second})
+			s, base := begin(t, Options{Kept: time.Second})
 			var mu sync.Mutex
 			var events []string
 			cancel := s.Subscribe(func(room, identity string, joined bool) {

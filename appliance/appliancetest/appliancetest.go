@@ -32,7 +32,8 @@ type Server struct {
 	Console *Buffer
 	Log     *Buffer
 
-	set []string
+	set       []string
+	configure func(*config.Config)
 }
 
 // Buffer collects output of several goroutines.
@@ -65,7 +66,13 @@ func Start(t testing.TB, set ...string) *Server {
 // StartBare starts an appliance with nothing configured but set.
 func StartBare(t testing.TB, set ...string) *Server {
 	t.Helper()
-	s := &Server{Data: t.TempDir(), set: set}
+	return StartConfigured(t, func(*config.Config) {}, set...)
+}
+
+// StartConfigured is StartBare with what is no setting.
+func StartConfigured(t testing.TB, configure func(*config.Config), set ...string) *Server {
+	t.Helper()
+	s := &Server{Data: t.TempDir(), set: set, configure: configure}
 	s.start(t)
 	t.Cleanup(func() {
 		s.Close()
@@ -82,6 +89,7 @@ func (s *Server) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.configure(cfg)
 	s.Console, s.Log = &Buffer{}, &Buffer{}
 	if s.Appliance, err = appliance.Start(context.Background(), cfg, s.Console, s.Log); err != nil {
 		t.Fatalf("%v\n%s", err, s.Log)

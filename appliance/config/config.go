@@ -19,6 +19,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Config is the appliance's bootstrap configuration. Everything else is a setting
@@ -90,6 +91,10 @@ type Config struct {
 		SFU        string `toml:"sfu" enum:",debug,info,warn,error"`
 		Web        string `toml:"web" enum:",debug,info,warn,error"`
 	} `toml:"log"`
+
+	// CallsKept is how long a call that everybody left may be come back to; 0: as long
+	// as the relay does by itself. It is no setting: tests have less time.
+	CallsKept time.Duration
 
 	// Ignored are HOLDFAST_ variables that are no settings.
 	Ignored []string

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
 	"holdfast/sfu"
@@ -204,9 +205,11 @@ func answer(s *sfu.SFU, l *line) error {
 	}
 }
 
+var ownGatherer = sync.OnceValue(ownMetrics)
+
 // gather is the relay's metrics in Prometheus' text format.
 func gather() (string, error) {
-	families, err := sfu.Metrics().Gather()
+	families, err := prometheus.Gatherers{sfu.Metrics(), ownGatherer()}.Gather()
 	if err != nil {
 		return "", err
 	}

@@ -23,6 +23,8 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/pion/webrtc/v4/pkg/media"
 
+	dto "github.com/prometheus/client_model/go"
+
 	"holdfast/sfu"
 )
 
@@ -243,6 +245,20 @@ func TestMethods(t *testing.T) {
 	}
 	if err := r.End(t.Context(), "none"); !errors.Is(err, sfu.ErrNoCall) {
 		t.Errorf("an end of no call: %v", err)
+	}
+	for _, name := range []string{"holdfast_relay_go_goroutines", "holdfast_relay_process_open_fds"} {
+		if !slices.ContainsFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == name }) {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if u, err := r.Usage(t.Context()); err != nil || u.Goroutines == 0 || u.OpenFiles < 5 || u.HeapBytes == 0 {
+		t.Errorf("%+v %v", u, err)
+	}
+	if b, err := r.Profile(t.Context(), "goroutine", 1, 0); err != nil || !strings.Contains(string(b), "sfu/process.serve") {
+		t.Errorf("%.200s %v", b, err)
+	}
+	if _, err := r.Profile(t.Context(), "none", 0, 0); err == nil || !strings.Contains(err.Error(), "none") {
+		t.Errorf("a profile that there is not: %v", err)
 	}
 	secret := r.o.Secret
 	for _, file := range []string{"cmdline", "environ"} {
