@@ -55,6 +55,26 @@ func (a *Appliance) auditProblems() []string {
 	return nil
 }
 
+// clockProblems says that the machine's clock went back.
+func (a *Appliance) clockProblems() []string {
+	if d := a.core.Load().identity.ClockBehind(); d > 0 {
+		return []string{fmt.Sprintf("the clock is %s behind a time that has passed already, so tokens and invites expire by that time; set the clock, or if it was ahead before by mistake: holdfast clock accept", d.Round(time.Second))}
+	}
+	return nil
+}
+
+func runClockAccept(ctx context.Context, c *cli, _ []string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	if err := cl.call(ctx, "POST", "/v1/clock/accept", nil, &struct{}{}); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, "The machine's clock is taken for right. What expired while it was ahead may be good again.")
+	return nil
+}
+
 // alarmAudit tells the administrators of that.
 func (a *Appliance) alarmAudit(ctx context.Context) {
 	if t := a.audit.Trouble(); t != "" {

@@ -249,6 +249,9 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.previewsControl(handle)
 	a.appControl(handle)
 	a.auditControl(mux, handle)
+	handle("POST /v1/clock/accept", func(r *http.Request) (any, error) {
+		return struct{}{}, a.core.Load().identity.AcceptClock(r.Context())
+	})
 	return mux
 }
 
@@ -330,7 +333,7 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	st, err := setup{a}.State(ctx)
 	h := health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
-		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.auditProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
+		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.auditProblems(), a.clockProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
 		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
 	}
 	if a.sfu != nil {

@@ -184,6 +184,8 @@ func commands() []command {
 				f.StringVar(&c.audit.event, "event", "", "only this `event`; with a dot at its end all that begin so, as user.")
 				f.IntVar(&c.audit.limit, "limit", 100, "how many at most: a `number` up to 500")
 			}},
+		{name: "clock accept", short: "take the machine's clock for right although it was set back", run: runClockAccept,
+			long: "Tokens, sign-ins and invites that have expired stay so when the clock is set back: time\ngoes on from the latest that was seen. Where the clock was ahead by mistake, this takes\nthe time that it shows now for right."},
 		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,
 			long: "Names the mail server by which people prove an e-mail address and get a forgotten\npassword replaced. Without it no e-mail is sent. Everything that was set before is\nreplaced; a password stays while --host and --user are the same.",
 			flags: func(f *flag.FlagSet, c *cli) {

@@ -33,6 +33,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/identity/bulk"
+	"holdfast/identity/clock"
 	"holdfast/identity/factor"
 	"holdfast/identity/login"
 	"holdfast/identity/opstore"
@@ -171,6 +172,7 @@ type Service struct {
 	mails    limiter // of mails that pages send
 	devices  limiter // of devices that ask to be signed in
 	seal     []byte  // key of Seal
+	clock    *clock.Clock
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -201,6 +203,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	passing, err := clock.Open(ctx, o.DB, o.Now)
+	if err != nil {
+		return nil, err
+	}
+	machine := o.Now
+	o.Now = passing.Now
 	if o.KeyFile == "" {
 		o.KeyFile = keyFileOf(o.DB)
 	}
@@ -211,7 +219,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{o: o, origins: []string{o.PublicURL}}
+	s := &Service{o: o, clock: passing, origins: []string{o.PublicURL}}
 	if s.seal, err = hkdf.Key(sha256.New, key, nil, "holdfast settings", 32); err != nil {
 		return nil, err
 	}
@@ -227,7 +235,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: o.Now, RPID: factor.RPID(o.PublicURL), Organisation: o.Organisation, Note: s.noteFactor,
+	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: machine, RPID: factor.RPID(o.PublicURL), Organisation: o.Organisation, Note: s.noteFactor,
 		Seal:   func(b []byte) ([]byte, error) { return opstore.Seal(s.seal, b) },
 		Unseal: func(b []byte) ([]byte, error) { return opstore.Unseal(s.seal, b) }})
 	if err != nil {
@@ -288,6 +296,7 @@ func (s *Service) mayMail(r *http.Request) time.Duration {
 func (s *Service) Start() {
 	s.running.Go(func() { s.upkeep(s.ctx) })
 	s.running.Go(func() { s.roster.Run(s.ctx) })
+	s.running.Go(func() { s.watchClock(s.ctx) })
 	s.running.Go(func() { s.sessions.RunLogouts(s.ctx) })
 }
 
@@ -301,6 +310,9 @@ func (s *Service) Lists() *bulk.Lists { return s.lists }
 func (s *Service) Close() {
 	s.stop()
 	s.running.Wait()
+	if err := s.clock.Keep(context.Background(), true); err != nil {
+		s.o.Log.Warn("the time could not be noted", "err", err)
+	}
 }
 
 // upkeep makes the signing key and sweeps every hour.

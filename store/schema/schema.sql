@@ -372,6 +372,12 @@ CREATE TABLE id_clients (
 	last_used INTEGER NOT NULL      -- last sign-in that began; 0: never
 ) WITHOUT ROWID;
 
+-- owner: identity/clock
+CREATE TABLE id_clock (
+	id         INTEGER PRIMARY KEY CHECK (id = 1),
+	high_water INTEGER NOT NULL -- ms since 1970
+);
+
 -- owner: identity/opstore
 CREATE TABLE id_consents (
 	user_id   TEXT NOT NULL, -- ULID
