@@ -40,6 +40,10 @@ func (a *Appliance) openWeb() error {
 		CallDesk: console{a},
 		Machine:  a.machine.parts(),
 		Console:  console{a},
+
+		Audit:       console{a},
+		Apps:        console{a},
+		Directories: console{a},
 	})
 	a.web = w
 	return err

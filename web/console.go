@@ -11,24 +11,46 @@ import (
 )
 
 func (s *Server) consoleRoutes(mux *http.ServeMux) {
+	// admit refuses who may not call an operation, and says in the context who does. All
+	// that is not named for a role is the administrators'.
+	admit := func(pattern string, r *http.Request) (*http.Request, string, error) {
+		v, err := s.Admins.Visitor(r)
+		if err != nil {
+			return nil, "", err
+		}
+		if v.UserID == "" {
+			return nil, "", &Error{Status: http.StatusUnauthorized, Code: "signed_out", Message: "Sign in first."}
+		}
+		if !v.Admin && !(v.Auditor && strings.HasPrefix(pattern, "GET ")) && !(v.Moderator && slices.Contains(moderators, pattern)) {
+			if v.Auditor || v.Moderator {
+				return nil, "", &Error{Status: http.StatusForbidden, Code: "role", Message: "Only an administrator may do this. Your role does not include it."}
+			}
+			return nil, "", &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
+		}
+		return r.WithContext(context.WithValue(audit.As(r.Context(), v.UserID), callerKey{}, v.UserID)), v.UserID, nil
+	}
 	handle := func(pattern string, f func(r *http.Request, admin string) (any, error)) {
+		s.patterns = append(s.patterns, pattern)
 		mux.HandleFunc(pattern, s.endpoint(func(_ http.ResponseWriter, r *http.Request) (any, error) {
-			v, err := s.Admins.Visitor(r)
+			in, who, err := admit(pattern, r)
 			if err != nil {
 				return nil, err
 			}
-			if v.UserID == "" {
-				return nil, &Error{Status: http.StatusUnauthorized, Code: "signed_out", Message: "Sign in first."}
-			}
-			if !v.Admin && !(v.Auditor && strings.HasPrefix(pattern, "GET ")) && !(v.Moderator && slices.Contains(moderators, pattern)) {
-				if v.Auditor || v.Moderator {
-					return nil, &Error{Status: http.StatusForbidden, Code: "role", Message: "Only an administrator may do this. Your role does not include it."}
-				}
-				return nil, &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
-			}
-			return f(r.WithContext(context.WithValue(audit.As(r.Context(), v.UserID), callerKey{}, v.UserID)), v.UserID)
+			return f(in, who)
 		}))
 	}
+	s.accessRoutes(handle, func(pattern string, f func(w http.ResponseWriter, r *http.Request) error) {
+		s.patterns = append(s.patterns, pattern)
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			in, _, err := admit(pattern, r)
+			if err == nil {
+				err = f(w, in)
+			}
+			if err != nil {
+				s.writeError(w, r, err)
+			}
+		})
+	})
 	handle("GET /api/console/me", func(r *http.Request, admin string) (any, error) {
 		v, err := s.Admins.Visitor(r)
 		return map[string]any{"user_id": admin, "machine": s.Machine != nil, "admin": v.Admin, "moderator": v.Moderator, "reads": v.Admin || v.Auditor}, err

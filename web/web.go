@@ -38,6 +38,10 @@ type Options struct {
 	Settings Settings
 	CallDesk CallDesk
 
+	Audit       Audit
+	Apps        Apps
+	Directories Directories
+
 	Machine *Machine // nil: the appliance is a program among others
 	Console Console  // needed with a Machine
 }
@@ -52,6 +56,8 @@ type Server struct {
 	session setupSessions
 	handing chan struct{} // bounds how many fetch an update from here at a time
 	now     func() time.Time
+
+	patterns []string // of the console's operations, for the test of who may call them
 }
 
 // New reads the index of the embedded files. It fails only if the build is

@@ -91,6 +91,48 @@ func (f *fake) RemoveFromCall(_ context.Context, id, who string) error {
 	f.ended = append(f.ended, id+" "+who)
 	return nil
 }
+func (f *fake) AuditLog(context.Context, AuditFilter) ([]AuditEntry, error) {
+	return []AuditEntry{}, nil
+}
+func (f *fake) VerifyAudit(context.Context) (AuditReport, error) { return AuditReport{OK: true}, nil }
+func (f *fake) ExportAudit(_ context.Context, w io.Writer, _ AuditFilter, asCSV bool) error {
+	_, err := fmt.Fprint(w, asCSV)
+	return err
+}
+func (f *fake) Apps(context.Context) ([]App, error) { return []App{}, nil }
+func (f *fake) CreateApp(_ context.Context, n NewApp) (App, error) {
+	f.grants = append(f.grants, "app "+n.Name)
+	return App{ID: "1", Secret: "hcs_x"}, nil
+}
+func (f *fake) AddAppSecret(_ context.Context, id string) (App, error) {
+	f.grants = append(f.grants, "secret "+id)
+	return App{ID: id, Secret: "hcs_y"}, nil
+}
+func (f *fake) did(what ...any) error {
+	f.grants = append(f.grants, strings.TrimSpace(fmt.Sprintln(what...)))
+	return nil
+}
+func (f *fake) RemoveAppSecret(_ context.Context, id, s string) error { return f.did("remove", id, s) }
+func (f *fake) SetAppDisabled(_ context.Context, id string, off bool) error {
+	return f.did("off", id, off)
+}
+func (f *fake) SetAppGroups(_ context.Context, id string, g []string) error {
+	return f.did("groups", id, g)
+}
+func (f *fake) RemoveApp(_ context.Context, id string) error     { return f.did("remove", id) }
+func (f *fake) Keys(context.Context) ([]Key, error)              { return []Key{}, nil }
+func (f *fake) RotateKey(_ context.Context, now bool) error      { return f.did("rotate", now) }
+func (f *fake) Directories(context.Context) ([]Directory, error) { return []Directory{}, nil }
+func (f *fake) SyncDirectory(_ context.Context, id string, any bool) error {
+	return f.did("sync", id, any)
+}
+func (f *fake) RemoveDirectory(_ context.Context, id string) error { return f.did("remove", id) }
+func (f *fake) SetDirectory(_ context.Context, id string, d DirectorySettings) error {
+	return f.did("set", id, d.Kind)
+}
+func (f *fake) TestDirectory(context.Context, string) (DirectoryTest, error) {
+	return DirectoryTest{People: 2}, f.did("test")
+}
 func (f *fake) SetRole(_ context.Context, id, role string, on bool) error {
 	f.grants = append(f.grants, fmt.Sprint(id, " ", role, " ", on))
 	return nil
@@ -159,7 +201,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f, Audit: f, Apps: f, Directories: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,6 +397,94 @@ func TestRoles(t *testing.T) {
 	}
 	if res, out := ask(t, s, nil, "POST", "/api/console/users/role", `{"user_id":"@ada:x.test","role":"admin","on":false}`); res.StatusCode != 409 {
 		t.Errorf("a role taken from oneself: %d %v", res.StatusCode, out)
+	}
+}
+
+// TestEveryOperationHasItsRoles asks each operation of the console as each role. What is
+// not named for a role is refused.
+func TestEveryOperationHasItsRoles(t *testing.T) {
+	s, f := newServer(t)
+	if len(s.patterns) < 45 {
+		t.Fatalf("only %d operations", len(s.patterns))
+	}
+	// status is -1 where the operation was reached, and failed on what this test has not.
+	status := func(v Visitor, method, path string) (code int, why string) {
+		f.visitor = v
+		defer func() {
+			if recover() != nil {
+				code = -1
+			}
+		}()
+		res, out := ask(t, s, nil, method, path, map[bool]string{true: "", false: "{}"}[method == "GET"])
+		return res.StatusCode, errCode(out)
+	}
+	moderators := map[string]bool{"GET /api/console/me": true, "GET /api/console/status": true, "GET /api/console/users": true, "GET /api/console/groups": true,
+		"GET /api/console/calls": true, "GET /api/console/calls/one": true, "POST /api/console/calls/end": true, "POST /api/console/calls/remove": true}
+	for _, pattern := range s.patterns {
+		method, path, _ := strings.Cut(pattern, " ")
+		path = strings.NewReplacer("{userID}", "@b:x.test", "{id}", "1", "{secret}", "2").Replace(path)
+		if strings.Contains(path, "{") {
+			t.Errorf("%s: this test does not know its parameter", pattern)
+		}
+		if code, why := status(Visitor{}, method, path); code != 401 || why != "signed_out" {
+			t.Errorf("%s signed out: %d %s", pattern, code, why)
+		}
+		if code, why := status(Visitor{UserID: "@x:x.test"}, method, path); code != 403 || why != "not_admin" {
+			t.Errorf("%s as a member: %d %s", pattern, code, why)
+		}
+		for _, c := range []struct {
+			v   Visitor
+			may bool
+		}{
+			{Visitor{UserID: "@a:x.test", Auditor: true}, method == "GET"},
+			{Visitor{UserID: "@m:x.test", Moderator: true}, moderators[pattern]},
+			{Visitor{UserID: "@m:x.test", Moderator: true, Auditor: true}, method == "GET" || moderators[pattern]},
+			{Visitor{UserID: "@ada:x.test", Admin: true}, true},
+		} {
+			if code, why := status(c.v, method, path); (code != 403 || why != "role") != c.may || code == 401 {
+				t.Errorf("%s as %+v: %d %s, allowed: %t", pattern, c.v, code, why, c.may)
+			}
+		}
+		delete(moderators, pattern)
+	}
+	if len(moderators) != 0 {
+		t.Errorf("there is no %v", moderators)
+	}
+}
+
+// TestAccess: the audit log, applications and directories by HTTP.
+func TestAccess(t *testing.T) {
+	s, f := newServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	res, out := ask(t, s, nil, "POST", "/api/console/apps", `{"name":"Wiki","template":"generic","redirects":["https://w.test/cb"]}`)
+	if res.StatusCode != 200 || out["secret"] != "hcs_x" || res.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	for _, c := range []struct{ method, path, body, want string }{
+		{"POST", "apps/7/secrets", "{}", "secret 7"}, {"DELETE", "apps/7/secrets/8", "", "remove 7 8"}, {"POST", "apps/7/disabled", `{"disabled":true}`, "off 7 true"},
+		{"PUT", "apps/7/groups", `{"groups":["a","b"]}`, "groups 7 [a b]"}, {"DELETE", "apps/7", "", "remove 7"}, {"POST", "keys/rotate", `{"at_once":true}`, "rotate true"},
+		{"PUT", "directories/town", `{"kind":"ad","urls":["ldaps://x"]}`, "set town ad"}, {"POST", "directories/town/sync", `{"anyway":true}`, "sync town true"},
+		{"POST", "directories/town/test", "{}", "test"}, {"DELETE", "directories/town", "", "remove town"},
+	} {
+		if res, out := ask(t, s, nil, c.method, "/api/console/"+c.path, c.body); res.StatusCode != 200 || f.grants[len(f.grants)-1] != c.want {
+			t.Errorf("%s %s: %d %v %q", c.method, c.path, res.StatusCode, out, f.grants[len(f.grants)-1])
+		}
+	}
+	for _, q := range []string{"since=yesterday", "until=1", "before=0", "before=x"} {
+		for _, path := range []string{"audit", "audit/export"} {
+			if res, out := ask(t, s, nil, "GET", "/api/console/"+path+"?"+q, ""); res.StatusCode != 400 || errCode(out) != "bad_filter" {
+				t.Errorf("%s?%s: %d %v", path, q, res.StatusCode, out)
+			}
+		}
+	}
+	res, _ = ask(t, s, nil, "GET", "/api/console/audit/export?format=csv&since=2026-01-01T00:00:00Z", "")
+	if res.StatusCode != 200 || !strings.Contains(res.Header.Get("Content-Disposition"), "audit.csv") || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/csv") {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+	for _, body := range []string{`{"names":"Wiki"}`, `[]`, ``} {
+		if res, _ := ask(t, s, nil, "POST", "/api/console/apps", body); res.StatusCode != 400 && res.StatusCode != 415 {
+			t.Errorf("%s: %d", body, res.StatusCode)
+		}
 	}
 }
 

@@ -1,0 +1,236 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"holdfast/identity"
+	"holdfast/identity/directory"
+	"holdfast/identity/roster"
+	"holdfast/store/audit"
+	"holdfast/web"
+)
+
+// This file has the audit log, applications and directories for the console.
+
+func (a console) AuditLog(ctx context.Context, f web.AuditFilter) ([]web.AuditEntry, error) {
+	list, err := a.audit.Find(ctx, audit.Filter{Actor: f.Actor, Target: f.Target, Event: f.Event, Since: f.Since, Until: f.Until, Before: f.Before})
+	out := make([]web.AuditEntry, 0, len(list))
+	for _, e := range toAuditEntries(list) {
+		out = append(out, web.AuditEntry(e))
+	}
+	return out, err
+}
+
+func (a console) VerifyAudit(ctx context.Context) (web.AuditReport, error) {
+	r, err := a.audit.Verify(ctx)
+	if err != nil {
+		return web.AuditReport{}, err
+	}
+	out := web.AuditReport{OK: r.OK(), Entries: r.Entries, Last: r.Last, Hash: r.Hash, Problems: []string{}, Notes: append([]string{}, r.Notes...)}
+	for _, p := range r.Problems {
+		if p.Seq > 0 {
+			p.Text = fmt.Sprintf("Entry %d: %s", p.Seq, p.Text)
+		}
+		out.Problems = append(out.Problems, p.Text)
+	}
+	return out, nil
+}
+
+func (a console) ExportAudit(ctx context.Context, w io.Writer, f web.AuditFilter, asCSV bool) error {
+	return a.exportAudit(ctx, w, audit.Filter{Since: f.Since, Until: f.Until}, asCSV)
+}
+
+// appError is an error about applications as the console shows it.
+func appError(err error) error {
+	var wrong *identity.AppError
+	bad := func(status int, code, field, text string) error {
+		return &web.Error{Status: status, Code: code, Field: field, Message: text}
+	}
+	switch {
+	case errors.As(err, &wrong):
+		return bad(http.StatusBadRequest, "bad_app", "", wrong.Error())
+	case errors.Is(err, identity.ErrNoApp):
+		return bad(http.StatusNotFound, "not_found", "", "There is no such application any more.")
+	case errors.Is(err, identity.ErrSecrets):
+		return bad(http.StatusConflict, "two_secrets", "", "The application has two secrets already. Remove the older one first.")
+	case errors.Is(err, identity.ErrNoSecret):
+		return bad(http.StatusNotFound, "not_found", "", "The application has no such secret any more.")
+	case errors.Is(err, identity.ErrPublic):
+		return bad(http.StatusConflict, "no_secret", "", "This application does not prove itself by a secret.")
+	}
+	return err
+}
+
+func (a console) toApp(x *identity.App) web.App {
+	out := web.App{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: append([]string{}, x.Groups...),
+		Disabled: x.Disabled, LastUsed: x.LastUsed, Secrets: []web.AppSecret{}}
+	for _, s := range x.Secrets {
+		out.Secrets = append(out.Secrets, web.AppSecret{ID: s.ID, Created: s.Created, LastUsed: s.LastUsed})
+	}
+	return out
+}
+
+func (a console) Apps(ctx context.Context) ([]web.App, error) {
+	list, err := a.id().Apps(ctx)
+	out := make([]web.App, 0, len(list))
+	for _, x := range list {
+		out = append(out, a.toApp(x))
+	}
+	return out, err
+}
+
+func (a console) app(ctx context.Context, id string) (web.App, error) {
+	all, err := a.Apps(ctx)
+	for _, x := range all {
+		if x.ID == id {
+			return x, nil
+		}
+	}
+	if err == nil {
+		err = appError(identity.ErrNoApp)
+	}
+	return web.App{}, err
+}
+
+func (a console) CreateApp(ctx context.Context, n web.NewApp) (web.App, error) {
+	c, err := identity.AppTemplate(n.Template, n.Name, n.URL)
+	if err != nil {
+		return web.App{}, appError(err)
+	}
+	c.RedirectURIs = append(c.RedirectURIs, n.Redirects...)
+	c.Groups, c.SkipConsent = n.Groups, n.SkipConsent
+	x, secret, err := a.id().CreateApp(ctx, c, web.Caller(ctx))
+	if err != nil {
+		return web.App{}, appError(err)
+	}
+	out := a.toApp(x)
+	out.Secret = secret
+	return out, nil
+}
+
+func (a console) AddAppSecret(ctx context.Context, id string) (web.App, error) {
+	secret, err := a.id().AddAppSecret(ctx, id)
+	if err != nil {
+		return web.App{}, appError(err)
+	}
+	x, err := a.app(ctx, id)
+	x.Secret = secret
+	return x, err
+}
+
+func (a console) RemoveAppSecret(ctx context.Context, id, secret string) error {
+	return appError(a.id().DeleteAppSecret(ctx, id, secret))
+}
+
+func (a console) SetAppDisabled(ctx context.Context, id string, disabled bool) error {
+	_, err := a.id().ChangeApp(ctx, id, func(x *identity.App) error { x.Disabled = disabled; return nil })
+	return appError(err)
+}
+
+func (a console) SetAppGroups(ctx context.Context, id string, groups []string) error {
+	_, err := a.id().ChangeApp(ctx, id, func(x *identity.App) error { x.Groups = groups; return nil })
+	return appError(err)
+}
+
+func (a console) RemoveApp(ctx context.Context, id string) error {
+	return appError(a.id().DeleteApp(ctx, id))
+}
+
+func (a console) Keys(ctx context.Context) ([]web.Key, error) {
+	list, err := a.id().SigningKeys(ctx)
+	out := make([]web.Key, 0, len(list))
+	for _, k := range list {
+		out = append(out, web.Key{ID: k.ID, State: k.State, From: k.From})
+	}
+	return out, err
+}
+
+func (a console) RotateKey(ctx context.Context, atOnce bool) error {
+	return a.id().RotateKey(ctx, atOnce)
+}
+
+// dirError is an error about directories as the console shows it.
+func dirError(err error) error {
+	bad := func(status int, code, field, text string) error {
+		return &web.Error{Status: status, Code: code, Field: field, Message: text}
+	}
+	switch {
+	case errors.Is(err, roster.ErrNoDirectory):
+		return bad(http.StatusNotFound, "not_found", "", "There is no such directory, or its settings cannot be read. Set it anew.")
+	case errors.Is(err, roster.ErrBadID):
+		return bad(http.StatusBadRequest, "bad_id", "id", "A directory's short name has 1 to 30 of a-z, 0-9 and -.")
+	case errors.Is(err, roster.ErrTooMany):
+		return bad(http.StatusConflict, "too_many", "", "There are as many directories as can be.")
+	case errors.Is(err, directory.ErrConfig):
+		return bad(http.StatusBadRequest, "bad_directory", "", "These settings cannot work: "+err.Error()+".")
+	case errors.Is(err, directory.ErrUnavailable), errors.Is(err, directory.ErrRefused):
+		return bad(http.StatusBadGateway, "down", "", "The directory gave no answer: "+err.Error()+".")
+	}
+	return err
+}
+
+func (a console) Directories(ctx context.Context) ([]web.Directory, error) {
+	list, err := a.id().Directories().List(ctx)
+	out := make([]web.Directory, 0, len(list))
+	some := func(s []string) []string { return append([]string{}, s...) }
+	for _, d := range list {
+		c, r := d.Config, d.Report
+		out = append(out, web.Directory{ID: d.ID, Settings: web.DirectorySettings{Kind: c.Kind, URLs: some(c.URLs), BaseDN: c.BaseDN, BindDN: c.BindDN, CA: c.CA,
+			UserFilter: c.UserFilter, GroupFilter: c.GroupFilter, Everyone: c.Everyone, Names: c.Names},
+			Synced: d.Synced, People: r.People, Accounts: r.Accounts, Made: some(r.Made), Locked: some(r.Locked), Unlocked: some(r.Unlocked), Taken: some(r.Taken),
+			Alarm: r.Alarm, Error: r.Error, Down: d.Down})
+	}
+	return out, err
+}
+
+// SetDirectory keeps what only the command line sets.
+func (a console) SetDirectory(ctx context.Context, id string, d web.DirectorySettings) error {
+	list, err := a.id().Directories().List(ctx)
+	if err != nil {
+		return err
+	}
+	var c roster.Config
+	for _, x := range list {
+		if x.ID == id {
+			c = x.Config
+		}
+	}
+	c.Kind, c.URLs, c.BaseDN, c.BindDN, c.Password, c.CA = d.Kind, d.URLs, d.BaseDN, d.BindDN, d.Password, d.CA
+	c.UserFilter, c.GroupFilter, c.Everyone, c.Names = d.UserFilter, d.GroupFilter, d.Everyone, d.Names
+	return dirError(a.id().Directories().Set(ctx, id, c))
+}
+
+func (a console) TestDirectory(ctx context.Context, id string) (web.DirectoryTest, error) {
+	people, err := a.id().Directories().Test(ctx, id)
+	if err != nil {
+		return web.DirectoryTest{}, dirError(err)
+	}
+	out := web.DirectoryTest{People: len(people), First: []string{}}
+	groups := map[string]bool{}
+	for i, p := range people {
+		if i < directoryShown {
+			out.First = append(out.First, p.Name)
+		}
+		for _, g := range p.Groups {
+			groups[g] = true
+		}
+	}
+	out.Groups = len(groups)
+	return out, nil
+}
+
+func (a console) SyncDirectory(ctx context.Context, id string, anyway bool) error {
+	_, err := a.id().Directories().Sync(ctx, id, anyway)
+	if errors.Is(err, roster.ErrAlarm) {
+		return nil // the report says it
+	}
+	return dirError(err)
+}
+
+func (a console) RemoveDirectory(ctx context.Context, id string) error {
+	return dirError(a.id().Directories().Remove(ctx, id))
+}
