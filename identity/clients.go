@@ -187,24 +187,9 @@ func (s *Service) checkAssertion(r *http.Request, c *register.Client, raw string
 	if err != nil {
 		return err
 	}
-	var a struct {
-		Iss, Sub, Jti string
-		Aud           any
-		Exp, Nbf      float64
-	}
-	if err := json.Unmarshal(body, &a); err != nil {
+	a, aud, err := parseAssertion(body)
+	if err != nil {
 		return err
-	}
-	var aud []string
-	switch x := a.Aud.(type) {
-	case string:
-		aud = []string{x}
-	case []any:
-		for _, y := range x {
-			if t, ok := y.(string); ok {
-				aud = append(aud, t)
-			}
-		}
 	}
 	o, now := s.origin(r), s.o.Now()
 	exp := time.Unix(int64(a.Exp), 0)
@@ -237,6 +222,37 @@ type troubleError struct{ err error }
 
 func (e *troubleError) Error() string { return e.err.Error() }
 func (e *troubleError) Unwrap() error { return e.err }
+
+// assertionClaims are those of a signed assertion that count.
+type assertionClaims struct {
+	Iss, Sub, Jti string
+	Aud           any
+	Exp, Nbf      float64
+}
+
+// maxTime bounds times in assertions: beyond it numbers of seconds mean nothing.
+const maxTime = 1 << 40
+
+// parseAssertion reads the claims of an assertion, and whom it is for.
+func parseAssertion(body []byte) (a assertionClaims, aud []string, err error) {
+	if err := json.Unmarshal(body, &a); err != nil {
+		return a, nil, err
+	}
+	if a.Exp > maxTime || a.Nbf > maxTime {
+		return a, nil, errors.New("exp or nbf is no time")
+	}
+	switch x := a.Aud.(type) {
+	case string:
+		aud = []string{x}
+	case []any:
+		for _, y := range x {
+			if t, ok := y.(string); ok {
+				aud = append(aud, t)
+			}
+		}
+	}
+	return a, aud, nil
+}
 
 // clientError answers to an application that did not prove itself.
 func (s *Service) clientError(w http.ResponseWriter, r *http.Request, err error) {
