@@ -265,6 +265,10 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	cluster, err := clusterOf(a.cfg)
+	if err != nil {
+		return err
+	}
 	s, err := process.New(process.Options{Level: a.cfg.Level("sfu"), Options: sfu.Options{
 		Log:      a.logs.component("sfu"),
 		UDPPort:  a.cfg.SFU.UDPPort,
@@ -274,6 +278,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 		Key:      key,
 		Secret:   secret,
 		Kept:     a.cfg.CallsKept,
+		Cluster:  cluster,
 
 		MaxCalls:        a.cfg.SFU.MaxCalls,
 		MaxParticipants: a.cfg.SFU.MaxParticipants,

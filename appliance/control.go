@@ -19,6 +19,7 @@ import (
 	"holdfast/homeserver/appservice"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
+	"holdfast/sfu"
 	"holdfast/sfu/process"
 	"holdfast/store/audit"
 )
@@ -156,6 +157,8 @@ type health struct {
 	TLS        string   `json:"tls"`
 	// Relay is the call relay's process; nil: calls are switched off.
 	Relay *process.Status `json:"relay,omitempty"`
+	// Cluster is how the relay's cluster is; nil without one.
+	Cluster *sfu.ClusterStatus `json:"cluster,omitempty"`
 }
 
 func (a *Appliance) controlHandler() http.Handler {
@@ -339,6 +342,10 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	if a.sfu != nil {
 		relay := a.sfu.Status()
 		h.Relay = &relay
+		if a.cfg.SFU.Redis != "" {
+			st := a.sfu.Cluster()
+			h.Cluster = &st
+		}
 	}
 	return h, err
 }

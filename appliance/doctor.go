@@ -120,6 +120,17 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 				add("call relay", true, "runs, %d MiB of memory", r.MemoryBytes>>20)
 			}
 		}
+		if st := h.Cluster; st != nil {
+			switch {
+			case st.Trouble != "":
+				add("call relays", false, "Redis at %s cannot be used (%s): calls are held on this machine alone until it is; look whether it runs and has the password of sfu.redis_password", st.Redis, st.Trouble)
+			case len(st.Nodes) == 0:
+				add("call relays", true, "no other machine takes calls; start holdfast sfu there with the same sfu.redis and sfu.cluster_key")
+			}
+			for _, n := range st.Nodes {
+				add("call relay "+n.Name, true, "%s at %s: %d calls, %d people", n.State, strings.Join(n.Addresses, ", "), n.Rooms, n.Participants)
+			}
+		}
 		if !h.Claimed {
 			add("setup", true, "nobody has claimed the appliance yet; holdfast claim prints a code")
 		}

@@ -94,6 +94,8 @@ func commands() []command {
 	return []command{
 		{name: "serve", short: "run the appliance", run: runServe,
 			long: "Runs the appliance on a data folder, which is made if it is missing. No question is\nasked; a new appliance prints the address and a claim code for its setup.\nSIGTERM and SIGINT stop it after the requests that run."},
+		{name: "sfu", short: "run a call relay on another machine, for an appliance's calls", run: runSFU,
+			long: "Runs a call relay that takes calls of an appliance on another machine. Both know a\nRedis (sfu.redis, sfu.redis_password) and the same key (sfu.cluster_key). No data is kept\nhere and no client signs in here: people's sound and pictures come to sfu.udp_port and\nsfu.tcp_port. /readyz and /metrics are at listen.metrics. SIGTERM and SIGINT stop it: its\ncalls go on, after sfu.drain seconds at most, on another relay."},
 		{name: "version", data: true, short: "print the version", run: runVersion},
 		{name: "doctor", data: true, short: "check the configuration, the machine and the running appliance", run: runDoctor,
 			long: "Checks what goes wrong most often and says what to do. Exit code 1 if something is\nwrong; it changes nothing. --hardware lists the devices instead, and exit code 1 then\nmeans that a disk or network device has no driver.",

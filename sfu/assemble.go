@@ -24,19 +24,20 @@ import (
 
 // engine is a running LiveKit.
 type engine struct {
-	conf   *config.Config
-	ports  Ports
-	mux    *http.ServeMux
-	auth   *service.APIKeyAuthMiddleware
-	router routing.Router
-	rooms  *service.RoomManager
-	signal *service.SignalServer
-	turn   *turn.Server
-	addr   address
-	turnOn []string // addresses on which TURN listens
-	stream *streams // TURN over TCP
-	done   chan struct{}
-	seen   string // the interfaces' addresses when it started
+	conf    *config.Config
+	ports   Ports
+	mux     *http.ServeMux
+	auth    *service.APIKeyAuthMiddleware
+	router  routing.Router
+	rooms   *service.RoomManager
+	signal  *service.SignalServer
+	turn    *turn.Server
+	addr    address
+	turnOn  []string // addresses on which TURN listens
+	stream  *streams // TURN over TCP
+	cluster *cluster // nil: alone
+	done    chan struct{}
+	seen    string // the interfaces' addresses when it started
 
 	own     map[string]bool // addresses that media is received on
 	origins *origins        // of TURN's clients
@@ -121,6 +122,14 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	e.auth = service.NewAPIKeyAuthMiddleware(keys)
 
 	bus := psrpc.NewLocalMessageBus()
+	if o.Cluster != nil {
+		if e.cluster, err = newCluster(s, e, node.NodeID()); err != nil {
+			return nil, err
+		}
+		if o.Cluster.Node {
+			bus = e.cluster.bus
+		}
+	}
 	params := rpc.NewClientParams(conf.PSRPC, bus, logger.GetLogger(), rpc.PSRPCMetricsObserver{})
 	signal, err := routing.NewSignalClient(node.NodeID(), bus, conf.SignalRelay)
 	if err != nil {
@@ -150,11 +159,19 @@ func start(s *SFU, o Options) (e *engine, err error) {
 			started.stop()
 		}
 	}()
-	if e.signal, err = service.NewDefaultSignalServer(node, bus, conf.SignalRelay, e.router, e.rooms); err != nil {
+	if o.Cluster != nil && o.Cluster.Node {
+		e.signal, err = service.NewSignalServer(node.NodeID(), node.Region(), bus, conf.SignalRelay, sessions{s, e})
+	} else {
+		e.signal, err = service.NewDefaultSignalServer(node, bus, conf.SignalRelay, e.router, e.rooms)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err = e.startTURN(s.authenticate(turnAuth.HandleAuth)); err != nil {
 		return nil, err
+	}
+	if e.cluster != nil {
+		alloc = allocator{alloc, e.cluster}
 	}
 	service.NewRTCService(conf, alloc, reachRouter{e.router, e}, tel).SetupRoutes(e.mux)
 	if err = e.router.RegisterNode(); err != nil {
@@ -165,6 +182,11 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	}
 	if err = e.signal.Start(); err != nil {
 		return nil, err
+	}
+	if e.cluster != nil {
+		if err = e.cluster.start(); err != nil {
+			return nil, err
+		}
 	}
 	go e.closeIdleRooms()
 	go e.widenPictures(s.presence)
@@ -194,6 +216,9 @@ func (e *engine) stop() {
 		e.signal.Stop()
 	}
 	e.router.Stop()
+	if e.cluster != nil {
+		e.cluster.stop()
+	}
 }
 
 // ownAddresses are the addresses that media is received on.

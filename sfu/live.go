@@ -382,6 +382,14 @@ func (s *SFU) Calls(_ context.Context, room string) ([]Call, error) {
 				c.People = append(c.People, one)
 			}
 		}
+		if c.Participants == 0 && e.cluster != nil { // on another relay, which tells no more of them
+			for _, who := range s.presence.in(name) {
+				c.Participants++
+				if room != "" {
+					c.People = append(c.People, Participant{Identity: who, Since: began})
+				}
+			}
+		}
 		if c.Participants == 0 {
 			continue
 		}

@@ -50,7 +50,7 @@ func value(t *testing.T, name string, labels map[string]string) float64 {
 // The live view shows who is in a call, by which way, with the bit rates and losses that
 // the relay counted; the figures say the same; a call can be ended from outside.
 func TestLive(t *testing.T) {
-	s, base := begin(t, Options{departure: time.Second})
+	s, base := begin(t, Options{Kept: time.Second})
 	if got, err := s.Calls(t.Context(), ""); err != nil || len(got) != 0 {
 		t.Fatalf("calls before the first: %v %v", got, err)
 	}

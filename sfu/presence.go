@@ -174,6 +174,17 @@ func (p *presence) list() []string {
 	return slices.Collect(maps.Keys(p.rooms))
 }
 
+// all is who is where: room → identity → session.
+func (p *presence) all() map[string]map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[string]map[string]string, len(p.rooms))
+	for room, people := range p.rooms {
+		out[room] = maps.Clone(people)
+	}
+	return out
+}
+
 func (p *presence) knows(room string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

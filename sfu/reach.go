@@ -106,6 +106,11 @@ type reachRouter struct {
 }
 
 func (r reachRouter) StartParticipantSignal(ctx context.Context, room livekit.RoomName, pi routing.ParticipantInit) (routing.StartParticipantSignalResults, error) {
+	if r.e.cluster != nil {
+		if res, elsewhere, err := r.e.cluster.session(ctx, room, pi); elsewhere {
+			return res, err // what the client is told of is the other relay's
+		}
+	}
 	res, err := r.MessageRouter.StartParticipantSignal(ctx, room, pi)
 	if err == nil {
 		res.ResponseSource = newTold(res.ResponseSource, r.e, ReachOf(ctx))

@@ -4,9 +4,12 @@
 // Invariants: the package opens no HTTP listener (signalling comes in through
 // Handler, TURN over TCP through ServeTURN); media uses one UDP port, one TCP port as
 // fall-back, and one TURN port;
-// clients are never told of a STUN or TURN server other than this one; TURN relays
+// clients are never told of a STUN or TURN server other than this one, or that of the
+// relay in the same cluster which holds their call; TURN relays
 // to this relay's media port, or between two users of TURN, and nowhere else; rooms
-// exist only after EnsureRoom; keys stay in memory. A panic in LiveKit or pion ends
+// exist only after EnsureRoom, or when somebody comes with a token, which was made for
+// one; keys stay in memory; who is in a call when the relay stops is told to come back,
+// never that the call is over. A panic in LiveKit or pion ends
 // the process it runs in: package sfu/process gives it one of its own.
 package sfu
 
@@ -18,7 +21,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +64,10 @@ type Options struct {
 	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
 	// all tokens. Whoever keeps them lets people come back into their calls after it.
 	Key, Secret string
+
+	// Cluster joins this relay with others; nil: it is alone. Key and Secret are the
+	// cluster's then.
+	Cluster *Cluster
 
 	// For tests.
 	tcpOnly bool          // as if UDP were blocked
@@ -140,6 +146,11 @@ func Check(o Options) error {
 	if o.Kept < 0 || o.Kept > 0 && o.Kept < time.Second {
 		return errors.New("sfu: calls are kept for a second at least")
 	}
+	if o.Cluster != nil {
+		if err := o.Cluster.check(); err != nil {
+			return err
+		}
+	}
 	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
 		return errors.New("sfu: a limit of calls or participants is negative")
 	}
@@ -153,6 +164,9 @@ func New(o Options) (*SFU, error) {
 	}
 	if err := Check(o); err != nil {
 		return nil, err
+	}
+	if o.Cluster != nil {
+		o.Key, o.Secret = "HC"+o.Cluster.derive("name of the tokens' key")[:12], o.Cluster.derive("tokens")
 	}
 	if o.Key == "" || o.Secret == "" {
 		o.Key, o.Secret = NewKey()
@@ -236,6 +250,13 @@ func (s *SFU) Close(ctx context.Context) error {
 	if e == nil {
 		s.presence.close()
 		return nil
+	}
+	switch {
+	case e.cluster == nil:
+	case s.o.Cluster.Node:
+		e.cluster.leave()
+	default:
+		e.cluster.sendAway()
 	}
 	e.sendAway(s.presence.list())
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -432,8 +453,9 @@ func (s *SFU) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A token is for a room that was made for it. It is gone where the relay was started
-	// anew since then, and whoever was in it comes back by the same token.
-	if !s.presence.knows(at.room) {
+	// anew since then, or the one that held it is gone, and whoever was in it comes back
+	// by the same token.
+	if !s.presence.knows(at.room) || e.cluster != nil && e.cluster.orphan(at.room) {
 		if err := s.EnsureRoom(r.Context(), at.room); err != nil {
 			leave()
 			s.log.Warn("a call could not be made again", "err", err)
@@ -469,10 +491,25 @@ func (s *SFU) admits(token string) (seat, bool) {
 	if err != nil || grants.Video == nil {
 		return seat{}, false
 	}
+	at := seat{grants.Video.Room, grants.Identity}
+	return at, !s.isRemoved(at)
+}
+
+// isRemoved reports whether a participant's tokens are void.
+func (s *SFU) isRemoved(at seat) bool {
 	s.removedMu.Lock()
 	defer s.removedMu.Unlock()
-	until, ok := s.removed[[2]string{grants.Video.Room, grants.Identity}]
-	return seat{grants.Video.Room, grants.Identity}, !ok || time.Now().After(until)
+	until, ok := s.removed[[2]string{at.room, at.identity}]
+	return ok && time.Now().Before(until)
+}
+
+// Cluster says how the cluster is.
+func (s *SFU) Cluster() ClusterStatus {
+	e, err := s.running()
+	if err != nil || e.cluster == nil {
+		return ClusterStatus{}
+	}
+	return e.cluster.status()
 }
 
 // removedFor is how long a removed participant's tokens are refused: longer than
@@ -483,7 +520,10 @@ const removedFor = 2 * time.Hour
 // one. It does nothing where there is no such participant but refuse the tokens.
 func (s *SFU) Remove(room, identity string) {
 	s.void(room, identity)
-	if e, err := s.running(); err == nil && slices.Contains(s.presence.in(room), identity) {
+	if e, err := s.running(); err == nil && s.presence.has(room, identity) {
+		if e.cluster != nil && e.cluster.remove(seat{room, identity}) {
+			return
+		}
 		_, err := e.rooms.RemoveParticipant(context.Background(), &livekit.RoomParticipantIdentity{Room: room, Identity: identity})
 		if err != nil {
 			s.log.Warn("a participant could not be removed from a call", "err", err)
@@ -538,6 +578,9 @@ func (s *SFU) EnsureRoom(ctx context.Context, room string) error {
 	}
 	// The room outlives the request: LiveKit keeps the context.
 	ctx = context.WithoutCancel(ctx)
+	if e.cluster != nil && e.cluster.ensure(ctx, room) {
+		return nil
+	}
 	if _, err := e.rooms.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: room}); err != nil {
 		return fmt.Errorf("sfu: create a room: %w", err)
 	}

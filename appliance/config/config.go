@@ -78,6 +78,13 @@ type Config struct {
 		MaxCalls        int    `toml:"max_calls" min:"0" max:"10000" doc:"How many calls may run at once. 0: as many as the machine carries."`
 		MaxParticipants int    `toml:"max_participants" min:"0" max:"10000" doc:"How many people may be in one call. 0: as many as the machine carries."`
 		Drain           int    `toml:"drain" min:"0" max:"3600" doc:"How many seconds calls may go on when the appliance is stopped, while nobody new is let\nin. Then, and with 0 at once, their clients connect again by themselves to what runs next."`
+
+		Redis         string `toml:"redis" doc:"HOST:PORT of a Redis by which call relays on several machines work together\n(docs/calls.md). Empty: calls are held on this machine alone."`
+		RedisUser     string `toml:"redis_user" doc:"The user at Redis. Empty: its default user."`
+		RedisPassword string `toml:"redis_password" secret:"yes" doc:"The password at Redis, which must have one."`
+		RedisTLS      bool   `toml:"redis_tls" doc:"Talk TLS with Redis."`
+		RedisCA       string `toml:"redis_ca" doc:"A file with the certificate authority of Redis in PEM form. Empty: the system's."`
+		ClusterKey    string `toml:"cluster_key" secret:"yes" doc:"What the relays of a cluster know each other by, at least 32 characters:\nthe same on the appliance and on each node (holdfast sfu)."`
 	} `toml:"sfu"`
 
 	Log struct {
@@ -405,6 +412,26 @@ func (c *Config) check() (errs []error) {
 			add("tls.mode", "acme needs a name to get a certificate for; set server_name or public_url")
 		} else if _, err := netip.ParseAddr(name); err == nil || !strings.Contains(name, ".") {
 			add("tls.mode", "no public authority gives a certificate for %q; use own-ca or files, or a public_url with a registered domain name", name)
+		}
+	}
+	if c.SFU.Redis != "" {
+		if _, _, err := net.SplitHostPort(c.SFU.Redis); err != nil {
+			add("sfu.redis", "%q is not HOST:PORT; write for example 192.168.1.5:6379", c.SFU.Redis)
+		}
+		if c.SFU.RedisPassword == "" {
+			add("sfu.redis_password", "a Redis without a password would let anybody who reaches it into calls; set one there (requirepass) and here")
+		}
+		if len(c.SFU.ClusterKey) < 32 {
+			add("sfu.cluster_key", "a key of at least 32 characters is needed with sfu.redis, the same on all machines; make one with: openssl rand -base64 36")
+		}
+		if c.SFU.RedisCA != "" && !c.SFU.RedisTLS {
+			add("sfu.redis_ca", "it is only used with sfu.redis_tls = true; set that, or remove this")
+		}
+	} else {
+		for key, set := range map[string]bool{"sfu.redis_user": c.SFU.RedisUser != "", "sfu.redis_password": c.SFU.RedisPassword != "", "sfu.redis_tls": c.SFU.RedisTLS, "sfu.redis_ca": c.SFU.RedisCA != "", "sfu.cluster_key": c.SFU.ClusterKey != ""} {
+			if set {
+				add(key, "it is only used with sfu.redis; set that, or remove this")
+			}
 		}
 	}
 	if c.SFU.MaxParticipants == 1 {

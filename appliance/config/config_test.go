@@ -137,6 +137,10 @@ func TestRefused(t *testing.T) {
 		{"--set unknown", "", []string{"lsten.http=:1"}, []string{"--set: lsten.http", "did you mean listen.http?"}},
 		{"--set type", "", []string{"limits.enabled=maybe"}, []string{"--set: limits.enabled"}},
 		{"--set without value", "", []string{"data"}, []string{"--set data=VALUE"}},
+		{"Redis without a port", "[sfu]\nredis = \"redis\"\nredis_password = \"x\"\ncluster_key = \"0123456789012345678901234567890123\"\n", nil, []string{".toml:2: sfu.redis", "HOST:PORT"}},
+		{"Redis without a password", "[sfu]\nredis = \"redis:6379\"\ncluster_key = \"0123456789012345678901234567890123\"\n", nil, []string{"sfu.redis_password", "requirepass"}},
+		{"Redis without a key", "[sfu]\nredis = \"redis:6379\"\nredis_password = \"x\"\n", nil, []string{"sfu.cluster_key", "at least 32"}},
+		{"a key without Redis", "[sfu]\ncluster_key = \"0123456789012345678901234567890123\"\n", nil, []string{".toml:2: sfu.cluster_key", "sfu.redis"}},
 		{"node IP", "[sfu]\nnode_ip = \"host\"\n", nil, []string{".toml:2: sfu.node_ip"}},
 		{"files and off", pem, []string{"tls.mode=off"}, []string{"tls.cert", "files"}},
 	} {

@@ -682,6 +682,7 @@ var (
 		return standing{s.Ports(), s.Addresses()}, nil
 	})
 	metrics = register("metrics", func(context.Context, *sfu.SFU, none) (string, error) { return gather() })
+	cluster = register("cluster", func(_ context.Context, s *sfu.SFU, _ none) (sfu.ClusterStatus, error) { return s.Cluster(), nil })
 	drain   = register("drain", func(ctx context.Context, s *sfu.SFU, _ none) (none, error) {
 		s.Drain(ctx)
 		return none{}, nil
@@ -754,6 +755,17 @@ func (r *Relay) Full(room, identity string) string {
 		r.log.Warn("the call relay's process does not say whether there is room", "err", err)
 	}
 	return why
+}
+
+// Cluster is sfu.SFU.Cluster; the zero value while there is no process.
+func (r *Relay) Cluster() sfu.ClusterStatus {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	st, err := cluster.call(ctx, r, none{})
+	if err != nil && !errors.Is(err, sfu.ErrNotRunning) {
+		r.log.Debug("the call relay's process does not say how its cluster is", "err", err)
+	}
+	return st
 }
 
 // StreamStats is sfu.SFU.StreamStats of the present process; zero while there is none.
