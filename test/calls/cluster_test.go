@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -124,24 +125,28 @@ func TestCluster(t *testing.T) {
 	}
 	eventually(t, "doctor knows the node", 10*time.Second, func() bool { return strings.Contains(doctor(), "call relay "+name) })
 
-	alice, bob := h.Login(t, "alice"), h.Login(t, "bob")
-	roomID := h.makeRoom(t, alice, bob)
-	enter := func(u *appliancetest.User) *talker {
-		t.Helper()
-		code, out := h.ask(t, roomID, u.Device, openID(t, u), nil)
-		if code != 200 {
-			t.Fatal(code, out)
-		}
-		return talk(t, out["url"].(string), out["jwt"].(string))
-	}
-	a, b := enter(alice), enter(bob)
-	hearEachOther(t, 30*time.Second, a, b)
-	if code, body := ready(); code != 200 || !strings.Contains(body, `"participants":2`) {
+	alice, bob, carol := h.Login(t, "alice"), h.Login(t, "bob"), h.Login(t, "carol")
+	roomID := h.makeRoom(t, alice, bob, carol)
+	a, b, c := h.enter(t, roomID, alice), h.enter(t, roomID, bob), h.enter(t, roomID, carol)
+	hearEachOther(t, 30*time.Second, a, b, c)
+	if code, body := ready(); code != 200 || !strings.Contains(body, `"participants":3`) {
 		t.Errorf("the node says %d %s", code, body)
 	}
-	if out := doctor(); !strings.Contains(out, "1 calls, 2 people") {
-		t.Error(out)
+	if code := alice.Do(t, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(roomID)+"/kick", map[string]any{"user_id": carol.ID}, nil); code != 200 {
+		t.Fatal(code)
 	}
+	eventually(t, "who is put out of the room is out of the call on the node", 10*time.Second, func() bool {
+		_, body := ready()
+		return strings.Contains(body, `"participants":2`)
+	})
+
+	// The appliance restarts, and learns from the node which call is there.
+	h.Restart(t)
+	hearEachOther(t, comesBack, a, b)
+	if !h.member(t, roomID, alice, alice) || !h.member(t, roomID, alice, bob) {
+		t.Error("the restart of the appliance took somebody out of the call")
+	}
+	eventually(t, "doctor knows the node and its call again", 10*time.Second, func() bool { return strings.Contains(doctor(), "1 calls, 2 people") })
 
 	if err := node.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -153,6 +158,13 @@ func TestCluster(t *testing.T) {
 		t.Error("a client took it for the end of the call")
 	}
 
+	b.Disconnect()
+	eventually(t, "bob is no member of the call", noGhost, func() bool { return !h.member(t, roomID, alice, bob) })
+	if !h.member(t, roomID, alice, alice) {
+		t.Error("alice is no member of the call")
+	}
+	b = h.enter(t, roomID, bob)
+
 	killRedis()
 	hearEachOther(t, 5*time.Second, a, b)
 	eventually(t, "doctor says that Redis is gone", 15*time.Second, func() bool { return strings.Contains(doctor(), "Redis at "+addr+" cannot be used") })
@@ -160,9 +172,8 @@ func TestCluster(t *testing.T) {
 		t.Error("a secret is shown")
 	}
 	h.makeRoom(t, bob, alice)
-	c := h.Login(t, "carol")
-	other := h.makeRoom(t, c)
-	if code, out := h.ask(t, other, c.Device, openID(t, c), nil); code != 200 {
+	other := h.makeRoom(t, carol)
+	if code, out := h.ask(t, other, carol.Device, openID(t, carol), nil); code != 200 {
 		t.Errorf("a new call without Redis: %d %v", code, out)
 	}
 

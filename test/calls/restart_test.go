@@ -89,6 +89,37 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
+func membership(roomID string, u *appliancetest.User) string {
+	return "/_matrix/client/v3/rooms/" + url.PathEscape(roomID) + "/state/" + memberType + "/_" + u.ID + "_" + u.Device + "_m.call"
+}
+
+// enter brings somebody into a room's call, with a leave that the server keeps for them.
+func (h house) enter(t *testing.T, roomID string, u *appliancetest.User) *talker {
+	t.Helper()
+	var delayed map[string]any
+	if code := u.Do(t, "PUT", membership(roomID, u)+"?org.matrix.msc4140.delay=3600000", map[string]any{}, &delayed); code != 200 {
+		t.Fatal(code, delayed)
+	}
+	if code := u.Do(t, "PUT", membership(roomID, u), map[string]any{"application": "m.call", "device_id": u.Device}, nil); code != 200 {
+		t.Fatal(code)
+	}
+	code, out := h.ask(t, roomID, u.Device, openID(t, u), map[string]any{"delay_id": delayed["delay_id"], "delay_timeout": 3600000})
+	if code != 200 {
+		t.Fatal(code, out)
+	}
+	return talk(t, out["url"].(string), out["jwt"].(string))
+}
+
+// member reports whether by sees u in a room's call.
+func (h house) member(t *testing.T, roomID string, by, u *appliancetest.User) bool {
+	t.Helper()
+	var out map[string]any
+	if code := by.Do(t, "GET", membership(roomID, u), nil, &out); code != 200 {
+		t.Fatal(code)
+	}
+	return len(out) > 0
+}
+
 // comesBack is how soon a call has to be back after a restart.
 const comesBack = 15 * time.Second
 
@@ -100,32 +131,8 @@ func TestRestart(t *testing.T) {
 	h := house{appliancetest.Start(t, "sfu.enabled=true", "sfu.drain=3", "listen.http="+freePort(t))}
 	alice, bob, carol := h.Login(t, "alice"), h.Login(t, "bob"), h.Login(t, "carol")
 	roomID := h.makeRoom(t, alice, bob, carol)
-	state := func(u *appliancetest.User) string {
-		return "/_matrix/client/v3/rooms/" + url.PathEscape(roomID) + "/state/" + memberType + "/_" + u.ID + "_" + u.Device + "_m.call"
-	}
-	enter := func(u *appliancetest.User) *talker {
-		t.Helper()
-		var delayed map[string]any
-		if code := u.Do(t, "PUT", state(u)+"?org.matrix.msc4140.delay=3600000", map[string]any{}, &delayed); code != 200 {
-			t.Fatal(code, delayed)
-		}
-		if code := u.Do(t, "PUT", state(u), map[string]any{"application": "m.call", "device_id": u.Device}, nil); code != 200 {
-			t.Fatal(code)
-		}
-		code, out := h.ask(t, roomID, u.Device, openID(t, u), map[string]any{"delay_id": delayed["delay_id"], "delay_timeout": 3600000})
-		if code != 200 {
-			t.Fatal(code, out)
-		}
-		return talk(t, out["url"].(string), out["jwt"].(string))
-	}
-	member := func(u *appliancetest.User) bool {
-		t.Helper()
-		var out map[string]any
-		if code := alice.Do(t, "GET", state(u), nil, &out); code != 200 {
-			t.Fatal(code)
-		}
-		return len(out) > 0
-	}
+	enter := func(u *appliancetest.User) *talker { t.Helper(); return h.enter(t, roomID, u) }
+	member := func(u *appliancetest.User) bool { t.Helper(); return h.member(t, roomID, alice, u) }
 	_, c := h.ask(t, roomID, carol.Device, openID(t, carol), nil)
 	if code := alice.Do(t, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(roomID)+"/kick", map[string]any{"user_id": carol.ID}, nil); code != 200 {
 		t.Fatal(code)
