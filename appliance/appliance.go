@@ -282,6 +282,9 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 
 		MaxCalls:        a.cfg.SFU.MaxCalls,
 		MaxParticipants: a.cfg.SFU.MaxParticipants,
+		MaxVideoKbps:    a.cfg.SFU.MaxVideo,
+		MaxScreenKbps:   a.cfg.SFU.MaxScreen,
+		MaxReceivedKbps: a.cfg.SFU.MaxReceived,
 	}})
 	if err == nil {
 		err = s.Start(ctx)

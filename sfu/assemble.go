@@ -37,6 +37,7 @@ type engine struct {
 	stream  *streams // TURN over TCP
 	cluster *cluster // nil: alone
 	done    chan struct{}
+	caps    caps
 	seen    string // the interfaces' addresses when it started
 
 	own     map[string]bool // addresses that media is received on
@@ -116,7 +117,7 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{}), seen: seen, addr: addr, origins: newOrigins()}
+	e = &engine{conf: conf, ports: ports, mux: http.NewServeMux(), done: make(chan struct{}), seen: seen, addr: addr, origins: newOrigins(), caps: o.caps()}
 	e.own = e.ownAddresses()
 	keys := auth.NewFileBasedKeyProviderFromMap(conf.Keys)
 	e.auth = service.NewAPIKeyAuthMiddleware(keys)
@@ -190,6 +191,9 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	}
 	go e.closeIdleRooms()
 	go e.widenPictures(s.presence)
+	if c := o.caps(); c != (caps{}) {
+		go e.holdBitrates(s.presence, c)
+	}
 	return e, nil
 }
 

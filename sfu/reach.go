@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/livekit/livekit-server/pkg/routing"
 	"github.com/livekit/protocol/livekit"
@@ -113,13 +114,33 @@ func (r reachRouter) StartParticipantSignal(ctx context.Context, room livekit.Ro
 	}
 	res, err := r.MessageRouter.StartParticipantSignal(ctx, room, pi)
 	if err == nil {
-		res.ResponseSource = newTold(res.ResponseSource, r.e, ReachOf(ctx))
+		t := newTold(res.ResponseSource, r.e, ReachOf(ctx))
+		for _, a := range pi.AddTrackRequests {
+			t.adds(a)
+		}
+		res.ResponseSource, res.RequestSink = t, asked{res.RequestSink, t}
 	}
 	return res, err
 }
 
+// asked is what a client sends to LiveKit, as told has to know of it. It is a
+// routing.MessageSink.
+type asked struct {
+	routing.MessageSink
+	t *told
+}
+
+// WriteMessage implements routing.MessageSink.
+func (a asked) WriteMessage(m proto.Message) error {
+	if req, ok := m.(*livekit.SignalRequest); ok {
+		a.t.adds(req.GetAddTrack())
+	}
+	return a.MessageSink.WriteMessage(m)
+}
+
 // told is what LiveKit sends a client, rewritten. It is a routing.MessageSource.
 type told struct {
+	screen atomic.Bool // the client shares a screen, or did
 	routing.MessageSource
 	e     *engine
 	reach Reach
@@ -187,7 +208,7 @@ func (t *told) rewrite(m proto.Message) []proto.Message {
 		return []proto.Message{&livekit.SignalResponse{Message: &livekit.SignalResponse_Offer{Offer: sd}}}
 	case *livekit.SignalResponse_Answer:
 		sd := proto.Clone(v.Answer).(*livekit.SessionDescription)
-		sd.Sdp = t.description(sd.Sdp)
+		sd.Sdp = limited(t.description(sd.Sdp), t.e.caps.advice(t.screen.Load()))
 		return []proto.Message{&livekit.SignalResponse{Message: &livekit.SignalResponse_Answer{Answer: sd}}}
 	case *livekit.SignalResponse_Trickle:
 		return t.trickle(v.Trickle, m)
@@ -202,6 +223,32 @@ func (t *told) servers(list []*livekit.ICEServer) {
 		udp := slices.ContainsFunc(s.Urls, func(u string) bool { return strings.HasSuffix(u, "transport=udp") })
 		s.Urls = t.e.turnURLs(t.reach, false, !udp)
 	}
+}
+
+func (t *told) adds(a *livekit.AddTrackRequest) {
+	if a.GetSource() == livekit.TrackSource_SCREEN_SHARE {
+		t.screen.Store(true)
+	}
+}
+
+// limited puts a limit in bits a second into each picture's section of an answer: as
+// b=TIAS, and as b=AS for clients that know only that (RFC 8866, section 5.8).
+func limited(sdp string, limit int64) string {
+	if limit == 0 {
+		return sdp
+	}
+	var b strings.Builder
+	video := false
+	for line := range strings.Lines(sdp) {
+		if strings.HasPrefix(line, "m=") {
+			video = strings.HasPrefix(line, "m=video ")
+		}
+		b.WriteString(line)
+		if video && strings.HasPrefix(line, "c=") {
+			fmt.Fprintf(&b, "b=AS:%d\r\nb=TIAS:%d\r\n", (limit+999)/1000, limit)
+		}
+	}
+	return b.String()
 }
 
 const candidateLine = "a=candidate:"

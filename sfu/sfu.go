@@ -61,6 +61,11 @@ type Options struct {
 	// Kept is how long a call that everybody left may be come back to. 0: a minute.
 	Kept time.Duration
 
+	// Bitrates in kbit/s; 0: no limit. They hold for each camera's picture, for each
+	// shared screen, and for all that one participant receives, of which sound is never
+	// held back.
+	MaxVideoKbps, MaxScreenKbps, MaxReceivedKbps int
+
 	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
 	// all tokens. Whoever keeps them lets people come back into their calls after it.
 	Key, Secret string
@@ -153,6 +158,9 @@ func Check(o Options) error {
 	}
 	if o.MaxCalls < 0 || o.MaxParticipants < 0 {
 		return errors.New("sfu: a limit of calls or participants is negative")
+	}
+	if o.MaxVideoKbps < 0 || o.MaxScreenKbps < 0 || o.MaxReceivedKbps < 0 {
+		return errors.New("sfu: a limit of a bitrate is negative")
 	}
 	return nil
 }

@@ -77,6 +77,9 @@ type Config struct {
 		NodeIP          string `toml:"node_ip" doc:"The address that media is sent to, or several with commas. Empty: this machine's\naddresses; each client is told of the one that it came to."`
 		MaxCalls        int    `toml:"max_calls" min:"0" max:"10000" doc:"How many calls may run at once. 0: as many as the machine carries."`
 		MaxParticipants int    `toml:"max_participants" min:"0" max:"10000" doc:"How many people may be in one call. 0: as many as the machine carries."`
+		MaxVideo        int    `toml:"max_video_kbps" min:"0" max:"100000" doc:"Bitrate limits in kbit/s, 0 for none, 100 or more. Of each camera's picture: larger sizes\nthan fit are not passed on; sound is never held back."`
+		MaxScreen       int    `toml:"max_screen_kbps" min:"0" max:"100000" doc:"Of each shared screen. 1500 and more keep it readable."`
+		MaxReceived     int    `toml:"max_received_kbps" min:"0" max:"1000000" doc:"Of all that one participant receives. Sound comes first, then shared screens, and the\ncameras share what is left."`
 		Drain           int    `toml:"drain" min:"0" max:"3600" doc:"How many seconds calls may go on when the appliance is stopped, while nobody new is let\nin. Then, and with 0 at once, their clients connect again by themselves to what runs next."`
 
 		Redis         string `toml:"redis" doc:"HOST:PORT of a Redis by which call relays on several machines work together\n(docs/calls.md). Empty: calls are held on this machine alone."`
@@ -436,6 +439,11 @@ func (c *Config) check() (errs []error) {
 	}
 	if c.SFU.MaxParticipants == 1 {
 		add("sfu.max_participants", "nobody calls alone; write 2 or more, or 0 for no limit")
+	}
+	for name, v := range map[string]int{"sfu.max_video_kbps": c.SFU.MaxVideo, "sfu.max_screen_kbps": c.SFU.MaxScreen, "sfu.max_received_kbps": c.SFU.MaxReceived} {
+		if v > 0 && v < 100 {
+			add(name, "%d kbit/s are too little for any picture; write 100 or more, or 0 for no limit", v)
+		}
 	}
 	if c.SFU.NodeIP != "" {
 		for part := range strings.SplitSeq(c.SFU.NodeIP, ",") {

@@ -141,6 +141,8 @@ func TestRefused(t *testing.T) {
 		{"Redis without a password", "[sfu]\nredis = \"redis:6379\"\ncluster_key = \"0123456789012345678901234567890123\"\n", nil, []string{"sfu.redis_password", "requirepass"}},
 		{"Redis without a key", "[sfu]\nredis = \"redis:6379\"\nredis_password = \"x\"\n", nil, []string{"sfu.cluster_key", "at least 32"}},
 		{"a key without Redis", "[sfu]\ncluster_key = \"0123456789012345678901234567890123\"\n", nil, []string{".toml:2: sfu.cluster_key", "sfu.redis"}},
+		{"a bitrate without a picture", "[sfu]\nmax_screen_kbps = 99\n", nil, []string{".toml:2: sfu.max_screen_kbps", "too little"}},
+		{"a bitrate below zero", "[sfu]\nmax_video_kbps = -1\n", nil, []string{".toml:2: sfu.max_video_kbps", "between 0 and 100000"}},
 		{"node IP", "[sfu]\nnode_ip = \"host\"\n", nil, []string{".toml:2: sfu.node_ip"}},
 		{"files and off", pem, []string{"tls.mode=off"}, []string{"tls.cert", "files"}},
 	} {
