@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,39 +24,9 @@ import (
 	"holdfast/appliance/appliancetest"
 )
 
-// Calls that two clients set up by themselves (m.call.invite) go through the embedded
-// TURN server where they must: both may use nothing else, with the credentials that the
-// server gives them.
-func TestDirectCalls(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	tools := findTools(t)
-	bin := theProgram(t)
-	at := [2]string{"10.77.1.2", "10.77.1.2"}
-	for _, c := range []struct {
-		network
-		turn string // the beginning of the URIs that are used
-	}{
-		{network{name: "d-udp", links: routed, routes: throughRouter[1:], rules: []string{"-t nat -A POSTROUTING -o eth0 -j MASQUERADE"}, transport: "udp"}, "turn: udp"},
-		{network{name: "d-tls", links: routed, routes: throughRouter, rules: append(slices.Clone(noPlainSTUN), only443...), transport: "tls"}, "turns: tcp"},
-	} {
-		c.server, c.reach, c.relayed = at[:1], at, true
-		if c.transport == "tls" { // a certificate is for a name
-			c.seen = [2]string{appliancetest.ServerName, appliancetest.ServerName}
-		}
-		t.Run(c.turn, func(t *testing.T) {
-			t.Parallel()
-			both := c.callAs(t, tools, bin, "TestDirectPerson", "CALL_TURN="+c.turn)
-			c.judge(t, both)
-			for i, who := range []string{"alice", "bob"} {
-				if both[i].Remote != "relay" {
-					t.Errorf("%s: the other one's candidate is %s", who, both[i].Remote)
-				}
-			}
-		})
-	}
-}
-
-// TestDirectPerson is somebody in a call of TestDirectCalls.
+// TestDirectPerson is somebody in a call of TestNetworks that two clients set up by
+// themselves (m.call.invite). Both may use nothing but the embedded TURN server, with the
+// credentials that the server gives them.
 func TestDirectPerson(t *testing.T) {
 	name, server, kind := os.Getenv("CALL_PERSON"), os.Getenv("CALL_SERVER"), os.Getenv("CALL_TURN")
 	if name == "" || kind == "" {
@@ -167,7 +136,7 @@ func (a *account) turn(kind string) webrtc.ICEServer {
 	ice := webrtc.ICEServer{Username: out["username"].(string), Credential: out["password"].(string)}
 	all, _ := out["uris"].([]any)
 	for _, u := range all {
-		if u := u.(string); strings.HasPrefix(u, scheme) && strings.HasSuffix(u, "transport="+transport) {
+		if u := u.(string); strings.HasPrefix(u, scheme+":") && strings.HasSuffix(u, "transport="+transport) {
 			ice.URLs = append(ice.URLs, u)
 		}
 	}

@@ -71,6 +71,9 @@ type network struct {
 	// in it stay.
 	browsers bool
 	mute     bool // bob has no camera, and his browser hides his addresses
+	// direct has two clients call each other without the relay, by TURN alone, of whose
+	// URIs they use those of a scheme and a transport, as "turns tcp".
+	direct string
 }
 
 // networks has two people in each network, "alice" and "bob". All blocking is done by
@@ -142,6 +145,19 @@ var networks = []network{
 		name: "ipv6", title: "IPv6 only",
 		links:  []string{"lan: server eth0 fd77::1/64", "lan: alice eth0 fd77::2/64", "lan: bob eth0 fd77::3/64"},
 		server: []string{"fd77::1"}, reach: [2]string{"fd77::1", "fd77::1"}, transport: "udp",
+	},
+	{
+		name: "dnat", title: "both people behind NAT, a call without the relay",
+		links: routed, routes: throughRouter[1:],
+		rules:  []string{"-t nat -A POSTROUTING -o eth0 -j MASQUERADE"},
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"}, transport: "udp", relayed: true, direct: "turn udp",
+	},
+	{
+		// A certificate is for a name.
+		name: "donlytls", title: "only TCP port 443 open, and only for TLS, a call without the relay",
+		links: routed, routes: throughRouter, rules: append(slices.Clone(noPlainSTUN), only443...),
+		server: []string{"10.77.1.2"}, reach: [2]string{"10.77.1.2", "10.77.1.2"},
+		seen: [2]string{appliancetest.ServerName, appliancetest.ServerName}, transport: "tls", relayed: true, direct: "turns tcp",
 	},
 	{
 		// Without a camera a page is not told the machine's addresses: what the browser
@@ -273,6 +289,8 @@ func (n network) judge(t *testing.T, both [2]seen) {
 		switch {
 		case n.mute && who == "alice":
 			wantAudio, wantFrames = 0, 0
+		case n.mute: // it lasts a quarter of the time
+			wantAudio, wantFrames = audioPackets/20, videoFrames/20
 		case n.browsers: // Opus has pauses, and pictures come as they can be made
 			wantAudio, wantFrames = audioPackets/5, videoFrames/5
 		}
@@ -284,6 +302,9 @@ func (n network) judge(t *testing.T, both [2]seen) {
 		}
 		if (s.Local == "relay") != n.relayed {
 			t.Errorf("%s: the own candidate is %s", who, s.Local)
+		}
+		if want := map[bool]string{true: "relay", false: "host"}[n.direct != ""]; s.Remote != want {
+			t.Errorf("%s: the other candidate is %s, want %s", who, s.Remote, want)
 		}
 		if s.RemoteAddress != n.reach[i] && !n.anyway {
 			t.Errorf("%s came to %s, and media goes to %s", who, n.reach[i], s.RemoteAddress)
@@ -314,7 +335,7 @@ trusts the server's certificate authority by policy. Each sees twenty seconds of
 pictures. Nobody is told of an address that is not the server's, as ICE server or as candidate, and the
 server sends nothing to another network and asks nobody for names.
 
-| network | clients | works | media over | client's candidate | relay's candidate | ICE servers that each was told of |
+| network | clients | works | media over | client's candidate | other candidate | ICE servers that each was told of |
 |---|---|---|---|---|---|---|
 `)
 	for _, n := range networks {
@@ -326,6 +347,8 @@ server sends nothing to another network and asks nobody for names.
 		clients := "Go"
 		if n.browsers {
 			clients = "Chromium"
+		} else if n.direct != "" {
+			clients = "pion, by m.call.invite"
 		}
 		fmt.Fprintf(&b, "| %s | %s | yes | %s | %s | %s | %s |\n", n.title, clients, n.transport,
 			strings.Join(slices.Compact(local), ", "), strings.Join(slices.Compact(remote), ", "), strings.Join(servers, "; "))
@@ -343,10 +366,9 @@ candidate of the kind prflx). ` + "`TestHiddenAddresses` in `sfu`" + ` is a clie
 Of several addresses of its own the relay prefers the one that the client's signalling came to: its
 candidate has the higher priority. LiveKit's Go client takes the first that answers all the same.
 
-Calls that two clients set up by themselves (` + "`m.call.invite`" + `) are TestDirectCalls': two clients that
-may use nothing but the TURN server, with the credentials of ` + "`GET /voip/turnServer`" + `, see twenty seconds of
-each other, behind NAT over UDP 3478, and over TLS where only port 443 is open. At both, credentials that
-are wrong, changed or expired are refused.
+The other candidate is the relay's or, in a call without it, the other client's. Such calls two clients set up by
+themselves (` + "`m.call.invite`" + `): both may use nothing but the TURN server, with the credentials of
+` + "`GET /voip/turnServer`" + `. Credentials that are wrong, changed or expired are refused, over UDP as over TLS.
 `)
 	b.WriteString(quality)
 	return b.Bytes()
@@ -642,12 +664,10 @@ func trust(t *testing.T, ns string, authority []byte) {
 // call has two people call each other in the network.
 func (n network) call(t *testing.T, x tools, bin string) (both [2]seen) {
 	t.Helper()
-	return n.callAs(t, x, bin, "TestPerson")
-}
-
-// callAs is call by people who run the test of the given name, with more variables.
-func (n network) callAs(t *testing.T, x tools, bin, person string, env ...string) (both [2]seen) {
-	t.Helper()
+	person := "TestPerson"
+	if n.direct != "" {
+		person = "TestDirectPerson"
+	}
 	b := n.build(t, x)
 	ip, ns := x.ip, b.ns
 	defer func() {
@@ -665,7 +685,7 @@ func (n network) callAs(t *testing.T, x tools, bin, person string, env ...string
 	for i, name := range []string{"alice", "bob"} {
 		names(t, ns(name), n.reach[i]+" "+appliancetest.ServerName+"\n")
 		p := exec.Command(ip, "netns", "exec", ns(name), os.Args[0], "-test.run=^"+person+"$", "-test.timeout=5m")
-		p.Env = append(append(os.Environ(), "CALL_PERSON="+name, "CALL_SERVER=https://"+appliancetest.ServerName, "SSL_CERT_FILE="+authority), env...)
+		p.Env = append(os.Environ(), "CALL_PERSON="+name, "CALL_SERVER=https://"+appliancetest.ServerName, "SSL_CERT_FILE="+authority, "CALL_TURN="+n.direct)
 		p.Stderr = os.Stderr
 		stdin, err := p.StdinPipe()
 		if err != nil {
