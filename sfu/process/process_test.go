@@ -439,3 +439,58 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParcel hands over anything, with a socket and without.
+func FuzzParcel(f *testing.F) {
+	b, err := json.Marshal(parcel{kindSignal, netip.MustParseAddrPort("[2001:db8::1]:4711"), netip.MustParseAddrPort("192.0.2.1:443"), sfu.Reach{Name: "chat.example.org"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, uint8(1))
+	f.Add(b[:len(b)/2], uint8(1))
+	f.Add(b, uint8(0))
+	f.Add(b, uint8(2))
+	f.Add([]byte(`{"from":"x"}`), uint8(1))
+	f.Add([]byte{}, uint8(1))
+	f.Fuzz(func(t *testing.T, b []byte, sockets uint8) {
+		to, file, err := pair("unixpacket")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Close()
+		from, err := fileConn(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer from.Close()
+		here, there, err := pair("unix")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer here.Close()
+		defer there.Close()
+		var rights []byte
+		if n := int(sockets % 4); n > 0 {
+			fds := make([]int, n)
+			for i := range fds {
+				fds[i] = int(there.Fd())
+			}
+			rights = syscall.UnixRights(fds...)
+		}
+		if _, _, err := to.WriteMsgUnix(b, rights, nil); err != nil {
+			return // longer than a packet may be
+		}
+		to.Close()
+		p, c, err := take(from)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		if sockets%4 != 1 || len(b) > maxParcel {
+			t.Fatalf("%d sockets and %d bytes are taken for %+v", sockets%4, len(b), p)
+		}
+		if c.RemoteAddr() == nil || c.LocalAddr() == nil {
+			t.Fatal("a connection without addresses")
+		}
+	})
+}
