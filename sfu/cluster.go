@@ -115,6 +115,10 @@ const (
 	maxNote    = 16 << 20 // bytes
 )
 
+// topic is the channel of the notes. It is the same for all clusters, so that a relay
+// which has another key by mistake is noticed.
+const topic = "holdfast:relays"
+
 // The kinds of notes.
 const (
 	noteBeat   = "beat"   // how a node is, and who is on it
@@ -188,7 +192,6 @@ type cluster struct {
 	self    livekit.NodeID
 	rc      redis.UniversalClient
 	bus     psrpc.MessageBus
-	topic   string
 	mac     []byte
 	remote  routing.SignalClient
 	manager routing.RoomManagerClient
@@ -226,7 +229,7 @@ func newCluster(s *SFU, e *engine, self livekit.NodeID) (*cluster, error) {
 	}
 	c := &cluster{
 		s: s, e: e, o: *s.o.Cluster, self: self, rc: rc,
-		topic: "holdfast:relays:" + s.o.Cluster.derive("topic")[:16], mac: []byte(s.o.Cluster.derive("notes")),
+		mac:     []byte(s.o.Cluster.derive("notes")),
 		changed: make(chan struct{}, 1), done: make(chan struct{}),
 		nodes: map[livekit.NodeID]*member{}, rooms: map[string]holding{}, carried: map[*carried]livekit.NodeID{},
 	}
@@ -294,7 +297,7 @@ func (c *cluster) send(n note) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	c.redis(c.rc.Publish(ctx, c.topic, string(c.sign(body))+string(body)).Err())
+	c.redis(c.rc.Publish(ctx, topic, string(c.sign(body))+string(body)).Err())
 }
 
 func (c *cluster) sign(body []byte) []byte {
@@ -316,7 +319,7 @@ func (c *cluster) open(b []byte) (n note, err error) {
 
 // hear takes the others' notes.
 func (c *cluster) hear() {
-	ps := c.rc.Subscribe(context.Background(), c.topic)
+	ps := c.rc.Subscribe(context.Background(), topic)
 	defer ps.Close()
 	in := ps.Channel(redis.WithChannelHealthCheckInterval(2*time.Second), redis.WithChannelSize(1000))
 	for {

@@ -3,13 +3,22 @@ package sfu
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -270,6 +279,120 @@ func TestCluster(t *testing.T) {
 	if !slices.Equal(gone, []string{"call/carol"}) {
 		t.Errorf("these are said to have left: %v", gone)
 	}
+}
+
+// Redis is talked to by TLS where that is set, and a wrong password, a wrong authority
+// or another cluster's key are told as what they are.
+func TestRedis(t *testing.T) {
+	program := need.Program(t, "redis-server", "redis-server")
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for file, b := range map[string][]byte{"cert": ca, "key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})} {
+		if err := os.WriteFile(filepath.Join(dir, file), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--port", "0", "--tls-port", port, "--tls-cert-file", "cert", "--tls-key-file", "key", "--tls-ca-cert-file", "cert",
+		"--tls-auth-clients", "no", "--bind", "127.0.0.1", "--requirepass", redisPassword, "--save", "", "--appendonly", "no")
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	good := Cluster{Redis: addr, Password: redisPassword, TLS: true, CA: string(ca), Key: strings.Repeat("k", MinClusterKey), Node: true, Name: "one"}
+	ping := func(c Cluster) error {
+		t.Helper()
+		rc, err := c.client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rc.Close()
+		return rc.Ping(t.Context()).Err()
+	}
+	eventually(t, "Redis answers by TLS", 10*time.Second, func() bool { return ping(good) == nil })
+
+	var log lines
+	house := good
+	house.Node = false
+	s, err := New(Options{UDPPort: AnyPort, TCPPort: AnyPort, TURNPort: AnyPort, Cluster: &house, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	other := good
+	other.Key = strings.Repeat("x", MinClusterKey)
+	begin(t, Options{Cluster: &other})
+	eventually(t, "a node with another key is told of", 10*time.Second, func() bool { return strings.Contains(log.String(), "another cluster key") })
+	begin(t, Options{Cluster: &good})
+	eventually(t, "the node with the key is there", 10*time.Second, func() bool { return len(s.Cluster().Nodes) == 1 })
+
+	for _, c := range []struct {
+		change func(*Cluster)
+		says   string
+	}{
+		{func(c *Cluster) { c.Password = "wrong" }, "WRONGPASS"},
+		{func(c *Cluster) { c.CA = "" }, "certificate"},
+	} {
+		bad := good
+		c.change(&bad)
+		n, err := New(Options{UDPPort: AnyPort, TCPPort: AnyPort, TURNPort: AnyPort, Cluster: &bad})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Start(t.Context()); !errors.Is(err, ErrRedis) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), redisPassword) {
+			t.Errorf("%q is expected in: %v", c.says, err)
+		}
+	}
+	for _, bad := range []Cluster{{Redis: "x", Password: "x", Key: good.Key}, {Redis: addr, Key: good.Key}, {Redis: addr, Password: "x", Key: "short"}, {Redis: addr, Password: "x", Key: good.Key, TLS: true, CA: "x"}} {
+		if err := Check(Options{Cluster: &bad}); err == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // FuzzNote is a node that says anything about itself and who is on it.
