@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"holdfast/identity"
 	"holdfast/identity/directory"
@@ -166,9 +167,9 @@ func dirError(err error) error {
 	case errors.Is(err, roster.ErrTooMany):
 		return bad(http.StatusConflict, "too_many", "", "There are as many directories as can be.")
 	case errors.Is(err, directory.ErrConfig):
-		return bad(http.StatusBadRequest, "bad_directory", "", "These settings cannot work: "+err.Error()+".")
+		return bad(http.StatusBadRequest, "bad_directory", "", "These settings cannot work: "+strings.TrimPrefix(err.Error(), directory.ErrConfig.Error()+": ")+".")
 	case errors.Is(err, directory.ErrUnavailable), errors.Is(err, directory.ErrRefused):
-		return bad(http.StatusBadGateway, "down", "", "The directory gave no answer: "+err.Error()+".")
+		return bad(http.StatusBadGateway, "down", "", "The directory gave no answer: "+strings.TrimPrefix(err.Error(), directory.ErrUnavailable.Error()+": ")+".")
 	}
 	return err
 }

@@ -171,6 +171,116 @@ step("the console's bridges: one that is away, and its end", async (p) => {
     await p.getByText("No bridges or bots yet").waitFor();
 });
 
+step("the console's groups, applications, directories and audit log", async (p) => {
+    command("user", "add", "otto", "--name", "Otto", "--password", "walnut river 9");
+    await p.goto(`${server.base}/console/groups`);
+    await p.getByTestId("group-new").click();
+    await p.getByLabel("Name of the group").fill("a, b");
+    await p.getByTestId("group-make").click();
+    await p.getByText("no commas").waitFor();
+    await p.getByLabel("Name of the group").fill("Watch");
+    await p.getByTestId("group-make").click();
+    await p.getByTestId("groups").getByText("Watch").waitFor();
+    await p.getByRole("button", { name: "0 people" }).click();
+    await p.getByLabel("User ID").fill("@otto:demo.example");
+    await p.getByTestId("member-add").click();
+    await p.getByTestId("members").getByText("@otto:demo.example").waitFor();
+    await p.keyboard.press("Escape");
+    await p.getByRole("button", { name: "1 person" }).waitFor();
+    await p.getByTestId("groups").getByRole("button", { name: "Roles" }).click();
+    await p.getByTestId("role-auditor").click();
+    await p.getByTestId("groups").getByText("Auditor").waitFor({ state: "attached" });
+    await p.keyboard.press("Escape");
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-groups");
+
+    // An application: its secret is shown once, a second one can be made, the first removed.
+    await p.goto(`${server.base}/console/apps`);
+    await p.getByTestId("app-new").click();
+    await p.getByTestId("app-template").selectOption("grafana");
+    await p.getByLabel("Name", { exact: true }).fill("Charts");
+    await p.getByTestId("app-make").click();
+    await p.getByText("needs the address of the application").waitFor();
+    await p.getByLabel("Its address").fill("https://charts.demo.example");
+    await p.getByLabel("Groups that may use it").fill("Watch");
+    await p.getByTestId("app-make").click();
+    const secretOf = async () => /hcs_[\w-]+/.exec(await p.getByTestId("app-made").innerText())?.[0];
+    const first = await until("the secret is shown", secretOf);
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-apps");
+    await p.getByRole("button", { name: "Secrets" }).click();
+    await p.getByTestId("secret-new").click();
+    await until("another secret is shown", async () => (await secretOf()) !== first);
+    await p.getByRole("button", { name: "Secrets" }).click();
+    await p.getByTestId("secrets").getByRole("button", { name: "Remove" }).first().click();
+    await until("one secret is left", async () => (await p.getByTestId("secrets").locator("li").count()) === 1);
+    await p.keyboard.press("Escape");
+    await p.reload();
+    await p.getByTestId("apps").getByText("For Watch").waitFor();
+    assert.equal(await p.getByTestId("app-made").count(), 0, "the secret is not shown again");
+    await p.getByTestId("key-next").click();
+    await p.getByTestId("keys").getByText("Next").waitFor();
+
+    // A directory that does not answer says so.
+    const [nobody] = await freePorts(1);
+    await p.goto(`${server.base}/console/directories`);
+    await p.getByTestId("directory-new").click();
+    await p.getByLabel("Short name").fill("Town!");
+    await p.getByLabel("Servers").fill(`ldaps://127.0.0.1:${nobody}`);
+    await p.getByLabel("Base DN").fill("dc=town");
+    await p.getByTestId("directory-save").click();
+    await p.getByText("A directory's short name has").waitFor();
+    await p.getByLabel("Short name").fill("town");
+    await p.getByTestId("directory-save").click();
+    await p.getByTestId("directory-town").getByText("Not read yet").waitFor();
+    await p.getByTestId("directory-sync").click();
+    await p.getByTestId("directory-town").getByText("Does not answer").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-directories");
+
+    // All of it is in the log, which is whole.
+    await p.goto(`${server.base}/console/audit`);
+    for (const event of ["group.create Watch", "app.create", "directory.set town"]) await p.getByTestId("audit").getByText(event).waitFor();
+    await p.getByTestId("audit-verify").click();
+    await p.getByText("It is whole, and as the appliance wrote it").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-audit");
+    await p.getByTestId("audit-kind").selectOption("app");
+    await until("only applications are listed", async () => !/group\.create/.test(await p.getByTestId("audit").innerText()) && /app\.secret\.add/.test(await p.getByTestId("audit").innerText()));
+    const [download] = await Promise.all([p.waitForEvent("download"), p.getByTestId("audit-export").click()]);
+    assert.equal(download.suggestedFilename(), "audit.jsonl");
+    command("audit", "verify", "--file", await download.path());
+
+    // Otto audits by his group: he sees all that, and can change none of it.
+    const otto = await openBrowser("otto");
+    try {
+        const q = otto.page;
+        await q.goto(`${server.base}/login?next=/console/audit`);
+        await q.locator("#username").fill("otto");
+        await q.locator("#password").fill("walnut river 9");
+        await q.locator("button[type=submit]").click();
+        await q.getByTestId("audit").getByText("app.create").waitFor();
+        await q.getByText("You see what administrators see").waitFor();
+        for (const page of ["people", "groups", "invites", "directories", "apps", "settings"]) {
+            await q.goto(`${server.base}/console/${page}`);
+            await q.locator("h1").waitFor();
+            await until("the page is there", async () => !(await q.getByText("Only an administrator").count()));
+            for (const b of ["New", "Remove", "Roles", "Lock", "Read now", "Save", "Set up", "Switch"]) {
+                for (const button of await q.locator("main").getByRole("button", { name: b }).all()) assert.ok(await button.isDisabled(), `an auditor can press ${b} at ${page}`);
+            }
+        }
+        await pictures(q, "console-auditor");
+        command("role", "revoke", "auditor", "--group", "Watch");
+        command("role", "grant", "moderator", "otto");
+        await q.goto(`${server.base}/console/settings`);
+        await q.getByText("You look after calls here").waitFor();
+        assert.deepEqual(await q.locator("nav a").allInnerTexts(), ["Status", "People", "Calls"]);
+        await pictures(q, "console-moderator");
+    } finally {
+        await otto.browser.close();
+    }
+});
+
 step("a link in an open group has a card", async (p) => {
     command("previews", "set", "--ports", String(site.address().port));
     await p.goto(`${server.base}/?login`);

@@ -7,8 +7,12 @@ import { navigate, usePath } from "../router";
 import { ApiError, type Invite, type Tls, api, messageOf } from "../setup/api";
 import { InviteCard, SelfTest } from "../setup/done";
 import { bytes, date, duration, number, useLoaded } from "./load";
+import { AppsPage } from "./apps";
+import { AuditPage } from "./audit";
 import { BridgesPage } from "./bridges";
 import { CallsPage } from "./calls";
+import { DirectoriesPage } from "./directories";
+import { GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
 import { MachinePage } from "./machine";
 import { PushPage } from "./push";
 import { SettingsPage } from "./settings";
@@ -19,6 +23,7 @@ interface User {
     user_id: string;
     display_name: string;
     admin: boolean;
+    roles: Role[];
     disabled: boolean;
     devices: number;
     created: string;
@@ -42,14 +47,18 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number; draining: boolean };
 }
 
-const allPages = ["status", "people", "invites", "calls", "push", "bridges", "settings", "machine"] as const;
+const allPages = ["status", "people", "groups", "invites", "directories", "apps", "audit", "calls", "push", "bridges", "settings", "machine"] as const;
 type Page = (typeof allPages)[number];
+
+// What moderators see: who there is, and the calls, which they look after.
+const moderated: readonly Page[] = ["status", "people", "calls"];
 
 interface Me {
     user_id: string;
     machine: boolean;
     admin: boolean;
     moderator: boolean;
+    reads: boolean;
 }
 
 export default function Console() {
@@ -57,7 +66,7 @@ export default function Console() {
     const [me, setMe] = useState<Me>();
     const [trouble, setTrouble] = useState<ApiError>();
     // A machine of the appliance's own is looked after here; another's is not.
-    const pages = allPages.filter((p) => p !== "machine" || me?.machine);
+    const pages = allPages.filter((p) => (p !== "machine" || me?.machine) && (me?.reads || moderated.includes(p)));
     const page: Page = pages.find((p) => path === `/console/${p}`) ?? "status";
     useEffect(() => {
         document.title = t("console.title");
@@ -97,14 +106,25 @@ export default function Console() {
                 <span className="console-me hf-hint">{me.user_id}</span>
             </header>
             <main className="console-main">
-                {page === "status" && <StatusPage />}
-                {page === "people" && <PeoplePage me={me.user_id} />}
-                {page === "invites" && <InvitesPage />}
+                {!me.admin && (
+                    <Banner icon="eye">
+                        {t(me.moderator ? "console.moderates" : "console.looks")}
+                    </Banner>
+                )}
+                {page === "status" && <StatusPage acts={me.admin} />}
+                {page === "people" && <PeoplePage me={me.user_id} acts={me.admin} />}
+                {page === "groups" && <GroupsPage acts={me.admin} />}
+                {page === "invites" && <InvitesPage acts={me.admin} />}
+                {page === "directories" && <DirectoriesPage acts={me.admin} />}
+                {page === "apps" && <AppsPage acts={me.admin} />}
+                {page === "audit" && <AuditPage />}
                 {page === "calls" && <CallsPage acts={me.admin || me.moderator} />}
                 {page === "push" && <PushPage />}
-                {page === "settings" && <SettingsPage />}
-                {page === "bridges" && <BridgesPage />}
-                {page === "machine" && <MachinePage />}
+                <fieldset className="console-fieldset" disabled={!me.admin}>
+                    {page === "settings" && <SettingsPage />}
+                    {page === "bridges" && <BridgesPage />}
+                    {page === "machine" && <MachinePage />}
+                </fieldset>
             </main>
             <Toasts />
         </div>
@@ -134,7 +154,7 @@ function Outside({ trouble }: { trouble: ApiError }) {
     );
 }
 
-function StatusPage() {
+function StatusPage({ acts }: { acts: boolean }) {
     const { value: r, error } = useLoaded<Report>("/api/console/status", 5);
     const facts: [string, ReactNode][] = r
         ? [
@@ -190,7 +210,7 @@ function StatusPage() {
                     </dl>
                 </>
             )}
-            <SelfTest path="/api/console/selftest" />
+            {acts && <SelfTest path="/api/console/selftest" />}
         </>
     );
 }
@@ -207,10 +227,12 @@ function Number({ label, value, note, testId }: { label: string; value: string; 
     );
 }
 
-function PeoplePage({ me }: { me: string }) {
+function PeoplePage({ me, acts }: { me: string; acts: boolean }) {
     const { value: users, error, reload } = useLoaded<User[]>("/api/console/users");
     const [search, setSearch] = useState("");
     const [asked, setAsked] = useState<User>();
+    const [ranks, setRanks] = useState<string>();
+    const ranked = users?.find((u) => u.user_id === ranks);
     const shown = (users ?? []).filter((u) => (u.user_id + " " + u.display_name).toLowerCase().includes(search.trim().toLowerCase()));
     const lock = async (u: User, disabled: boolean): Promise<void> => {
         await api("POST", `/api/console/users/${encodeURIComponent(u.user_id)}/disabled`, { disabled });
@@ -221,9 +243,11 @@ function PeoplePage({ me }: { me: string }) {
         <>
             <div className="console-title">
                 <h1>{t("console.people.title")}</h1>
-                <Button icon="userAdd" onPress={() => navigate("/console/invites")}>
-                    {t("console.invites.new")}
-                </Button>
+                {acts && (
+                    <Button icon="userAdd" onPress={() => navigate("/console/invites")}>
+                        {t("console.invites.new")}
+                    </Button>
+                )}
             </div>
             <ErrorNote>{error}</ErrorNote>
             <TextField label={t("console.people.search")} type="search" value={search} onChange={setSearch} />
@@ -237,7 +261,7 @@ function PeoplePage({ me }: { me: string }) {
                             <span className="hf-hint">{u.user_id}</span>
                         </span>
                         <span className="console-tags">
-                            {u.admin && <span className="hf-tag hf-tag--ok">{t("console.people.admin")}</span>}
+                            <RoleTags of={u.roles} />
                             {u.disabled && <span className="hf-tag hf-tag--warn">{t("console.people.isLocked")}</span>}
                         </span>
                         <span className="hf-hint console-when">
@@ -245,7 +269,12 @@ function PeoplePage({ me }: { me: string }) {
                             <br />
                             {t("console.people.seen", { when: date(u.last_seen) })}
                         </span>
-                        {u.user_id !== me && (
+                        {acts && u.user_id !== me && (
+                            <Button look="plain" icon="shield" onPress={() => setRanks(u.user_id)}>
+                                {t("console.roles")}
+                            </Button>
+                        )}
+                        {acts && u.user_id !== me && (
                             <Button look="plain" icon={u.disabled ? "unlock" : "lock"} onPress={() => (u.disabled ? void lock(u, false).catch((e) => toast(messageOf(e))) : setAsked(u))}>
                                 {u.disabled ? t("console.people.unlock") : t("console.people.lock")}
                             </Button>
@@ -253,6 +282,7 @@ function PeoplePage({ me }: { me: string }) {
                     </li>
                 ))}
             </ul>
+            {ranked && <RolesDialog name={ranked.display_name || ranked.user_id} path="/api/console/users/role" who={{ user_id: ranked.user_id }} have={ranked.roles} choice={roles} onChange={reload} onClose={() => setRanks(undefined)} />}
             {asked && (
                 <Confirm title={t("console.people.lockTitle", { name: asked.display_name || asked.user_id })} yes={t("console.people.lock")} danger isOpen onYes={() => lock(asked, true)} onClose={() => setAsked(undefined)}>
                     {t("console.people.lockText")}
@@ -264,7 +294,7 @@ function PeoplePage({ me }: { me: string }) {
 
 const lifetimes = { hour: 3600, day: 86_400, week: 604_800, month: 2_592_000 } as const;
 
-function InvitesPage() {
+function InvitesPage({ acts }: { acts: boolean }) {
     const { value: invites, error, reload } = useLoaded<Invite[]>("/api/console/invites");
     const [making, setMaking] = useState(false);
     const [made, setMade] = useState<Invite>();
@@ -273,9 +303,11 @@ function InvitesPage() {
         <>
             <div className="console-title">
                 <h1>{t("console.invites.title")}</h1>
-                <Button icon="add" onPress={() => setMaking(true)} data-testid="invite-new">
-                    {t("console.invites.new")}
-                </Button>
+                {acts && (
+                    <Button icon="add" onPress={() => setMaking(true)} data-testid="invite-new">
+                        {t("console.invites.new")}
+                    </Button>
+                )}
             </div>
             <ErrorNote>{error}</ErrorNote>
             {made && (
@@ -300,7 +332,7 @@ function InvitesPage() {
                                 <br />
                                 {t("setup.invite.until", { until: date(i.expires) })}
                             </span>
-                            {!over && (
+                            {!over && acts && (
                                 <Button look="plain" icon="trash" onPress={() => setAsked(i)}>
                                     {t("console.invites.revoke")}
                                 </Button>

@@ -102,7 +102,7 @@ export interface TextFieldProps extends TestId {
     onChange: (value: string) => void;
     hint?: ReactNode;
     error?: string | undefined;
-    type?: "text" | "password" | "email" | "search" | "url" | "number";
+    type?: "text" | "password" | "email" | "search" | "url" | "number" | "date";
     multiline?: boolean;
     autoFocus?: boolean;
     autoComplete?: string;
