@@ -53,7 +53,7 @@ if (!inside) {
 function story() {
     const password = "lantern orbit maple 4";
     const dir = mkdtempSync(join(tmpdir(), "holdfast-calls-"));
-    let server, ada, grace, line, failed = false;
+    let server, ada, grace, second, line, failed = false;
     let graceID, roomID;
     let console_; // Ada's page of the console
     let graceProcesses;
@@ -74,7 +74,7 @@ function story() {
                 await run(t);
             } catch (e) {
                 failed = true;
-                await keepEvidence(`calls-${name.replace(/\W+/g, "-")}`, [ada, grace].filter(Boolean));
+                await keepEvidence(`calls-${name.replace(/\W+/g, "-")}`, [ada, grace, second].filter(Boolean));
                 throw e;
             }
         });
@@ -121,7 +121,7 @@ function story() {
     });
 
     after(async () => {
-        await Promise.all([ada, grace].map((p) => p?.browser.close().catch(() => undefined)));
+        await Promise.all([ada, grace, second].map((p) => p?.browser.close().catch(() => undefined)));
         line?.stdin.end();
         if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
         rmSync(dir, { recursive: true, force: true });
@@ -175,6 +175,20 @@ function story() {
         await until("nobody is in the call", async () => (await inCall()).length === 0);
     });
 
+    // Grace's second device rings too, and falls silent with the first one: when that declines, and when it answers.
+    step("a call rings on both devices of a person, until one of them has declined", async () => {
+        const [a, g] = [ada.page, grace.page];
+        second = await openBrowser("grace-second");
+        await signIn(second.page, `https://10.98.0.1:${server.https}`, "grace");
+        await second.page.getByTestId("room-item").first().waitFor({ timeout: 60_000 });
+        await a.getByTestId("start-call").click();
+        await Promise.all([g, second.page].map((p) => p.getByTestId("call-ringing").waitFor({ timeout: 60_000 })));
+        await second.page.getByTestId("call-decline").click();
+        await Promise.all([g, second.page].map((p) => p.getByTestId("call-ringing").waitFor({ state: "detached", timeout: 20_000 })));
+        await a.getByTestId("call").waitFor({ state: "detached", timeout: 30_000 });
+        await until("nobody is in the call", async () => (await inCall()).length === 0);
+    });
+
     step("each participant's media is encrypted with a key of its own", async () => {
         const [a, g] = [ada.page, grace.page];
         for (const p of [ada, grace]) p.keys = 0;
@@ -183,8 +197,11 @@ function story() {
         const held = [];
         await ada.context.route(out, (r) => void held.push(r));
         await a.getByTestId("start-call").click();
-        await g.getByTestId("call-ringing").waitFor({ timeout: 60_000 });
+        await Promise.all([g, second.page].map((p) => p.getByTestId("call-ringing").waitFor({ timeout: 60_000 })));
         await g.getByTestId("call-answer").click();
+        // It ends on the other device when the answer has come into the call, long before a call stops ringing by itself.
+        await second.page.getByTestId("call-ringing").waitFor({ state: "detached", timeout: 20_000 });
+        await second.browser.close();
         await until("Ada sees Grace", async () => (await received(a)).frames > 10, 120_000, 500);
         await until("Ada's media comes to Grace", async () => (await received(g)).packets > 200, 60_000, 500);
         assert.equal((await received(g)).frames, 0, "Grace saw pictures for which she has no key");

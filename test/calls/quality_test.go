@@ -73,6 +73,7 @@ of things: sound stays, the picture gives way, and comes back.
 | Chromium | another address | goes on 8 s later; with LiveKit's own timing 15 to 19 s | |
 | Go | max_video_kbps 1000, max_screen_kbps 800; sent are 120, 400, 1700 and 300, 1500 kbit/s | 411 and 307 kbit/s come | 0 % |
 | Go | max_received_kbps 700 | 124 and 307 kbit/s come | 0 % |
+| Chromium | max_video_kbps 600, measured by hand | 640 wide, 20 frames/s, 353 kbit/s | 0 % |
 | Go | a cable is pulled | out of the call after 10.6 s | |
 
 Sound that is lost on the way is not sent again: neither client asks for it (Element Call turns RED
