@@ -242,6 +242,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	})
 	a.mailControl(handle)
 	a.directoryControl(handle)
+	a.upstreamControl(handle)
 	a.listControl(handle)
 	a.groupControl(handle)
 	a.filesControl(handle)
@@ -291,6 +292,9 @@ func toUserInfo(u identity.User) userInfo {
 // controlMessage says what a failed command means and what to do.
 func (a *Appliance) controlMessage(err error) string {
 	if m := directoryMessage(err); m != "" {
+		return m
+	}
+	if m := upstreamMessage(err); m != "" {
 		return m
 	}
 	if m := groupMessage(err); m != "" {

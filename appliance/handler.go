@@ -36,7 +36,7 @@ func (a *Appliance) clientHandler() http.Handler {
 		case under(p, "/_matrix"), under(p, "/_synapse"), under(p, "/.well-known/matrix"), under(p, "/livekit/jwt"):
 			c.homeserver.ServeHTTP(w, r)
 		case under(p, "/oauth2"), under(p, "/login"), under(p, "/logout"), under(p, "/consent"), under(p, "/account"),
-			under(p, "/reauth"), under(p, "/link"), under(p, "/e"), strings.HasPrefix(p, "/.well-known/o"):
+			under(p, "/reauth"), under(p, "/link"), under(p, "/e"), under(p, "/upstream"), strings.HasPrefix(p, "/.well-known/o"):
 			c.pages.ServeHTTP(w, r)
 		case unifiedpush.Serves(p):
 			c.phones.ServeHTTP(w, r)

@@ -66,6 +66,7 @@ type cli struct {
 	app               appserviceFlags
 	previews          previewRules
 	directory         directoryFlags
+	upstream          upstreamFlags
 	list              listFlags
 	audit             auditFlags
 	mail              struct {
@@ -153,6 +154,21 @@ func commands() []command {
 		{name: "directory join", args: "ID USER NAME", nargs: [2]int{3, 3}, short: "give a local account to somebody in a directory", run: runDirectoryJoin,
 			long: "The account USER, which was made here, belongs to the person NAME of the directory from\nthen on: its password here is dropped, that of the directory is asked."},
 		{name: "directory remove", args: "ID", nargs: [2]int{1, 1}, short: "forget a directory", run: runDirectoryRemove},
+		{name: "upstream add", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of another OpenID provider sign in", run: runUpstreamAdd,
+			long: "Adds a provider under a short name of your choice, or replaces its settings. People are known\nby its issuer and subject; whose user name has a local account here prove that first.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.upstream.c.Issuer, "issuer", "", "the provider's `address`, as https://login.example.org")
+				f.StringVar(&c.upstream.c.ClientID, "client-id", "", "the `ID` that it gave out for here")
+				f.BoolVar(&c.upstream.stdin, "secret-stdin", false, "read the secret from standard input")
+				f.StringVar(&c.upstream.c.Name, "name", "", "the `text` on the button")
+				f.Var(list{&c.upstream.scopes}, "scope", "a `scope` to ask for besides openid; may be repeated; else profile")
+				f.StringVar(&c.upstream.c.UserClaim, "user-claim", "", "the `claim` with the user name (default preferred_username)")
+				f.StringVar(&c.upstream.c.NameClaim, "name-claim", "", "the `claim` with the displayed name (default name)")
+				f.BoolVar(&c.upstream.c.Closed, "closed", false, "make no accounts: only who has one here signs in")
+			}},
+		{name: "upstream list", data: true, short: "list the OpenID providers that people sign in with", run: runUpstreamList},
+		{name: "upstream test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "see whether an OpenID provider answers", run: runUpstreamTest},
+		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget an OpenID provider", run: runUpstreamRemove},
 		{name: "group list", data: true, short: "list the groups", run: runGroupList},
 		{name: "group add", args: "NAME", nargs: [2]int{1, 1}, short: "make a group", run: runGroupAdd},
 		{name: "group rename", args: "NAME NEW", nargs: [2]int{2, 2}, short: "give a group another name", run: runGroupRename},

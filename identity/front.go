@@ -31,7 +31,7 @@ const (
 	maxLocales = 200
 )
 
-// Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /link, /e/,
+// Handler answers /oauth2/, /login, /logout, /consent, /account, /reauth, /link, /e/, /upstream/,
 // /.well-known/openid-configuration and /.well-known/oauth-authorization-server.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()

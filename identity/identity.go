@@ -39,6 +39,7 @@ import (
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
 	"holdfast/identity/roster"
+	"holdfast/identity/upstream"
 	"holdfast/store"
 	"holdfast/store/audit"
 )
@@ -159,20 +160,21 @@ type SessionRequest struct {
 
 // Service is the identity provider.
 type Service struct {
-	o        Options
-	accounts *account.Accounts
-	clients  *register.Registry
-	sessions *opstore.Store
-	factors  *factor.Factors
-	roster   *roster.Roster
-	lists    *bulk.Lists
-	pages    *login.Pages
-	provider *op.Provider
-	limit    limiter // of registrations
-	mails    limiter // of mails that pages send
-	devices  limiter // of devices that ask to be signed in
-	seal     []byte  // key of Seal
-	clock    *clock.Clock
+	o         Options
+	accounts  *account.Accounts
+	clients   *register.Registry
+	sessions  *opstore.Store
+	factors   *factor.Factors
+	roster    *roster.Roster
+	upstreams *upstream.Upstreams
+	lists     *bulk.Lists
+	pages     *login.Pages
+	provider  *op.Provider
+	limit     limiter // of registrations
+	mails     limiter // of mails that pages send
+	devices   limiter // of devices that ask to be signed in
+	seal      []byte  // key of Seal
+	clock     *clock.Clock
 
 	mu      sync.Mutex
 	origins []string // at which requests came in, the canonical one first
@@ -248,9 +250,14 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
+	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit})
+	if err != nil {
+		return nil, err
+	}
+	s.roster.Others(s.upstreams.Down)
 	s.lists = bulk.New(bulk.Options{DB: o.DB, Accounts: s.accounts, Audit: o.Audit, Lock: s.lockOut, Name: o.DisplayName, Rename: o.Rename,
 		Keeps: s.roster.Keeps, Groups: s.directoryGroups})
-	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
+	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Upstreams: s.upstreams, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
@@ -298,6 +305,7 @@ func (s *Service) Start() {
 	s.running.Go(func() { s.roster.Run(s.ctx) })
 	s.running.Go(func() { s.watchClock(s.ctx) })
 	s.running.Go(func() { s.sessions.RunLogouts(s.ctx) })
+	s.running.Go(func() { s.upstreams.Run(s.ctx) })
 }
 
 // Directories are those that people come from.
@@ -305,6 +313,9 @@ func (s *Service) Directories() *roster.Roster { return s.roster }
 
 // Lists are the lists of people that accounts were made of.
 func (s *Service) Lists() *bulk.Lists { return s.lists }
+
+// Upstreams are the other OpenID providers that sign people in here.
+func (s *Service) Upstreams() *upstream.Upstreams { return s.upstreams }
 
 // Close ends the upkeep. Call it before the store is closed.
 func (s *Service) Close() {

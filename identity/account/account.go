@@ -49,6 +49,9 @@ const FromDirectory = "directory"
 // password at first.
 const FromList = "list"
 
+// FromUpstream is the Source of accounts of people whom another provider signs in.
+const FromUpstream = "upstream"
+
 // Elsewhere checks passwords that are not kept here.
 type Elsewhere interface {
 	// SignIn is false where the name is a local account's, or nobody's. Errors:
@@ -157,7 +160,7 @@ type NewUser struct {
 	Password    string // "": no password login until one is set
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
-	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory, FromList
+	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory, FromList, FromUpstream
 	// EmailSID and EmailSecret name the proof of an e-mail address that the account
 	// gets; "": none.
 	EmailSID, EmailSecret string
@@ -213,7 +216,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	if err := a.CheckName(n.Localpart, n.Source); err != nil {
 		return User{}, err
 	}
-	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory && n.Source != FromList) {
+	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory && n.Source != FromList && n.Source != FromUpstream) {
 		if err := checkPassword(n.Password, n.Source); err != nil {
 			return User{}, err
 		}

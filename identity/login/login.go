@@ -29,6 +29,7 @@ import (
 	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
+	"holdfast/identity/upstream"
 )
 
 //go:embed pages/*.html
@@ -38,6 +39,7 @@ var files embed.FS
 type Options struct {
 	Accounts         *account.Accounts
 	Sessions         *opstore.Store
+	Upstreams        *upstream.Upstreams // nil: none
 	Clients          *register.Registry
 	Factors          *factor.Factors
 	QR               func(text string) (svg string, err error) // nil: none is drawn
@@ -124,6 +126,8 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /account/security/app": p.showAddApp, "POST /account/security/app": p.doAddApp,
 		"POST /account/security/app/remove": p.doRemoveApp,
 		"POST /account/security/codes":      p.doNewCodes, "POST /account/security/codes/file": p.doCodesFile,
+		"GET /upstream/{id}/start": p.startUpstream, "GET /upstream/{id}/callback": p.upstreamCallback,
+		"GET /upstream/join": p.showJoin, "POST /upstream/join": p.doJoin,
 		"GET /login/sso": p.showSSO, "POST /login/sso": p.doSSO,
 		"GET /consent": p.showConsent, "POST /consent": p.doConsent,
 		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
@@ -186,6 +190,7 @@ type view struct {
 	Address                           string // an e-mail address
 	SID, Token                        string // of a mail's link
 	Wants                             []string
+	Upstreams                         []upstreamView
 	Allowed                           []allowedView
 	Factor                            factorView
 }

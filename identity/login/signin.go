@@ -86,7 +86,7 @@ func loginHint(h string) string {
 }
 
 func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request, status int, req *opstore.Request, c *register.Client, name, problem string) {
-	v := view{Action: "/login?" + r.URL.RawQuery, Username: name, Error: problem}
+	v := view{Action: "/login?" + r.URL.RawQuery, Username: name, Error: problem, Upstreams: p.upstreams(r)}
 	options, err := p.passkeyOptions(w, r, factor.Person{}, false)
 	if err != nil {
 		p.fail(w, r, err)

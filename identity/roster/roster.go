@@ -115,7 +115,13 @@ type Roster struct {
 
 	work sync.Mutex // one reading at a time
 	kick chan struct{}
+
+	others func() []string
 }
+
+// Others names what else people sign in with and does not answer, for the alarm when a
+// local administrator signs in meanwhile. Call it before the roster is used.
+func (r *Roster) Others(down func() []string) { r.others = down }
 
 type opened struct {
 	dir  *directory.Directory
@@ -441,6 +447,9 @@ func (r *Roster) SignIn(ctx context.Context, name, password string) (u account.U
 // down: that is what the account is for, and nobody should find out later.
 func (r *Roster) SignedIn(ctx context.Context, u account.User) {
 	down := r.Down()
+	if r.others != nil {
+		down = append(down, r.others()...)
+	}
 	if !u.Admin || len(down) == 0 {
 		return
 	}
@@ -459,7 +468,7 @@ func (r *Roster) SignedIn(ctx context.Context, u account.User) {
 	}
 	r.o.Log.Warn("a local administrator signed in while a directory does not answer", "user", u.UserID, "directories", down)
 	if r.o.Alarm != nil {
-		r.o.Alarm(ctx, fmt.Sprintf("%s signed in with a password of this server while the directory %s cannot be reached.", u.UserID, strings.Join(down, ", ")))
+		r.o.Alarm(ctx, fmt.Sprintf("%s signed in with a password of this server while %s, which people sign in with, cannot be reached.", u.UserID, strings.Join(down, ", ")))
 	}
 }
 

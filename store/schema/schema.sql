@@ -641,6 +641,23 @@ CREATE TABLE id_totp (
 	created   INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- owner: identity/upstream
+CREATE TABLE id_upstream_links (
+	issuer  TEXT NOT NULL,
+	subject TEXT NOT NULL,
+	user_id TEXT NOT NULL, -- ULID
+	created INTEGER NOT NULL,
+	PRIMARY KEY (issuer, subject)
+) WITHOUT ROWID;
+CREATE INDEX id_upstream_links_user ON id_upstream_links (user_id);
+
+-- owner: identity/upstream
+CREATE TABLE id_upstreams (
+	id      TEXT PRIMARY KEY, -- short name, chosen by an administrator
+	config  TEXT NOT NULL,    -- JSON, sealed by the identity provider's key
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- owner: identity/account
 CREATE TABLE id_users (
 	id           TEXT PRIMARY KEY, -- ULID, the OpenID subject

@@ -1,0 +1,549 @@
+// Package upstream lets people sign in with other OpenID providers.
+//
+// Invariants:
+//   - Who somebody is there is the pair of issuer and subject, never a name or an e-mail
+//     address. A local account is joined only by whoever proved both.
+//   - An answer is good for the browser that asked, once, by state, nonce and PKCE.
+//   - ID tokens are signed by a public key that the issuer publishes: not by nothing, nor
+//     by the shared secret.
+//   - While a provider is down, sessions go on and local accounts sign in.
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+
+	"holdfast/identity/account"
+	"holdfast/store"
+	"holdfast/store/audit"
+)
+
+// Errors that callers may test for.
+var (
+	ErrNone    = errors.New("upstream: there is no such provider")
+	ErrID      = errors.New("upstream: a provider's short name has 1 to 30 of a-z, 0-9 and -")
+	ErrTooMany = errors.New("upstream: there are as many providers as can be")
+	ErrDown    = errors.New("upstream: the provider cannot be reached")
+	ErrRefused = errors.New("upstream: the provider's answer is not good")
+	ErrDenied  = errors.New("upstream: the provider did not sign the person in")
+	ErrTaken   = errors.New("upstream: a local account has the name")
+	ErrNoName  = errors.New("upstream: the provider gives no user name that can be one here")
+	ErrClosed  = errors.New("upstream: the provider makes no accounts here")
+)
+
+// Bounds of providers.
+const (
+	maxProviders = 8
+	maxAnswer    = 1 << 20 // of a provider
+	maxURL       = 2048
+	maxText      = 255
+	freshFor     = time.Hour       // discovery is kept
+	checkEvery   = 5 * time.Minute // whether a provider answers
+	timeout      = 15 * time.Second
+)
+
+// algs are the algorithms of ID tokens: with public keys only.
+var algs = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA}
+
+// Config is a provider.
+type Config struct {
+	Name         string   `json:"name"` // on the button
+	Issuer       string   `json:"issuer"`
+	ClientID     string   `json:"client_id"`
+	ClientSecret string   `json:"client_secret,omitempty"`
+	Scopes       []string `json:"scopes,omitempty"` // openid profile
+	// UserClaim and NameClaim are the claims with the user name and the displayed one.
+	UserClaim string `json:"user_claim,omitempty"` // preferred_username
+	NameClaim string `json:"name_claim,omitempty"` // name
+	// Closed makes no accounts: only people who have one here sign in.
+	Closed bool `json:"closed,omitempty"`
+}
+
+// Provider is a provider as administrators see it, without its secret.
+type Provider struct {
+	ID     string `json:"id"`
+	Config Config `json:"config"`
+	People int    `json:"people"`         // that are joined
+	Down   string `json:"down,omitempty"` // why it gave no answer last
+}
+
+// Options of New.
+type Options struct {
+	DB       *store.DB
+	Log      *slog.Logger
+	Accounts *account.Accounts
+	Seal     func(string) (string, error)
+	Unseal   func(string) (string, error)
+	Client   *http.Client
+	Now      func() time.Time
+	Audit    *audit.Log // nil: nothing is noted
+}
+
+// Upstreams keeps the providers. Its methods are safe for concurrent use.
+type Upstreams struct {
+	o      Options
+	client *http.Client
+
+	mu   sync.Mutex
+	open map[string]*opened
+}
+
+type opened struct {
+	c     Config
+	p     *oidc.Provider // nil: it did not answer yet
+	ctx   context.Context
+	until time.Time // p is asked for anew then
+	down  string
+}
+
+// New loads the providers.
+func New(ctx context.Context, o Options) (*Upstreams, error) {
+	u := &Upstreams{o: o, open: map[string]*opened{}}
+	base := o.Client
+	if base == nil {
+		base = http.DefaultClient
+	}
+	c := *base
+	c.Timeout = timeout
+	rt := c.Transport
+	if rt == nil {
+		rt = http.DefaultTransport
+	}
+	c.Transport = bounded{rt}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	u.client = &c
+	return u, u.load(ctx)
+}
+
+// bounded cuts the answers of a provider.
+type bounded struct{ rt http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.rt.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
+}
+
+func (u *Upstreams) load(ctx context.Context) error {
+	type row struct{ id, config string }
+	var list []row
+	err := u.o.DB.Read(ctx, func(q store.Querier) error {
+		rows, err := q.Query(`SELECT id, config FROM id_upstreams`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var x row
+			if err := rows.Scan(&x.id, &x.config); err != nil {
+				return err
+			}
+			list = append(list, x)
+		}
+		return rows.Err()
+	})
+	for _, x := range list {
+		o := &opened{}
+		raw, e := u.o.Unseal(x.config)
+		if e == nil {
+			e = json.Unmarshal([]byte(raw), &o.c)
+		}
+		if e != nil {
+			o.down = "its settings cannot be read; add it anew"
+			u.o.Log.Error("the settings of an upstream provider cannot be read; add it anew", "upstream", x.id, "err", e)
+		}
+		u.open[x.id] = o
+	}
+	return err
+}
+
+func (c *Config) check() error {
+	c.Issuer = strings.TrimSpace(c.Issuer)
+	i, err := url.Parse(c.Issuer)
+	switch {
+	case err != nil || len(c.Issuer) > maxURL || i.Scheme != "https" && i.Scheme != "http" || i.Host == "" || i.User != nil || i.RawQuery != "" || i.Fragment != "":
+		return errors.New("the issuer must be an address that begins with https://, as the provider itself names it")
+	case c.ClientID == "" || len(c.ClientID) > maxText || len(c.ClientSecret) > maxURL:
+		return errors.New("the client ID that the provider gave out is missing, or too long")
+	case c.Name == "" || len(c.Name) > maxText || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return errors.New("the name on the button must be plain text")
+	case len(c.Scopes) > 20 || len(c.UserClaim) > maxText || len(c.NameClaim) > maxText:
+		return errors.New("there are too many scopes, or the name of a claim is too long")
+	}
+	if len(c.Scopes) == 0 {
+		c.Scopes = []string{"profile"}
+	}
+	c.Scopes = slices.DeleteFunc(c.Scopes, func(s string) bool { return s == oidc.ScopeOpenID })
+	if c.UserClaim == "" {
+		c.UserClaim = "preferred_username"
+	}
+	if c.NameClaim == "" {
+		c.NameClaim = "name"
+	}
+	return nil
+}
+
+// Set adds a provider or replaces its settings. Errors: ErrID, ErrTooMany; others say
+// what is wrong.
+func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
+	if id == "" || len(id) > 30 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return ErrID
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	sealed, err := u.o.Seal(string(raw))
+	if err != nil {
+		return err
+	}
+	err = u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		var n int
+		if err := tx.QueryRow(`SELECT count(*) FROM id_upstreams WHERE id <> $1`, id).Scan(&n); err != nil {
+			return err
+		}
+		if n >= maxProviders {
+			return ErrTooMany
+		}
+		if _, err := tx.Exec(`INSERT INTO id_upstreams (id, config, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET config = excluded.config`, id, sealed, u.o.Now().UnixMilli()); err != nil {
+			return err
+		}
+		return u.note(tx, audit.Event{Name: "upstream.set", Target: id, Data: audit.Data{"issuer": c.Issuer}})
+	})
+	if err == nil {
+		u.mu.Lock()
+		u.open[id] = &opened{c: c}
+		u.mu.Unlock()
+	}
+	return err
+}
+
+func (u *Upstreams) note(tx *store.Tx, e audit.Event) error { return u.o.Audit.Tx(tx.Context(), tx, e) }
+
+// Remove forgets a provider. Who is joined to it stays so, should it come back.
+// Errors: ErrNone.
+func (u *Upstreams) Remove(ctx context.Context, id string) error {
+	err := u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		n, err := tx.Exec(`DELETE FROM id_upstreams WHERE id = $1`, id)
+		if err == nil && n == 0 {
+			err = ErrNone
+		}
+		if err != nil {
+			return err
+		}
+		return u.note(tx, audit.Event{Name: "upstream.remove", Target: id})
+	})
+	if err == nil {
+		u.mu.Lock()
+		delete(u.open, id)
+		u.mu.Unlock()
+	}
+	return err
+}
+
+// List lists the providers by their short names.
+func (u *Upstreams) List(ctx context.Context) ([]Provider, error) {
+	u.mu.Lock()
+	out := []Provider{}
+	for id, o := range u.open {
+		p := Provider{ID: id, Config: o.c, Down: o.down}
+		p.Config.ClientSecret = ""
+		out = append(out, p)
+	}
+	u.mu.Unlock()
+	slices.SortFunc(out, func(a, b Provider) int { return strings.Compare(a.ID, b.ID) })
+	err := u.o.DB.Read(ctx, func(q store.Querier) error {
+		for i := range out {
+			if err := q.QueryRow(`SELECT count(*) FROM id_upstream_links WHERE issuer = $1`, out[i].Config.Issuer).Scan(&out[i].People); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Button is what the sign-in page shows of a provider.
+type Button struct{ ID, Name string }
+
+// Buttons are those of the sign-in page.
+func (u *Upstreams) Buttons() (out []Button) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, o := range u.open {
+		if o.c.Issuer != "" {
+			out = append(out, Button{id, o.c.Name})
+		}
+	}
+	slices.SortFunc(out, func(a, b Button) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Down are the providers that gave no answer last.
+func (u *Upstreams) Down() (ids []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, o := range u.open {
+		if o.down != "" {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// answered notes whether a provider answered.
+func (u *Upstreams) answered(id string, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	o := u.open[id]
+	if o == nil {
+		return
+	}
+	was := o.down
+	if o.down = ""; err != nil {
+		o.down = err.Error()
+	}
+	if (was == "") != (o.down == "") {
+		u.o.Log.Warn("an upstream provider stopped answering, or answers again", "upstream", id, "err", err)
+	}
+}
+
+// provider is what discovery said, from memory while it is fresh, and while the provider
+// is down also after. Errors: ErrNone, ErrDown.
+func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.Provider, Config, error) {
+	u.mu.Lock()
+	o := u.open[id]
+	if o == nil || o.c.Issuer == "" {
+		u.mu.Unlock()
+		return nil, Config{}, ErrNone
+	}
+	p, c, fresh := o.p, o.c, o.p != nil && u.o.Now().Before(o.until)
+	u.mu.Unlock()
+	if fresh && !anew {
+		return p, c, nil
+	}
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, u.client), timeout)
+	defer cancel()
+	p, err := oidc.NewProvider(ctx, c.Issuer)
+	u.answered(id, err)
+	if err != nil {
+		return nil, c, fmt.Errorf("%w: %w", ErrDown, err)
+	}
+	u.mu.Lock()
+	if u.open[id] == o {
+		o.p, o.until = p, u.o.Now().Add(freshFor)
+	}
+	u.mu.Unlock()
+	return p, c, nil
+}
+
+// Test asks a provider what it offers, and returns its sign-in page. Errors: ErrNone, ErrDown.
+func (u *Upstreams) Test(ctx context.Context, id string) (string, error) {
+	p, _, err := u.provider(ctx, id, true)
+	if err != nil {
+		return "", err
+	}
+	return p.Endpoint().AuthURL, nil
+}
+
+// Run looks every few minutes whether the providers answer, until ctx ends.
+func (u *Upstreams) Run(ctx context.Context) {
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		for _, b := range u.Buttons() {
+			u.provider(ctx, b.ID, true) // noted in answered
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Asked is what a sign-in with a provider began with. Whoever keeps it for the browser
+// seals it.
+type Asked struct {
+	ID       string    `json:"i"`
+	State    string    `json:"s"`
+	Nonce    string    `json:"n"`
+	Verifier string    `json:"v"`
+	Redirect string    `json:"r"`
+	Query    string    `json:"q"` // of the sign-in page
+	Until    time.Time `json:"u"`
+}
+
+// askedFor is how long somebody has to sign in there.
+const askedFor = 15 * time.Minute
+
+func (u *Upstreams) config(p *oidc.Provider, c Config, redirect string) oauth2.Config {
+	return oauth2.Config{ClientID: c.ClientID, ClientSecret: c.ClientSecret, Endpoint: p.Endpoint(), RedirectURL: redirect, Scopes: append([]string{oidc.ScopeOpenID}, c.Scopes...)}
+}
+
+// Ask begins a sign-in and returns where the browser goes. Errors: ErrNone, ErrDown.
+func (u *Upstreams) Ask(ctx context.Context, id, redirect, query string) (to string, a Asked, err error) {
+	p, c, err := u.provider(ctx, id, false)
+	if err != nil {
+		return "", a, err
+	}
+	a = Asked{ID: id, State: account.Secret(), Nonce: account.Secret(), Verifier: oauth2.GenerateVerifier(), Redirect: redirect, Query: query, Until: u.o.Now().Add(askedFor)}
+	conf := u.config(p, c, redirect)
+	return conf.AuthCodeURL(a.State, oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)), a, nil
+}
+
+// Person is somebody whom a provider signed in.
+type Person struct {
+	Upstream string `json:"up"`
+	Issuer   string `json:"iss"`
+	Subject  string `json:"sub"`
+	Name     string `json:"name"` // user name there, in small letters
+	Full     string `json:"full"`
+}
+
+// Answered checks the provider's answer to what a browser asked. Errors: ErrNone, ErrDown,
+// ErrDenied, ErrRefused. Spec: OpenID Connect Core section 3.1.3.7, RFC 9207
+func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Person, err error) {
+	if !u.o.Now().Before(a.Until) || a.State == "" || v.Get("state") != a.State {
+		return who, fmt.Errorf("%w: it belongs to no sign-in of this browser, or came too late", ErrRefused)
+	}
+	p, c, err := u.provider(ctx, a.ID, false)
+	if err != nil {
+		return who, err
+	}
+	if iss := v.Get("iss"); iss != "" && iss != c.Issuer {
+		return who, fmt.Errorf("%w: it is of another issuer", ErrRefused)
+	}
+	if e := v.Get("error"); e != "" {
+		return who, fmt.Errorf("%w: %.100q", ErrDenied, e)
+	}
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, u.client), timeout)
+	defer cancel()
+	conf := u.config(p, c, a.Redirect)
+	token, err := conf.Exchange(ctx, v.Get("code"), oauth2.VerifierOption(a.Verifier))
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) && refused.Response.StatusCode < 500 {
+		return who, fmt.Errorf("%w: the code was refused with %.100q", ErrRefused, refused.ErrorCode)
+	}
+	if err != nil {
+		u.answered(a.ID, err)
+		return who, fmt.Errorf("%w: %w", ErrDown, err)
+	}
+	raw, _ := token.Extra("id_token").(string)
+	if who, err = u.verify(ctx, p, c, raw, a.Nonce); err != nil {
+		return who, err
+	}
+	who.Upstream = a.ID
+	u.answered(a.ID, nil)
+	return who, nil
+}
+
+// verify checks an ID token. Errors: ErrRefused.
+func (u *Upstreams) verify(ctx context.Context, p *oidc.Provider, c Config, raw, nonce string) (who Person, err error) {
+	if raw == "" || len(raw) > 64<<10 {
+		return who, fmt.Errorf("%w: there is no ID token", ErrRefused)
+	}
+	id, err := p.Verifier(&oidc.Config{ClientID: c.ClientID, SupportedSigningAlgs: algs, Now: u.o.Now}).Verify(ctx, raw)
+	if err != nil {
+		return who, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	var claims map[string]any
+	if err := id.Claims(&claims); err != nil {
+		return who, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	azp, _ := claims["azp"].(string)
+	switch {
+	case nonce == "" || id.Nonce != nonce:
+		return who, fmt.Errorf("%w: the nonce is another", ErrRefused)
+	case len(id.Audience) > 1 && azp == "", azp != "" && azp != c.ClientID:
+		return who, fmt.Errorf("%w: it was made for another application", ErrRefused)
+	case id.Subject == "" || len(id.Subject) > maxText:
+		return who, fmt.Errorf("%w: there is no subject", ErrRefused)
+	}
+	text := func(claim string) string {
+		s, _ := claims[claim].(string)
+		if len(s) > maxText {
+			return ""
+		}
+		return strings.TrimSpace(s)
+	}
+	return Person{Issuer: id.Issuer, Subject: id.Subject, Name: strings.ToLower(text(c.UserClaim)), Full: text(c.NameClaim)}, nil
+}
+
+// Account finds the account of somebody, or makes it. Errors: ErrTaken: a local account
+// has the name and must be proved; ErrNoName; ErrClosed.
+func (u *Upstreams) Account(ctx context.Context, who Person) (account.User, error) {
+	var x account.User
+	err := u.o.DB.Read(ctx, func(q store.Querier) error {
+		var id string
+		if err := q.QueryRow(`SELECT user_id FROM id_upstream_links WHERE issuer = $1 AND subject = $2`, who.Issuer, who.Subject).Scan(&id); err != nil {
+			return err
+		}
+		var err error
+		x, err = u.o.Accounts.LoadByID(q, id)
+		return err
+	})
+	if !errors.Is(err, store.ErrNotFound) {
+		return x, err
+	}
+	_, err = u.o.Accounts.ByLocalpart(ctx, who.Name)
+	if err == nil {
+		return x, ErrTaken
+	}
+	if !errors.Is(err, account.ErrNoUser) {
+		return x, err
+	}
+	u.mu.Lock()
+	closed := u.open[who.Upstream] == nil || u.open[who.Upstream].c.Closed
+	u.mu.Unlock()
+	if closed {
+		return x, ErrClosed
+	}
+	full := who.Full
+	if full == "" {
+		full = who.Name
+	}
+	x, err = u.o.Accounts.Create(ctx, account.NewUser{Localpart: who.Name, DisplayName: full, Source: account.FromUpstream,
+		Also: func(tx *store.Tx, x account.User) error { return u.joinTx(tx, who, x) }})
+	switch {
+	case errors.Is(err, account.ErrUserExists):
+		return x, ErrTaken
+	case errors.Is(err, account.ErrBadName), errors.Is(err, account.ErrReserved):
+		return x, ErrNoName
+	}
+	return x, err
+}
+
+func (u *Upstreams) joinTx(tx *store.Tx, who Person, x account.User) error {
+	if _, err := tx.Exec(`INSERT INTO id_upstream_links (issuer, subject, user_id, created) VALUES ($1, $2, $3, $4)`, who.Issuer, who.Subject, x.ID, u.o.Now().UnixMilli()); err != nil {
+		return err
+	}
+	return u.note(tx, audit.Event{Name: "upstream.join", Target: x.UserID, Data: audit.Data{"upstream": who.Upstream, "issuer": who.Issuer}})
+}
+
+// Join gives somebody at a provider a local account, which they proved that they own.
+func (u *Upstreams) Join(ctx context.Context, who Person, x account.User) error {
+	return u.o.DB.Write(ctx, func(tx *store.Tx) error { return u.joinTx(tx, who, x) })
+}

@@ -1,0 +1,200 @@
+package upstream
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"holdfast/identity/account"
+	"holdfast/store"
+)
+
+// hostile is a provider that signs whatever it is told to.
+type hostile struct {
+	*httptest.Server
+	key   *rsa.PrivateKey
+	token string // what the token endpoint gives
+	sent  url.Values
+}
+
+func newHostile(t *testing.T) *hostile {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hostile{key: key}
+	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/.well-known/openid-configuration":
+			json.NewEncoder(w).Encode(map[string]any{"issuer": h.URL, "authorization_endpoint": h.URL + "/auth", "token_endpoint": h.URL + "/token", "jwks_uri": h.URL + "/keys", "id_token_signing_alg_values_supported": []string{"none", "HS256", "RS256"}})
+		case "/keys":
+			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k", Use: "sig"}}})
+		case "/token":
+			r.ParseForm()
+			h.sent = r.PostForm
+			json.NewEncoder(w).Encode(map[string]any{"access_token": "x", "token_type": "Bearer", "id_token": h.token})
+		default:
+			w.Write([]byte(strings.Repeat("x", 4<<20)))
+		}
+	}))
+	t.Cleanup(h.Close)
+	return h
+}
+
+func (h *hostile) sign(t *testing.T, alg jose.SignatureAlgorithm, key any, claims map[string]any) string {
+	t.Helper()
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := jwt.Signed(s).Claims(claims).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// 39: an ID token that is signed by nothing, by the secret or by another key, of another
+// issuer, for another application, of another sign-in or too old is refused.
+// Spec: OpenID Connect Core section 3.1.3.7
+func TestAttack39IDTokens(t *testing.T) {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	same := func(s string) (string, error) { return s, nil }
+	u, err := New(t.Context(), Options{DB: db, Log: quiet(), Accounts: account.New(account.Options{DB: db, ServerName: "hs.test", Now: time.Now}), Seal: same, Unseal: same, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHostile(t)
+	secret := strings.Repeat("s", 40)
+	if err := u.Set(t.Context(), "h", Config{Name: "H", Issuer: h.URL, ClientID: "me", ClientSecret: secret}); err != nil {
+		t.Fatal(err)
+	}
+	to, asked, err := u.Ask(t.Context(), "h", "https://hs.test/upstream/h/callback", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := must(url.Parse(to)).Query()
+	if q.Get("code_challenge_method") != "S256" || q.Get("nonce") != asked.Nonce || q.Get("state") != asked.State || q.Get("code_challenge") == "" || strings.Contains(to, asked.Verifier) {
+		t.Fatal(to)
+	}
+	good := map[string]any{"iss": h.URL, "sub": "s1", "aud": "me", "nonce": asked.Nonce, "exp": time.Now().Add(time.Minute).Unix(), "iat": time.Now().Unix(), "preferred_username": "Dora", "name": "Dora D", "email": "admin@hs.test"}
+	with := func(kv ...any) map[string]any {
+		m := maps.Clone(good)
+		for i := 0; i < len(kv); i += 2 {
+			m[kv[i].(string)] = kv[i+1]
+		}
+		return m
+	}
+	try := func(token string) (Person, error) {
+		h.token = token
+		return u.Answered(t.Context(), asked, url.Values{"state": {asked.State}, "code": {"c"}})
+	}
+	key := jose.JSONWebKey{Key: h.key, KeyID: "k"}
+	who, err := try(h.sign(t, jose.RS256, key, good))
+	if err != nil || who.Subject != "s1" || who.Issuer != h.URL || who.Name != "dora" || h.sent.Get("code_verifier") != asked.Verifier {
+		t.Fatalf("%+v %v %v", who, err, h.sent)
+	}
+	b, _ := json.Marshal(good)
+	e := base64.RawURLEncoding.EncodeToString
+	other, _ := rsa.GenerateKey(rand.Reader, 2048)
+	for what, token := range map[string]string{
+		"signed by nothing":       e([]byte(`{"alg":"none"}`)) + "." + e(b) + ".",
+		"signed by the secret":    h.sign(t, jose.HS256, []byte(secret), good),
+		"signed by another key":   h.sign(t, jose.RS256, jose.JSONWebKey{Key: other, KeyID: "k"}, good),
+		"of another issuer":       h.sign(t, jose.RS256, key, with("iss", "https://evil.test")),
+		"for another application": h.sign(t, jose.RS256, key, with("aud", "you")),
+		"for several without azp": h.sign(t, jose.RS256, key, with("aud", []string{"me", "you"})),
+		"made for another":        h.sign(t, jose.RS256, key, with("aud", []string{"me", "you"}, "azp", "you")),
+		"of another sign-in":      h.sign(t, jose.RS256, key, with("nonce", "other")),
+		"without a nonce":         h.sign(t, jose.RS256, key, with("nonce", "")),
+		"too old":                 h.sign(t, jose.RS256, key, with("exp", time.Now().Add(-time.Hour).Unix())),
+		"without a subject":       h.sign(t, jose.RS256, key, with("sub", "")),
+		"of no kind":              "x",
+		"missing":                 "",
+	} {
+		if who, err := try(token); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %+v %v", what, who, err)
+		}
+	}
+	for what, v := range map[string]url.Values{
+		"another state":  {"state": {"x"}, "code": {"c"}},
+		"no state":       {"code": {"c"}},
+		"another issuer": {"state": {asked.State}, "code": {"c"}, "iss": {"https://evil.test"}},
+	} {
+		if _, err := u.Answered(t.Context(), asked, v); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := u.Answered(t.Context(), asked, url.Values{"state": {asked.State}, "error": {"access_denied"}}); !errors.Is(err, ErrDenied) {
+		t.Errorf("%v", err)
+	}
+	late := asked
+	late.Until = time.Now().Add(-time.Second)
+	h.token = h.sign(t, jose.RS256, key, good)
+	if _, err := u.Answered(t.Context(), late, url.Values{"state": {asked.State}, "code": {"c"}}); !errors.Is(err, ErrRefused) {
+		t.Errorf("too late: %v", err)
+	}
+	// 40: nobody is found by an e-mail address or by the same subject of another issuer.
+	x, err := u.Account(t.Context(), who)
+	if err != nil || x.Localpart != "dora" {
+		t.Fatalf("%+v %v", x, err)
+	}
+	for what, p := range map[string]Person{
+		"the same name, other subject": {Upstream: "h", Issuer: h.URL, Subject: "s2", Name: "dora"},
+		"the same subject elsewhere":   {Upstream: "h", Issuer: "https://evil.test", Subject: "s1", Name: "dora"},
+	} {
+		if y, err := u.Account(t.Context(), p); !errors.Is(err, ErrTaken) || y.ID != "" {
+			t.Errorf("%s: %+v %v", what, y, err)
+		}
+	}
+	for _, name := range []string{"", "no good name!", "_x:y", strings.Repeat("a", 300)} {
+		if y, err := u.Account(t.Context(), Person{Upstream: "h", Issuer: h.URL, Subject: "s3" + name, Name: name}); !errors.Is(err, ErrNoName) {
+			t.Errorf("the name %.20q: %+v %v", name, y, err)
+		}
+	}
+}
+
+// FuzzAnswer reads what a browser brings back from a provider.
+func FuzzAnswer(f *testing.F) {
+	u := &Upstreams{o: Options{Now: time.Now}, open: map[string]*opened{}}
+	f.Add("state=s&code=c")
+	f.Add("state=x&error=%00")
+	f.Fuzz(func(t *testing.T, raw string) {
+		v, err := url.ParseQuery(raw)
+		if err != nil {
+			return
+		}
+		// The provider is not known, so that nothing can be good.
+		if who, err := u.Answered(t.Context(), Asked{ID: "h", State: "s", Nonce: "n", Until: time.Now().Add(time.Minute)}, v); err == nil || who.Subject != "" {
+			t.Fatalf("%q signs in %+v", raw, who)
+		}
+	})
+}
+
+func must(u *url.URL, err error) *url.URL {
+	if err != nil {
+		panic(err)
+	}
+	return u
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
