@@ -10,6 +10,7 @@ import (
 
 	"holdfast/sfu"
 	"holdfast/store"
+	"holdfast/store/audit"
 	"holdfast/web"
 )
 
@@ -163,6 +164,9 @@ func (a console) EndCall(ctx context.Context, id string) error {
 		return errNoCall
 	}
 	room := a.core.Load().hs.Calls.Rooms()[id]
+	if err := a.audit.Append(audit.As(ctx, web.Caller(ctx)), audit.Event{Name: "call.end", Target: room}); err != nil {
+		return err
+	}
 	if err := a.sfu.End(ctx, id); err != nil {
 		return callError(err)
 	}
@@ -176,6 +180,9 @@ func (a console) RemoveFromCall(ctx context.Context, id, participant string) err
 		return &web.Error{Status: http.StatusNotFound, Code: "not_found", Message: "This person is not in the call any more."}
 	}
 	who := a.core.Load().hs.Calls.People(id)[participant]
+	if err := a.audit.Append(audit.As(ctx, web.Caller(ctx)), audit.Event{Name: "call.remove", Target: who.UserID, Data: audit.Data{"room": who.RoomID, "device": who.DeviceID}}); err != nil {
+		return err
+	}
 	a.sfu.Remove(id, participant)
 	a.log.Info("an administrator acted", "administrator", web.Caller(ctx), "operation", "removeFromCall", "roomID", who.RoomID, "userID", who.UserID, "deviceID", who.DeviceID)
 	return nil

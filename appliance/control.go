@@ -175,6 +175,7 @@ func (a *Appliance) controlHandler() http.Handler {
 		})
 	}
 	handle("GET /v1/health", func(r *http.Request) (any, error) { return a.health(r.Context()) })
+	handle("POST /v1/calls/test", func(r *http.Request) (any, error) { return a.testCalls(r.Context()) })
 	handle("POST /v1/claim-code", func(r *http.Request) (any, error) {
 		code, err := a.openClaim(r.Context())
 		if err == nil && code != "" {

@@ -131,6 +131,9 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 				add("call relay "+n.Name, true, "%s at %s: %d calls, %d people", n.State, strings.Join(n.Addresses, ", "), n.Rooms, n.Participants)
 			}
 		}
+		if r := h.Relay; r != nil && r.Running && !r.Draining && h.Claimed {
+			out = append(out, diagnoseCalls(ctx, newControlClient(cfg.Data))...)
+		}
 		if !h.Claimed {
 			add("setup", true, "nobody has claimed the appliance yet; holdfast claim prints a code")
 		}

@@ -507,6 +507,9 @@ func (s *SFU) End(ctx context.Context, room string) error {
 		s.presence.because(room, who, leftEnded)
 		s.Remove(room, who)
 	}
+	if e.rooms.GetRoom(ctx, livekit.RoomName(room)) == nil { // on another relay, which ends it when nobody is in it
+		return nil
+	}
 	_, err = e.rooms.DeleteRoom(context.WithoutCancel(ctx), &livekit.DeleteRoomRequest{Room: room})
 	return err
 }

@@ -237,10 +237,11 @@ type SelfTest interface {
 
 // Check is one line of the self-test.
 type Check struct {
-	Name   string `json:"name"` // "login", "message", "media" or "call"
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"` // what was seen; on failure also what to do
-	MS     int64  `json:"ms"`     // how long it took, in milliseconds
+	Name    string `json:"name"` // "login", "message", "media" or "call"; those of TestCalls: a hop of a call
+	OK      bool   `json:"ok"`
+	Skipped bool   `json:"skipped,omitempty"` // it was not tried, or cannot be judged
+	Detail  string `json:"detail"`            // what was seen; on failure also what to do
+	MS      int64  `json:"ms"`                // how long it took, in milliseconds
 }
 
 // Previews is how links are previewed.

@@ -19,6 +19,9 @@ type CallDesk interface {
 	EndCall(ctx context.Context, id string) error
 	// RemoveFromCall takes a participant out of a call. Errors: *Error 404.
 	RemoveFromCall(ctx context.Context, id, participant string) error
+	// TestCalls tries each hop of a call: "token", "signalling", "udp", "tcp", "turn" and
+	// "https". Errors: *Error 409 where there are no calls.
+	TestCalls(ctx context.Context) ([]Check, error)
 }
 
 // CallReport is how calls are at this moment.
@@ -146,6 +149,7 @@ func (s *Server) callRoutes(handle func(pattern string, f func(r *http.Request, 
 		}
 		return out, err
 	})
+	handle("POST /api/console/calls/test", func(r *http.Request, _ string) (any, error) { return s.CallDesk.TestCalls(r.Context()) })
 	type request struct {
 		ID          string `json:"id"`
 		Participant string `json:"participant"`

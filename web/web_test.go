@@ -83,6 +83,9 @@ func (f *fake) Call(_ context.Context, id string) (CallDetails, error) {
 	}
 	return CallDetails{Call: Call{ID: id}}, nil
 }
+func (f *fake) TestCalls(context.Context) ([]Check, error) {
+	return []Check{{Name: "token", OK: true}}, nil
+}
 func (f *fake) EndCall(_ context.Context, id string) error {
 	f.ended = append(f.ended, id)
 	return nil
@@ -512,6 +515,13 @@ func TestCalls(t *testing.T) {
 		}
 		if res, _ := ask(t, s, nil, "POST", "/api/console/calls/remove", `{"id":"a/+b","participant":"@p:x:D"}`); res.StatusCode != acts {
 			t.Errorf("a removal by %+v: %d", v, res.StatusCode)
+		}
+		tests := 403
+		if v.Admin {
+			tests = 200
+		}
+		if res, _ := ask(t, s, nil, "POST", "/api/console/calls/test", `{}`); res.StatusCode != tests {
+			t.Errorf("a test by %+v: %d", v, res.StatusCode)
 		}
 		if done := acts == 200 && slices.Equal(f.ended, []string{"a/+b", "a/+b @p:x:D"}); done != (acts == 200) || acts != 200 && len(f.ended) != 0 {
 			t.Errorf("%+v did %q", v, f.ended)

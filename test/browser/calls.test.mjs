@@ -337,6 +337,12 @@ function story() {
         await console_.getByTestId("call-end").click();
         await console_.getByTestId("confirm").click();
         await over();
+        await console_.getByTestId("calls-test-run").click();
+        await console_.locator("[data-testid=calls-test][data-state=good]").waitFor();
+        for (const hop of ["token", "signalling", "udp", "tcp", "turn", "https"]) assert.equal(await console_.getByTestId(`hop-${hop}`).getAttribute("data-ok"), "true", await console_.getByTestId("calls-test").innerText());
+        assert.deepEqual(await obstacles(console_), []);
+        await console_.getByTestId("calls-test").scrollIntoViewIfNeeded();
+        await pictures(console_, "console-calls-test");
         const log = readFileSync(server.log, "utf8");
         for (const operation of ["removeFromCall", "endCall"]) assert.match(log, new RegExp(`an administrator acted.*@ada:demo.example.*${operation}`), "what an administrator does is logged");
     });

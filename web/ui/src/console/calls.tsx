@@ -75,7 +75,7 @@ const millis = (n: number): string => t("console.calls.ms", { n: new Intl.Number
 const lossClass = (part: number): string => (part >= 0.1 ? "calls-bad" : part >= 0.03 ? "calls-poor" : "");
 const rttClass = (ms: number): string => (ms >= 400 ? "calls-bad" : ms >= 200 ? "calls-poor" : "");
 
-export function CallsPage({ acts }: { acts: boolean }) {
+export function CallsPage({ acts, tests }: { acts: boolean; tests: boolean }) {
     const [from, setFrom] = useState(0);
     const [open, setOpen] = useState<string>();
     const [ending, setEnding] = useState<Call>();
@@ -150,6 +150,7 @@ export function CallsPage({ acts }: { acts: boolean }) {
                         </nav>
                     )}
                     <Relay r={r} now={now} />
+                    {tests && r.relay.running && <Test />}
                 </>
             )}
             {ending && (
@@ -301,7 +302,7 @@ function media(x: Track): string {
 function Relay({ r, now }: { r: Report; now: number }) {
     const w = r.relay;
     return (
-        <section className="hf-card hf-card--wide" aria-labelledby="calls-relay" data-testid="calls-relay">
+        <section className="hf-card hf-card--wide calls-card" aria-labelledby="calls-relay" data-testid="calls-relay">
             <h2 id="calls-relay">{t("console.calls.relay")}</h2>
             <dl className="console-facts">
                 <Fact label={t("console.calls.process")}>
@@ -329,5 +330,64 @@ function Fact({ label, children }: { label: string; children: React.ReactNode })
             <dt>{label}</dt>
             <dd>{children}</dd>
         </div>
+    );
+}
+
+interface Hop {
+    name: (typeof hops)[number];
+    ok: boolean;
+    skipped?: boolean;
+    detail: string;
+    ms: number;
+}
+
+const hops = ["token", "signalling", "udp", "tcp", "turn", "https"] as const;
+
+/** Test has the appliance try each part of a call, and shows which one is broken. */
+function Test() {
+    const [found, setFound] = useState<Hop[]>();
+    const [busy, setBusy] = useState(false);
+    const [trouble, setTrouble] = useState<string>();
+    const run = async (): Promise<void> => {
+        setBusy(true);
+        setTrouble(undefined);
+        setFound(undefined);
+        try {
+            setFound(await api<Hop[]>("POST", "/api/console/calls/test", {}));
+        } catch (e) {
+            setTrouble(messageOf(e));
+        } finally {
+            setBusy(false);
+        }
+    };
+    const good = found?.every((h) => h.ok);
+    return (
+        <section className="hf-card hf-card--wide calls-card" aria-labelledby="calls-test" data-testid="calls-test" data-state={busy ? "running" : trouble !== undefined ? "trouble" : found ? (good ? "good" : "bad") : "idle"}>
+            <div className="console-title">
+                <h2 id="calls-test">{t("console.calls.test")}</h2>
+                <Button look="plain" icon="check" onPress={() => void run()} isPending={busy} data-testid="calls-test-run">
+                    {t("console.calls.testRun")}
+                </Button>
+            </div>
+            <p role="status" className={good ? "hf-note hf-note--ok" : "hf-hint"}>
+                {busy ? t("console.calls.testing") : !found ? t("console.calls.testWhat") : good ? t("console.calls.testGood") : t("console.calls.testBad")}
+            </p>
+            <ErrorNote>{trouble}</ErrorNote>
+            {found && (
+                <ul className="setup-checks">
+                    {found.map((h) => (
+                        <li key={h.name} data-testid={`hop-${h.name}`} data-ok={h.skipped ? "skipped" : h.ok}>
+                            <span className={`setup-mark ${h.skipped ? "" : h.ok ? "setup-mark--ok" : "setup-mark--bad"}`}>{!h.skipped && <Icon name={h.ok ? "check" : "close"} />}</span>
+                            <span>
+                                <b>{t(`console.calls.hop.${h.name}`)}</b>
+                                <span className="hf-hidden">{h.skipped ? t("console.calls.hopSkipped") : h.ok ? t("setup.test.passed") : t("setup.test.failed")}</span>
+                                <span className="hf-hint setup-check-detail">{h.detail}</span>
+                            </span>
+                            {!h.skipped && <span className="hf-hint setup-ms">{t("setup.test.ms", { ms: h.ms })}</span>}
+                        </li>
+                    ))}
+                </ul>
+            )}
+        </section>
     );
 }

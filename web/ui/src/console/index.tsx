@@ -118,7 +118,7 @@ export default function Console() {
                 {page === "directories" && <DirectoriesPage acts={me.admin} />}
                 {page === "apps" && <AppsPage acts={me.admin} />}
                 {page === "audit" && <AuditPage />}
-                {page === "calls" && <CallsPage acts={me.admin || me.moderator} />}
+                {page === "calls" && <CallsPage acts={me.admin || me.moderator} tests={me.admin} />}
                 {page === "push" && <PushPage />}
                 <fieldset className="console-fieldset" disabled={!me.admin}>
                     {page === "settings" && <SettingsPage />}
