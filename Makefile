@@ -158,6 +158,11 @@ race: tools-go ## the race detector on what runs concurrently (needs a C compile
 bench: tools-go ## measure the store and the hot paths
 	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
 
+.PHONY: bench-calls
+bench-calls: ui tools-go ## how much the call relay carries, next to LiveKit's own program
+	@go build -C test/calls/plain -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/tools/livekit-server github.com/livekit/livekit-server/cmd/server
+	@LIVEKIT_SERVER=$(CURDIR)/bin/tools/livekit-server go test -count=1 -timeout 40m -v -run 'TestCapacity$$' ./test/calls
+
 .PHONY: fuzz
 fuzz: tools-go ## run every fuzz target for FUZZTIME (1m), of FUZZPKGS (./...)
 	@for pkg in $$(go list $(FUZZPKGS)); do \

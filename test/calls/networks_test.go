@@ -371,6 +371,7 @@ themselves (` + "`m.call.invite`" + `): both may use nothing but the TURN server
 ` + "`GET /voip/turnServer`" + `. Credentials that are wrong, changed or expired are refused, over UDP as over TLS.
 `)
 	b.WriteString(quality)
+	b.WriteString(capacity)
 	return b.Bytes()
 }
 
