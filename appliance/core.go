@@ -2,11 +2,14 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 
+	"holdfast/appliance/config"
 	"holdfast/appliance/settings"
 	"holdfast/homeserver"
 	"holdfast/homeserver/calls"
@@ -89,6 +92,10 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 	}
 	c.end = append(c.end, c.identity.Close)
 	c.pages = c.identity.Handler()
+	roots, err := callRoots(a.cfg)
+	if err != nil {
+		return nil, err
+	}
 	c.hs, err = homeserver.New(ctx, homeserver.Options{
 		ServerName:       name,
 		PublicURL:        a.origin,
@@ -117,6 +124,9 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		AppserviceDir:    a.cfg.Appservice.Dir,
 		Client:           outbound(a.cfg.Network.AllowPrivate),
 		Services:         services(),
+		Named:            named(a.cfg.Network.AllowPrivate),
+		CallServers:      a.cfg.CallServers(),
+		CallRoots:        roots,
 		PublicAddress:    elsewhere,
 		PlainPush:        a.cfg.Network.AllowPrivate,
 		Own:              a.leadsHere,
@@ -212,4 +222,23 @@ func (a *Appliance) forcesEncryption(preset string) bool {
 		return preset != "public_chat"
 	}
 	return false
+}
+
+// callRoots are the authorities that the servers of sfu.remote_servers are checked with.
+func callRoots(cfg *config.Config) (*x509.CertPool, error) {
+	if cfg.SFU.RemoteCA == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(cfg.SFU.RemoteCA)
+	if err != nil {
+		return nil, fmt.Errorf("%s: sfu.remote_ca: %w", cfg.Source("sfu.remote_ca"), err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s: sfu.remote_ca: there is no certificate in PEM form in %s", cfg.Source("sfu.remote_ca"), cfg.SFU.RemoteCA)
+	}
+	return roots, nil
 }

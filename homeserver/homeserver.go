@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -92,6 +93,7 @@ type Options struct {
 	Files         func() media.Settings         // what an administrator set for media; nil: the defaults
 	Client        *http.Client                  // for requests to other servers; nil: one without restrictions
 	Services      *http.Client                  // for requests to application services; nil: Client
+	Named         *http.Client                  // for requests to servers that an administrator named; nil: Client
 	PublicAddress func(netip.Addr) bool         // whether a page whose link is previewed may be at an address; nil: at none
 	PlainPush     bool                          // whether push gateways may go without TLS
 	PushWait      time.Duration                 // after a push gateway's first failure; 0: some seconds
@@ -116,6 +118,10 @@ type Options struct {
 	Notices func() notices.Settings
 	// RoomVersion is the version of new rooms that ask for none. "": pdu.Default.
 	RoomVersion string
+	// CallServers are other servers whose users may be in calls of rooms that they are in;
+	// CallRoots checks their certificates, nil: the system's authorities.
+	CallServers []string
+	CallRoots   *x509.CertPool
 	// ForcesEncryption reports whether the rooms that clients make with a preset are
 	// encrypted in any case. nil: none are.
 	ForcesEncryption func(preset string) bool
@@ -326,7 +332,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
-		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed, Standing: o.Standing,
+		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed, Standing: o.Standing, Remote: remoteCalls(o),
 		DeviceExists: deviceExists})
 	if err != nil {
 		return nil, err
@@ -688,4 +694,22 @@ func (h *Homeserver) capabilities() map[string]any {
 	caps := delayedLimits(h.Delayed)
 	caps["io.element.msc4452.preview_url"] = map[string]bool{"enabled": h.Files.PreviewsOn()}
 	return caps
+}
+
+// callServers asks other servers about their users, in the words of package calls.
+type callServers struct{ *federation.Client }
+
+func (c callServers) Userinfo(ctx context.Context, server, token string) (string, error) {
+	userID, err := c.Client.Userinfo(ctx, server, token)
+	if errors.Is(err, federation.ErrUnknownThere) {
+		err = calls.ErrUnknownThere
+	}
+	return userID, err
+}
+
+func remoteCalls(o Options) calls.Remote {
+	if len(o.CallServers) == 0 {
+		return nil
+	}
+	return callServers{federation.NewClient(o.CallServers, cmp.Or(o.Named, o.Client), o.CallRoots)}
 }

@@ -82,6 +82,9 @@ type Config struct {
 		MaxReceived     int    `toml:"max_received_kbps" min:"0" max:"1000000" doc:"Of all that one participant receives. Sound comes first, then shared screens, and the\ncameras share what is left."`
 		Drain           int    `toml:"drain" min:"0" max:"3600" doc:"How many seconds calls may go on when the appliance is stopped, while nobody new is let\nin. Then, and with 0 at once, their clients connect again by themselves to what runs next."`
 
+		RemoteServers string `toml:"remote_servers" doc:"Other Matrix servers, with commas between, whose users may be in the calls of rooms that\nthey are in. They are asked who their users are. Empty: none."`
+		RemoteCA      string `toml:"remote_ca" doc:"A file with the certificate authorities of those servers in PEM form, beside the\nsystem's. Empty: only the system's."`
+
 		Redis         string `toml:"redis" doc:"HOST:PORT of a Redis by which call relays on several machines work together\n(docs/calls.md). Empty: calls are held on this machine alone."`
 		RedisUser     string `toml:"redis_user" doc:"The user at Redis. Empty: its default user."`
 		RedisPassword string `toml:"redis_password" secret:"yes" doc:"The password at Redis, which must have one."`
@@ -437,6 +440,14 @@ func (c *Config) check() (errs []error) {
 			}
 		}
 	}
+	for _, name := range c.CallServers() {
+		if why := serverNameProblem(name); why != "" {
+			add("sfu.remote_servers", "%q is not a valid server name: %s", name, why)
+		}
+	}
+	if c.SFU.RemoteCA != "" && c.SFU.RemoteServers == "" {
+		add("sfu.remote_ca", "it is only used with sfu.remote_servers; set that, or remove this")
+	}
 	if c.SFU.MaxParticipants == 1 {
 		add("sfu.max_participants", "nobody calls alone; write 2 or more, or 0 for no limit")
 	}
@@ -453,6 +464,16 @@ func (c *Config) check() (errs []error) {
 		}
 	}
 	return errs
+}
+
+// CallServers are the other servers whose users may be in calls.
+func (c *Config) CallServers() (out []string) {
+	for part := range strings.SplitSeq(c.SFU.RemoteServers, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
 }
 
 // PublicHost is the host name in public_url, or of server_name; "" if neither is set.

@@ -70,7 +70,21 @@ type Options struct {
 	// Standing refuses a user whose account is locked, suspended or closed. Errors:
 	// *mx.Error. nil: nobody is refused.
 	Standing func(ctx context.Context, userID string) error
+	// Remote asks the servers whose users may be in calls, too. nil: there are none.
+	Remote Remote
 }
+
+// Remote asks other servers about their users: federation.Client.
+type Remote interface {
+	// Listed reports whether a server's users may be in calls.
+	Listed(server string) bool
+	// Userinfo is whose OpenID token it is; always a user of that server. Errors:
+	// ErrUnknownThere where the server says that it is nobody's.
+	Userinfo(ctx context.Context, server, token string) (userID string, err error)
+}
+
+// ErrUnknownThere means that another server does not know a token.
+var ErrUnknownThere = errors.New("calls: the other server does not know the token")
 
 // Where things stand under the public URL.
 const (
@@ -360,16 +374,22 @@ func (s *Service) admit(ctx context.Context, userID, deviceID, roomID, slotID, i
 	return jwt, nil
 }
 
+// member checks that a user may be in a room's calls. Of users of other servers this one
+// knows whether they are in the room, but neither their standing nor their devices.
 func (s *Service) member(ctx context.Context, userID, deviceID, roomID string) error {
+	remote := mx.Domain(userID) != s.o.ServerName
+	if remote && !s.listed(mx.Domain(userID)) {
+		return errForbidden
+	}
 	// Who proves to be somebody by an OpenID token was never asked for an access token.
-	if s.o.Standing != nil {
+	if s.o.Standing != nil && !remote {
 		if err := s.o.Standing(ctx, userID); err != nil {
 			return err
 		}
 	}
 	return s.o.DB.Read(ctx, func(q store.Querier) error {
 		in, err := s.o.IsJoined(q, roomID, userID)
-		if err == nil && in && deviceID != "" && s.o.DeviceExists != nil {
+		if err == nil && in && deviceID != "" && !remote && s.o.DeviceExists != nil {
 			in, err = s.o.DeviceExists(q, userID, deviceID)
 		}
 		var unknown *mx.Error // of the room
@@ -379,6 +399,8 @@ func (s *Service) member(ctx context.Context, userID, deviceID, roomID string) e
 		return err
 	})
 }
+
+func (s *Service) listed(server string) bool { return s.o.Remote != nil && s.o.Remote.Listed(server) }
 
 func unavailable(err error) error {
 	return &mx.Error{Code: mx.Unknown, Status: http.StatusServiceUnavailable, Msg: "The call relay cannot take a call now. Try again in a moment.", Err: err}

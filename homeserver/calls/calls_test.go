@@ -778,3 +778,76 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// others are two other servers of which one may be asked.
+type others struct{ asked []string }
+
+func (o *others) Listed(server string) bool { return server == "listed.example" }
+
+func (o *others) Userinfo(_ context.Context, server, token string) (string, error) {
+	o.asked = append(o.asked, server)
+	switch token {
+	case "anna":
+		return "@anna:listed.example", nil
+	case "lie":
+		return alice, nil
+	case "down":
+		return "", errors.New("no route")
+	}
+	return "", ErrUnknownThere
+}
+
+// Users of other servers get a token where their server is in the list, says who they
+// are, and they are in the room; this server says nothing about their devices.
+func TestUsersOfOtherServers(t *testing.T) {
+	const anna = "@anna:listed.example"
+	o, joined := &others{}, map[string]bool{}
+	m := &relay{}
+	s := start(t, openStore(t, filepath.Join(t.TempDir(), "db")), m, &lastWords{}, func(x *Options) {
+		x.Remote = o
+		x.IsJoined = func(_ store.Querier, r, u string) (bool, error) { return joined[r+u], nil }
+		x.Standing = func(_ context.Context, user string) error {
+			if user == anna {
+				t.Error("a remote user's account is looked for here")
+			}
+			return nil
+		}
+	})
+	ask := func(server, token string) error {
+		t.Helper()
+		user, err := s.caller(t.Context(), OpenIDToken{AccessToken: token, ServerName: server})
+		if err != nil {
+			return err
+		}
+		_, err = s.admit(t.Context(), user, "PHONE", room, "slot", user+"PHONE")
+		return err
+	}
+	code := func(err error) string {
+		var e *mx.Error
+		if !errors.As(err, &e) {
+			return fmt.Sprint(err)
+		}
+		return string(e.Code)
+	}
+	if got := code(ask("elsewhere.example", "anna")); got != "M_UNAUTHORIZED" || len(o.asked) != 0 {
+		t.Errorf("a server that is not in the list: %s, asked %v", got, o.asked)
+	}
+	if got := code(ask("listed.example", "anna")); got != "M_FORBIDDEN" {
+		t.Errorf("not in the room: %s", got)
+	}
+	joined[room+anna], joined[room+alice] = true, true
+	for token, want := range map[string]string{"anna": "<nil>", "lie": "M_UNAUTHORIZED", "down": "M_UNKNOWN", "x": "M_UNAUTHORIZED"} {
+		if got := code(ask("listed.example", token)); got != want {
+			t.Errorf("%s: %s, want %s", token, got, want)
+		}
+	}
+	// Who leaves the room leaves its calls, as everybody.
+	delete(joined, room+anna)
+	s.Left(room, anna)
+	s.wg.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.gone) != 1 || m.gone[0].identity != anna+"PHONE" {
+		t.Errorf("removed: %v", m.gone)
+	}
+}

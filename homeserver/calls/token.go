@@ -2,6 +2,7 @@ package calls
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -78,7 +79,7 @@ func (s *Service) caller(ctx context.Context, t OpenIDToken) (userID string, err
 	}
 	refused := mx.Errorf(mx.Unauthorized, "The OpenID token is not one of this server, or has expired.")
 	if t.ServerName != s.o.ServerName {
-		return "", refused
+		return s.remoteCaller(ctx, t)
 	}
 	userID, err = s.Userinfo(ctx, t.AccessToken)
 	if e, ok := err.(*mx.Error); ok && e.Code == mx.UnknownToken {
@@ -88,6 +89,25 @@ func (s *Service) caller(ctx context.Context, t OpenIDToken) (userID string, err
 		return "", refused
 	}
 	return userID, err
+}
+
+// remoteCaller is whose OpenID token of another server a request carries. Only servers
+// of the list are asked.
+func (s *Service) remoteCaller(ctx context.Context, t OpenIDToken) (userID string, err error) {
+	if !s.listed(t.ServerName) {
+		return "", mx.Errorf(mx.Unauthorized, "Users of other servers take part in calls here only where an administrator allows their server.")
+	}
+	userID, err = s.o.Remote.Userinfo(ctx, t.ServerName, t.AccessToken)
+	switch {
+	case errors.Is(err, ErrUnknownThere):
+		return "", mx.Errorf(mx.Unauthorized, "Your server does not know the OpenID token, or it has expired.")
+	case err != nil:
+		s.o.Log.Warn("another server could not be asked about its user who wants into a call", "server", t.ServerName, "err", err)
+		return "", &mx.Error{Code: mx.Unknown, Status: http.StatusBadGateway, Msg: "Your server could not be asked who you are. Try again in a moment.", Err: err}
+	case mx.Domain(userID) != t.ServerName:
+		return "", mx.Errorf(mx.Unauthorized, "Your server names a user who is not its own.")
+	}
+	return userID, nil
 }
 
 func (s *Service) serviceTokenLegacy(ctx context.Context, r *route.Request, in legacyRequest) (out serviceResponse, err error) {

@@ -1,4 +1,5 @@
-// Package federation answers other Matrix servers.
+// Package federation answers other Matrix servers, and asks those of a list who their
+// users are.
 //
 // Invariants: it is reached only where the federation listener is on, apart from
 // the version; the keys it publishes are signed by themselves and valid for days,
