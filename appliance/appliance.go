@@ -285,6 +285,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 		MaxVideoKbps:    a.cfg.SFU.MaxVideo,
 		MaxScreenKbps:   a.cfg.SFU.MaxScreen,
 		MaxReceivedKbps: a.cfg.SFU.MaxReceived,
+		AudioFirst:      a.cfg.SFU.AudioFirst,
 	}})
 	if err == nil {
 		err = s.Start(ctx)

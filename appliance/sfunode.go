@@ -64,7 +64,7 @@ func runSFU(ctx context.Context, c *cli, _ []string) error {
 		defer health.Close()
 	}
 	relay, err := sfu.New(sfu.Options{Log: log, UDPPort: cfg.SFU.UDPPort, TCPPort: cfg.SFU.TCPPort, TURNPort: cfg.SFU.TURNPort, NodeIP: cfg.SFU.NodeIP, Cluster: cluster,
-		MaxVideoKbps: cfg.SFU.MaxVideo, MaxScreenKbps: cfg.SFU.MaxScreen, MaxReceivedKbps: cfg.SFU.MaxReceived})
+		MaxVideoKbps: cfg.SFU.MaxVideo, MaxScreenKbps: cfg.SFU.MaxScreen, MaxReceivedKbps: cfg.SFU.MaxReceived, AudioFirst: cfg.SFU.AudioFirst})
 	if err == nil {
 		err = relay.Start(ctx)
 	}

@@ -18,7 +18,8 @@ import (
 // the relay also measures what comes, and passes on the sizes of a picture that fit: what
 // nobody gets, a client that knows dynacast stops sending. A picture of which not even
 // the smallest size fits is not passed on at all. Sound is never held back: of what one
-// listener may get, pictures share what sound leaves.
+// listener may get, pictures share what sound leaves, and where a line is too narrow for
+// both, pictures are stopped (audiofirst.go).
 
 // capEvery is how often it is measured. LiveKit's figures are a second old.
 const capEvery = time.Second
@@ -33,11 +34,12 @@ const headers = 1.05
 // caps are limits in bits a second; 0: none.
 type caps struct {
 	camera, screen, received int64
+	audioFirst               bool // see audiofirst.go
 }
 
 func (o Options) caps() caps {
 	const kilo = 1000
-	return caps{int64(o.MaxVideoKbps) * kilo, int64(o.MaxScreenKbps) * kilo, int64(o.MaxReceivedKbps) * kilo}
+	return caps{int64(o.MaxVideoKbps) * kilo, int64(o.MaxScreenKbps) * kilo, int64(o.MaxReceivedKbps) * kilo, o.AudioFirst}
 }
 
 // advice is what one may send in pictures, in bits a second; 0: anything.
@@ -67,6 +69,10 @@ type capper struct {
 	sent  map[pictureKey]*sent
 	heard map[*sfu.DownTrack]uint64       // bytes of sound so far
 	held  map[*sfu.DownTrack]restrictions // those that get less than their listeners want
+
+	// Where sound goes before pictures.
+	losses     map[*sfu.DownTrack]*losses // of sound
+	priorities map[livekit.ParticipantID]*priority
 }
 
 // sent is what was measured of a picture.
@@ -85,7 +91,7 @@ type restrictions struct {
 
 // holdBitrates keeps to the limits until the relay stops.
 func (e *engine) holdBitrates(p *presence, c caps) {
-	k := &capper{caps: c, sent: map[pictureKey]*sent{}, heard: map[*sfu.DownTrack]uint64{}, held: map[*sfu.DownTrack]restrictions{}}
+	k := &capper{caps: c, sent: map[pictureKey]*sent{}}
 	tick := time.NewTicker(capEvery)
 	defer tick.Stop()
 	last := time.Now()
@@ -105,15 +111,16 @@ func (k *capper) round(e *engine, rooms []string, now time.Time, passed time.Dur
 	for _, s := range k.sent {
 		s.seen = false
 	}
-	heard, held := k.heard, k.held
+	was := *k // what is not found again is forgotten
 	k.heard, k.held = map[*sfu.DownTrack]uint64{}, map[*sfu.DownTrack]restrictions{}
+	k.losses, k.priorities = map[*sfu.DownTrack]*losses{}, map[livekit.ParticipantID]*priority{}
 	for _, name := range rooms {
 		room := e.rooms.GetRoom(context.Background(), livekit.RoomName(name))
 		if room == nil {
 			continue
 		}
 		for _, p := range room.GetParticipants() {
-			k.listener(p, heard, held, now, passed)
+			k.listener(p, &was, now, passed)
 		}
 	}
 	for key, s := range k.sent {
@@ -135,9 +142,11 @@ type picture struct {
 	held   bool
 }
 
-func (k *capper) listener(p types.LocalParticipant, heard map[*sfu.DownTrack]uint64, held map[*sfu.DownTrack]restrictions, now time.Time, passed time.Duration) {
+func (k *capper) listener(p types.LocalParticipant, before *capper, now time.Time, passed time.Duration) {
 	var all []*picture
-	var sound int64 // bits a second
+	var sound int64           // bits a second
+	var expected, lost uint64 // packets of sound
+	pictures := false         // that are sent
 	for _, sub := range p.GetSubscribedTracks() {
 		t := sub.DownTrack()
 		if t == nil || !sub.IsBound() || t.IsClosed() {
@@ -147,14 +156,26 @@ func (k *capper) listener(p types.LocalParticipant, heard map[*sfu.DownTrack]uin
 			if k.received > 0 {
 				st := t.GetTrackStats()
 				k.heard[t] = st.GetBytes() + st.GetHeaderBytes()
-				if was, ok := heard[t]; ok && k.heard[t] > was {
+				if was, ok := before.heard[t]; ok && k.heard[t] > was {
 					sound += int64(float64(k.heard[t]-was) * 8 / passed.Seconds())
 				}
 			}
+			if k.audioFirst {
+				r := before.losses[t]
+				if r == nil {
+					r = newLosses(t)
+				}
+				k.losses[t] = r
+				e, l := r.take()
+				expected, lost = expected+e, lost+l
+			}
 			continue
 		}
-		x := &picture{id: sub.ID(), sub: sub, track: t, screen: sub.MediaTrack().Source() == livekit.TrackSource_SCREEN_SHARE, rate: k.measure(sub, now)}
-		x.was, x.held = held[t]
+		x := &picture{id: sub.ID(), sub: sub, track: t, screen: sub.MediaTrack().Source() == livekit.TrackSource_SCREEN_SHARE}
+		if k.camera > 0 || k.screen > 0 || k.received > 0 {
+			x.rate = k.measure(sub, now)
+		}
+		x.was, x.held = before.held[t]
 		want := t.MaxLayer().Spatial
 		if x.held && want == x.was.ours {
 			want = x.was.want
@@ -167,12 +188,23 @@ func (k *capper) listener(p types.LocalParticipant, heard map[*sfu.DownTrack]uin
 		x.most = fits(x.rate, limit, want)
 		if !sub.IsMuted() {
 			all = append(all, x)
+			pictures = pictures || !sub.MediaTrack().IsMuted()
 		} else if x.held {
 			k.held[t] = x.was
 		}
 	}
 	share(all, k.received, sound)
+	largest := allSizes
+	if k.audioFirst {
+		first := before.priorities[p.ID()]
+		if first == nil {
+			first = &priority{}
+		}
+		k.priorities[p.ID()] = first
+		largest = first.largest(now, expected, lost, pictures)
+	}
 	for _, x := range all {
+		x.most = min(x.most, largest)
 		if r, holds := x.apply(); holds {
 			k.held[x.track] = r
 		}

@@ -66,6 +66,10 @@ type Options struct {
 	// held back.
 	MaxVideoKbps, MaxScreenKbps, MaxReceivedKbps int
 
+	// AudioFirst stops the pictures of a listener whose line is too narrow for the sound
+	// beside them.
+	AudioFirst bool
+
 	// Key and Secret sign the tokens. Empty: random ones, so that a restart voids
 	// all tokens. Whoever keeps them lets people come back into their calls after it.
 	Key, Secret string

@@ -80,6 +80,7 @@ type Config struct {
 		MaxVideo        int    `toml:"max_video_kbps" min:"0" max:"100000" doc:"Bitrate limits in kbit/s, 0 for none, 100 or more. Of each camera's picture: larger sizes\nthan fit are not passed on; sound is never held back."`
 		MaxScreen       int    `toml:"max_screen_kbps" min:"0" max:"100000" doc:"Of each shared screen. 1500 and more keep it readable."`
 		MaxReceived     int    `toml:"max_received_kbps" min:"0" max:"1000000" doc:"Of all that one participant receives. Sound comes first, then shared screens, and the\ncameras share what is left."`
+		AudioFirst      bool   `toml:"audio_first" doc:"Where a participant's line is too narrow for sound and even the smallest pictures, stop\nthe pictures for a while, so that people are understood."`
 		Drain           int    `toml:"drain" min:"0" max:"3600" doc:"How many seconds calls may go on when the appliance is stopped, while nobody new is let\nin. Then, and with 0 at once, their clients connect again by themselves to what runs next."`
 
 		RemoteServers string `toml:"remote_servers" doc:"Other Matrix servers, with commas between, whose users may be in the calls of rooms that\nthey are in. They are asked who their users are. Empty: none."`
@@ -125,6 +126,7 @@ func Default() *Config {
 	c.Rooms.Encryption = "optional"
 	c.Limits.Enabled = true
 	c.SFU.Enabled = true
+	c.SFU.AudioFirst = true
 	c.Log.Level = "info"
 	c.Log.Format = "text"
 	return c

@@ -23,6 +23,10 @@ type Rules struct {
 	// Queue is how many bytes may wait to be sent where Rate is set. 0: a fifth of a
 	// second's worth.
 	Queue int
+	// Packets is how many packets may wait where Rate is set, besides. A queue that has
+	// room for so many loses of small ones as much as of large ones; one of bytes spares
+	// the small ones. 0: any number.
+	Packets int
 }
 
 // Counts are the packets of one direction.
@@ -35,8 +39,9 @@ type shaper struct {
 	mu     sync.Mutex
 	rules  Rules
 	rand   *rand.Rand
-	free   time.Time // when the line has sent what it took so far
-	last   time.Time // when the latest packet arrives
+	free   time.Time   // when the line has sent what it took so far
+	last   time.Time   // when the latest packet arrives
+	leave  []time.Time // when those that wait have been sent
 	counts Counts
 }
 
@@ -68,13 +73,17 @@ func (s *shaper) take(now time.Time, n int) (at time.Time, ok bool) {
 		if s.free.Before(now) {
 			s.free = now
 		}
+		for len(s.leave) > 0 && !s.leave[0].After(now) {
+			s.leave = s.leave[1:]
+		}
 		waiting := int(s.free.Sub(now).Seconds() * float64(rate) / 8)
-		if waiting > 0 && waiting+n > queue {
+		if waiting > 0 && waiting+n > queue || s.rules.Packets > 0 && len(s.leave) >= s.rules.Packets {
 			s.counts.Dropped++
 			return time.Time{}, false
 		}
 		s.free = s.free.Add(time.Duration(float64(n) * 8 / float64(rate) * float64(time.Second)))
 		at = s.free
+		s.leave = append(s.leave, at)
 	}
 	at = at.Add(s.rules.Delay)
 	if at.Before(s.last) { // the rules became kinder

@@ -75,6 +75,20 @@ func TestDelayAndRate(t *testing.T) {
 	if c := s.counts; c.Came != 2000 || c.Lost != 0 || c.Dropped != 2000-len(a) {
 		t.Errorf("%+v", c)
 	}
+	// A queue of four packets: a small one finds no more room than a large one.
+	s = newShaper(1, Rules{Rate: 1_000_000, Queue: 10_000, Packets: 4})
+	now := time.Unix(0, 0)
+	for i := range 4 {
+		if _, ok := s.take(now, 1000); !ok {
+			t.Errorf("packet %d does not get through", i)
+		}
+	}
+	if _, ok := s.take(now.Add(7*time.Millisecond), 10); ok {
+		t.Error("a fifth packet waits")
+	}
+	if _, ok := s.take(now.Add(8*time.Millisecond), 10); !ok {
+		t.Error("one has been sent, and yet there is no room")
+	}
 	// One that is larger than the queue goes when nothing waits.
 	if _, ok := newShaper(1, Rules{Rate: 1000, Queue: 10}).take(time.Now(), 1000); !ok {
 		t.Error("a packet can never be sent")
