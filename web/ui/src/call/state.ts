@@ -1,12 +1,14 @@
 // Who is in the call of a chat, and who rings; light enough for the chat's first chunk.
 import { MatrixEventEvent, RoomEvent, type MatrixClient, type MatrixEvent, type Room } from "matrix-js-sdk";
 import { type CallMembership, MatrixRTCSessionEvent } from "matrix-js-sdk/lib/matrixrtc";
-import { useEffect, useState } from "react";
+import { useEffect, useMemo, useState } from "react";
 
 const notification = "org.matrix.msc4075.rtc.notification";
 const decline = "org.matrix.msc4310.rtc.decline";
 // A notification lives two minutes at most (MSC4075), whatever its sender says.
 const longestRing = 120_000;
+// How many notifications that were declined or answered are remembered: those of the last minutes would do.
+const mostSilenced = 100;
 
 const usersOf = (memberships: CallMembership[]): string[] => [...new Set(memberships.map((m) => m.userId))].sort();
 const same = (a: string[], b: string[]): boolean => a.length === b.length && a.every((x, i) => x === b[i]);
@@ -60,29 +62,62 @@ export function ringingOf(client: MatrixClient, room: Room, ev: MatrixEvent, now
     return { room, eventId, from, until, loud: content["notification_type"] === "ring", intent: content["m.call.intent"] === "audio" ? "audio" : "video" };
 }
 
+interface Rings {
+    /** Takes an event that can be read now. */
+    look: (ev: MatrixEvent, room: Room) => void;
+    /** The notification with this ID does not ring, or no longer. */
+    silence: (eventId: string) => void;
+}
+
+/**
+ * ringsOf sets what rings. Events become readable in no certain order, so that a notification may be decrypted only
+ * after the decline by another device of this person: what was declined or answered is remembered, and does not ring.
+ */
+export function ringsOf(client: MatrixClient, set: (change: (was: Ringing | undefined) => Ringing | undefined) => void): Rings {
+    const me = client.getSafeUserId();
+    const silenced = new Set<string>();
+    const silence = (eventId: string): void => {
+        silenced.add(eventId);
+        // A set keeps the order in which its elements came.
+        for (const oldest of silenced) {
+            if (silenced.size <= mostSilenced) break;
+            silenced.delete(oldest);
+        }
+        set((r) => (r?.eventId === eventId ? undefined : r));
+    };
+    const look = (ev: MatrixEvent, room: Room): void => {
+        if (ev.getSender() === me && ev.getType() === decline) {
+            const about = ev.getRelation()?.event_id;
+            if (about) silence(about);
+            return;
+        }
+        const r = ringingOf(client, room, ev);
+        if (!r || silenced.has(r.eventId)) return;
+        if (usersOf(client.matrixRTC.getRoomSession(room).memberships).includes(me)) silence(r.eventId);
+        else set(() => r);
+    };
+    return { look, silence };
+}
+
 /** useRinging follows the newest call that asks this person to come; answering, declining and its end clear it. */
 export function useRinging(client: MatrixClient): { ringing: Ringing | undefined; dismiss: () => void; refuse: () => Promise<void> } {
     const [ringing, setRinging] = useState<Ringing>();
+    const { look, silence } = useMemo(() => ringsOf(client, setRinging), [client]);
     useEffect(() => {
-        const me = client.getSafeUserId();
-        const look = (ev: MatrixEvent, room: Room): void => {
-            // Declined or answered on another device of this person.
-            if (ev.getSender() === me && ev.getType() === decline) {
-                const about = ev.getRelation()?.event_id;
-                setRinging((r) => (r?.eventId === about ? undefined : r));
-                return;
-            }
-            const r = ringingOf(client, room, ev);
-            if (r && !usersOf(client.matrixRTC.getRoomSession(room).memberships).includes(me)) setRinging(r);
-        };
         const onTimeline = (ev: MatrixEvent, room: Room | undefined, toStart?: boolean, _removed?: boolean, data?: { liveEvent?: boolean }): void => {
             if (!room || toStart || data?.liveEvent === false) return;
-            if (ev.isBeingDecrypted() || ev.shouldAttemptDecryption()) ev.once(MatrixEventEvent.Decrypted, () => look(ev, room));
-            else look(ev, room);
+            if (!ev.isBeingDecrypted() && !ev.shouldAttemptDecryption()) return look(ev, room);
+            // Where the key is late the first attempts fail.
+            const decrypted = (): void => {
+                if (ev.isDecryptionFailure()) return;
+                ev.off(MatrixEventEvent.Decrypted, decrypted);
+                look(ev, room);
+            };
+            ev.on(MatrixEventEvent.Decrypted, decrypted);
         };
         client.on(RoomEvent.Timeline, onTimeline);
         return () => void client.off(RoomEvent.Timeline, onTimeline);
-    }, [client]);
+    }, [client, look]);
 
     useEffect(() => {
         if (!ringing) return;
@@ -94,22 +129,24 @@ export function useRinging(client: MatrixClient): { ringing: Ringing | undefined
         // The caller may appear in the call a moment after the notification, so only their going away ends it.
         const changed = (before: CallMembership[], after: CallMembership[]): void => {
             const users = usersOf(after);
-            if (users.includes(me) || (usersOf(before).includes(from) && !users.includes(from))) stop();
+            if (users.includes(me)) silence(ringing.eventId);
+            else if (usersOf(before).includes(from) && !users.includes(from)) stop();
         };
         session.on(MatrixRTCSessionEvent.MembershipsChanged, changed);
         return () => {
             clearTimeout(timer);
             session.off(MatrixRTCSessionEvent.MembershipsChanged, changed);
         };
-    }, [client, ringing]);
+    }, [client, ringing, silence]);
 
     return {
         ringing,
-        dismiss: () => setRinging(undefined),
+        dismiss: () => ringing && silence(ringing.eventId),
         refuse: async () => {
             const r = ringing;
-            setRinging(undefined);
-            if (r) await client.sendEvent(r.room.roomId, decline as never, { "m.relates_to": { rel_type: "m.reference", event_id: r.eventId } } as never);
+            if (!r) return;
+            silence(r.eventId);
+            await client.sendEvent(r.room.roomId, decline as never, { "m.relates_to": { rel_type: "m.reference", event_id: r.eventId } } as never);
         },
     };
 }
