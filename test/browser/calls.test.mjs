@@ -100,7 +100,8 @@ function story() {
         const added = spawnSync(binary, ["user", "add", "grace", "--password-stdin", "--data", server.data], { input: `${password}\n`, encoding: "utf8" });
         assert.equal(added.status, 0, added.stderr);
 
-        ada = await openBrowser("ada");
+        // The page with that title is shared without a question. With fake prompts it would be a made-up screen.
+        ada = await openBrowser("ada", { guarded: true }, [`--auto-select-tab-capture-source-by-title=${sharedTitle}`]);
         const wrapper = join(dir, "far-chromium");
         writeFileSync(wrapper, `#!/bin/sh\nexec ip netns exec ${inside} ${chromiumPath()} "$@"\n`);
         chmodSync(wrapper, 0o755);
@@ -233,6 +234,50 @@ function story() {
     };
     const told = (t, line_, r) => t.diagnostic(`${line_}: ${r.width} wide, ${r.frames.toFixed(0)} frames/s, ${r.kilobits.toFixed(0)} kbit/s; of sound ${(100 * r.lost).toFixed(1)} % lost, ${(100 * r.concealed).toFixed(1)} % made up`);
 
+    step("a shared screen can be read, also where the line is narrow", async (t) => {
+        const [a, g] = [ada.page, grace.page];
+        await until("Ada's camera is large", async () => (await screenAndCamera(g)).camera?.width > 320, 90_000, 500);
+        const shared = await ada.context.newPage();
+        await shared.setViewportSize(sharedSize);
+        await shared.setContent(sharedPage);
+        await a.bringToFront();
+        await g.setViewportSize({ width: 1920, height: 1200 });
+        const share = elementCall(a).getByTestId("incall_screenshare");
+        await share.click();
+
+        // It comes as large as the page is, its finest lines can be told apart, and it goes on.
+        const whole = ({ screen, lines }) => screen?.width === sharedSize.width && screen.height === sharedSize.height && lines > 0.95 * sharedLines;
+        const steady = async (line_, frames) => {
+            let from; // since when every look has shown it whole
+            const to = await until(
+                `the screen is whole and goes on, ${line_}`,
+                async () => {
+                    const now = await screenAndCamera(g);
+                    from = whole(now) ? (from ?? now) : undefined;
+                    return from && now.screen.frames >= from.screen.frames + frames && now.camera?.frames > from.camera?.frames && now;
+                },
+                90_000,
+                250,
+            );
+            t.diagnostic(`${line_}: the screen ${to.screen.width}×${to.screen.height}, ${to.lines} of ${sharedLines} lines; the camera ${to.camera.width}×${to.camera.height}`);
+            return to;
+        };
+        const good_ = await steady("a good line", 15);
+        assert.ok(good_.camera.width <= 320, `beside the screen the camera's picture is ${good_.camera.width} wide`);
+        await pictures(g, "call-screen");
+        await rules({ DelayMS: 10, Rate: 2_500_000 });
+        const narrow = await steady("2.5 Mbit/s", 30);
+        assert.ok(narrow.camera.width <= 320, `beside the screen the camera's picture is ${narrow.camera.width} wide`);
+
+        await rules(good);
+        await share.click();
+        await until("the screen is gone for Grace", async () => !(await screenAndCamera(g)).shown, 30_000);
+        await shared.close();
+        await g.setViewportSize({ width: 1280, height: 800 });
+        const { frames } = await received(g);
+        await until("Ada's camera goes on", async () => (await received(g)).frames > frames + 10, 30_000);
+    });
+
     step("where the line is narrow, sound comes first", async (t) => {
         const narrowLine = 200; // kbit/s
         const before = await until("the picture takes more than the narrow line has", async () => {
@@ -345,6 +390,61 @@ function story() {
         await pictures(console_, "console-calls-test");
         const log = readFileSync(server.log, "utf8");
         for (const operation of ["removeFromCall", "endCall"]) assert.match(log, new RegExp(`an administrator acted.*@ada:demo.example.*${operation}`), "what an administrator does is logged");
+    });
+}
+
+const elementCall = (p) => p.frames().find((f) => f.url().includes("/element-call/"));
+
+// What Ada shares: fine lines, which a smaller picture does not show, and text that changes, for which Chromium sends
+// about 1 Mbit/s.
+const sharedTitle = "Figures of the third quarter";
+const sharedSize = { width: 1920, height: 1080 };
+const sharedLines = 320; // black ones, as wide as the white ones between them
+const sharedPage = `<!doctype html><title>${sharedTitle}</title>
+<style>
+    body { margin: 0; background: white; color: black; font: 20px/28px sans-serif; overflow: hidden; }
+    #lines { height: 200px; background: repeating-linear-gradient(to right, black 0 3px, white 3px 6px); }
+    main { padding: 0 40px; columns: 2; }
+</style>
+<div id="lines"></div>
+<h1>${sharedTitle}: <span id="count">0</span></h1>
+<main></main>
+<script>
+    const rows = Array.from({ length: 60 }, (_, i) => document.querySelector("main").appendChild(document.createElement("div")));
+    // The numbers' digits differ, so that each change is new to the encoder.
+    const write = (n, i) => (rows[i].textContent = "Row " + n + ": " + Math.sin(n).toFixed(12) + " of " + Math.cos(n).toFixed(12));
+    rows.forEach((_, i) => write(i, i));
+    let n = 0;
+    setInterval(() => {
+        document.querySelector("#count").textContent = String(++n);
+        for (let i = 0; i < 3; i++) write(100 * i + n, i);
+    }, 100);
+</script>`;
+
+// screenAndCamera tells what comes of a shared screen and of the one camera, and how many of the finest lines are seen.
+async function screenAndCamera(p) {
+    return elementCall(p)?.evaluate(async () => {
+        const video = document.querySelector('video[data-lk-source="screen_share"]');
+        const screen = video?.srcObject?.getVideoTracks()[0]?.id;
+        const out = { lines: 0, shown: Boolean(video) };
+        for (const pc of window.__peers ?? []) {
+            for (const r of (await pc.getStats()).values()) {
+                if (r.type !== "inbound-rtp" || r.kind !== "video") continue;
+                out[r.trackIdentifier === screen ? "screen" : "camera"] = { width: r.frameWidth ?? 0, height: r.frameHeight ?? 0, frames: r.framesDecoded ?? 0, bytes: r.bytesReceived ?? 0 };
+            }
+        }
+        if (video?.videoWidth) {
+            const canvas = new OffscreenCanvas(video.videoWidth, 1);
+            const to = canvas.getContext("2d");
+            to.drawImage(video, 0, 100, video.videoWidth, 1, 0, 0, video.videoWidth, 1);
+            const { data } = to.getImageData(0, 0, video.videoWidth, 1);
+            // Grey is neither: a line counts when it is dark after something light.
+            for (let i = 0, light = true; i < data.length; i += 4) {
+                if (data[i + 1] > 170) light = true;
+                else if (data[i + 1] < 85 && light) [light, out.lines] = [false, out.lines + 1];
+            }
+        }
+        return out;
     });
 }
 
