@@ -14,7 +14,7 @@ import (
 // This file goes on with identity_adapter.go: e-mail addresses.
 
 func (a accounts) CheckPassword(password string) error {
-	return matrixError(identity.CheckPassword(password))
+	return matrixError(a.id.CheckPassword(password))
 }
 
 func (a accounts) CanonicalEmail(address string) (string, error) {

@@ -30,6 +30,7 @@ func (t tokens) Authenticate(ctx context.Context, token string) (route.Principal
 // stay as they are: they are trouble of ours.
 func matrixError(err error) error {
 	var slow *identity.SlowDown
+	var weak *identity.WeakPassword
 	switch {
 	case err == nil:
 		return nil
@@ -55,8 +56,8 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.InvalidUsername, "A user name has small letters, digits and . _ = - / + only, and is not too long.")
 	case errors.Is(err, identity.ErrReserved):
 		return mx.Errorf(mx.Exclusive, "This user name is reserved for the server or an application service.")
-	case errors.Is(err, identity.ErrWeakPassword):
-		return mx.Errorf(mx.WeakPassword, "The password needs at least 8 characters and at most 512 bytes.")
+	case errors.As(err, &weak):
+		return &mx.Error{Code: mx.WeakPassword, Msg: weak.Text()}
 	case errors.Is(err, identity.ErrDirectory):
 		return mx.Errorf(mx.Forbidden, "The directory that knows your password cannot be reached. Try again later; who is signed in stays signed in.")
 	case errors.Is(err, identity.ErrDirectoryPassword):

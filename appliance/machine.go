@@ -203,8 +203,9 @@ func (a console) SetConsolePassword(ctx context.Context, password string) error 
 		return a.settings.Put(ctx, map[string]string{settings.ConsolePassword: ""})
 	}
 	hash, err := a.id().HashPassword(ctx, password)
-	if errors.Is(err, identity.ErrWeakPassword) {
-		return &web.Error{Code: "weak_password", Field: "password", Message: "Take at least eight characters, and at most 512."}
+	var weak *identity.WeakPassword
+	if errors.As(err, &weak) {
+		return &web.Error{Code: "weak_password", Field: "password", Message: weak.Text()}
 	}
 	if err != nil {
 		return err

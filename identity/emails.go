@@ -8,7 +8,7 @@ import (
 )
 
 // CheckPassword reports whether people may choose a password. Errors: ErrWeakPassword.
-func CheckPassword(password string) error { return account.CheckPassword(password) }
+func (s *Service) CheckPassword(password string) error { return s.accounts.CheckPassword(password) }
 
 // CanonicalEmail is an e-mail address in the form in which addresses are kept and
 // compared. Errors: ErrEmail.

@@ -82,6 +82,7 @@ var (
 // Types of the packages below, under the names that callers use.
 type (
 	SlowDown     = account.SlowDown
+	WeakPassword = account.WeakPassword
 	User         = account.User
 	NewUser      = account.NewUser
 	NewInvite    = account.NewInvite
@@ -230,7 +231,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
-		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit})
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
 		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})
@@ -505,7 +506,8 @@ func (s *Service) ChangePassword(ctx context.Context, userID, password, keepDevi
 }
 
 func (s *Service) setPassword(ctx context.Context, userID, password, source, keepDevice string, keepAll bool) error {
-	hash, err := s.accounts.HashPassword(ctx, password, source)
+	name, _ := s.accounts.Localpart(userID)
+	hash, err := s.accounts.HashPassword(ctx, password, source, name)
 	if err != nil {
 		return err
 	}
@@ -522,7 +524,7 @@ func (s *Service) setPassword(ctx context.Context, userID, password, source, kee
 
 // changePassword is SetPassword for the account page.
 func (s *Service) changePassword(ctx context.Context, u User, password string, keepBrowser []byte, endOthers bool) error {
-	hash, err := s.accounts.HashPassword(ctx, password, "page")
+	hash, err := s.accounts.HashPassword(ctx, password, "page", u.Localpart, u.DisplayName)
 	if err != nil {
 		return err
 	}

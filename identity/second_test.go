@@ -314,3 +314,84 @@ func TestSecurityPage(t *testing.T) {
 		t.Fatal(p)
 	}
 }
+
+// Passwords that are tried first are not taken, wherever people choose one, and the page
+// says why; what an administrator sets is theirs to decide.
+func TestCommonPasswords(t *testing.T) {
+	r := newRig(t, func(o *identity.Options) { o.Organisation = func() string { return "Stadtwerke Nord" } })
+	r.user("alice")
+	b := r.browser()
+	b.password("alice").to(t)
+	inv, err := r.svc.CreateInvite(t.Context(), identity.NewInvite{Uses: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bad, says := range map[string]string{"Password1!": "tried first", "xyzxyzxyzxyz": "row of keys", "stadtwerkenord1": "name that others know", "short": "at least 8"} {
+		if p := b.post("/account/password", url.Values{"current": {"correct horse alice"}, "password": {bad}, "password2": {bad}}); p.StatusCode != http.StatusBadRequest || !strings.Contains(p.body, says) {
+			t.Errorf("%q on the account page: %d", bad, p.StatusCode)
+		}
+		if p := r.browser().post("/e/"+inv.Token, url.Values{"username": {"carol"}, "password": {bad}, "password2": {bad}}); p.StatusCode != http.StatusBadRequest || !strings.Contains(p.body, says) {
+			t.Errorf("%q with an invite: %d", bad, p.StatusCode)
+		}
+		var weak *identity.WeakPassword
+		if err := r.svc.ChangePassword(t.Context(), "@alice:example.org", bad, "", true); !errors.As(err, &weak) || !errors.Is(err, identity.ErrWeakPassword) {
+			t.Errorf("%q at the API: %v", bad, err)
+		}
+	}
+	if p := r.browser().post("/e/"+inv.Token, url.Values{"username": {"carol"}, "display_name": {"Carol Winterstein"}, "password": {"winterstein77"}, "password2": {"winterstein77"}}); p.StatusCode != http.StatusBadRequest || !strings.Contains(p.body, "name that others know") {
+		t.Errorf("one's own name: %d", p.StatusCode)
+	}
+	if err := r.svc.SetPassword(t.Context(), "@alice:example.org", "password", "", true); err != nil {
+		t.Errorf("an administrator's choice: %v", err)
+	}
+}
+
+// From however many addresses somebody tries an account, its owner gets in with a browser
+// that they used before (attack 32).
+func TestOwnerSignsInDuringAnAttack(t *testing.T) {
+	r := newRig(t, nil)
+	r.user("alice")
+	owner := r.browser()
+	owner.password("alice").to(t)
+	owner.post("/logout", nil)
+	status := 0
+	for i := range 110 {
+		thief := r.browser()
+		thief.addr = fmt.Sprintf("198.51.%d.%d:1", i/200, i%200+1)
+		status = thief.post("/login", url.Values{"username": {"alice"}, "password": {"wrong"}}).StatusCode
+	}
+	if status != http.StatusTooManyRequests {
+		t.Fatalf("a guess from a hundredth address: %d", status)
+	}
+	// Also from the owner's own network.
+	for range 9 {
+		r.browser().post("/login", url.Values{"username": {"alice"}, "password": {"wrong"}})
+	}
+	if p := r.browser().password("alice"); p.StatusCode != http.StatusTooManyRequests {
+		t.Fatalf("a browser that nobody knows: %d", p.StatusCode)
+	}
+	if to := owner.password("alice").to(t); to.Path != "/account" {
+		t.Fatal(to)
+	}
+	// The cookie opens nothing, and is of no use for another account.
+	r.user("bob")
+	for range 6 {
+		status = owner.post("/login", url.Values{"username": {"bob"}, "password": {"wrong"}}).StatusCode
+	}
+	if status != http.StatusTooManyRequests {
+		t.Fatalf("guesses at another account: %d", status)
+	}
+	// It has guesses of its own, too.
+	owner.post("/logout", nil)
+	for range 6 {
+		status = owner.post("/login", url.Values{"username": {"alice"}, "password": {"wrong"}}).StatusCode
+	}
+	if status != http.StatusTooManyRequests {
+		t.Fatalf("guesses in the owner's browser: %d", status)
+	}
+	// It never lasts: everywhere together a minute, an address a quarter of an hour.
+	r.wait(16 * time.Minute)
+	if to := r.browser().password("alice").to(t); to.Path != "/account" {
+		t.Fatal(to)
+	}
+}

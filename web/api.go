@@ -96,6 +96,7 @@ type Visitor struct {
 	Admin     bool
 	Moderator bool // handles reports, rooms and media
 	Auditor   bool // sees what administrators see, and changes nothing
+	Fresh     bool // they proved lately, and as strongly as they can, who they are
 }
 
 // Admins knows the browser sessions of the identity provider.

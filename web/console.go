@@ -27,6 +27,9 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 			}
 			return nil, "", &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
 		}
+		if !strings.HasPrefix(pattern, "GET ") && !slices.Contains(harmless, pattern) && !v.Fresh {
+			return nil, "", &Error{Status: http.StatusForbidden, Code: "reauth", Message: "Confirm at /reauth that it is you, then try again: you signed in more than five minutes ago, or without your second factor."}
+		}
 		return r.WithContext(context.WithValue(audit.As(r.Context(), v.UserID), callerKey{}, v.UserID)), v.UserID, nil
 	}
 	handle := func(pattern string, f func(r *http.Request, admin string) (any, error)) {
@@ -109,6 +112,11 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	bridge("retry", func(ctx context.Context, id string) error { return s.Bridges.RetryBridge(ctx, id) })
 	s.machineRoutes(mux, handle)
 }
+
+// harmless are the operations that need no new proof of who asks: they change nothing
+// that a stolen session could use, or cannot wait.
+var harmless = []string{"POST /api/console/selftest", "POST /api/console/invites", "DELETE /api/console/invites/{id}", "POST /api/console/mail/test",
+	"POST /api/console/calls/end", "POST /api/console/calls/remove", "POST /api/console/bridges/retry", "POST /api/console/machine/network/confirm", "POST /api/console/machine/recovery/confirm"}
 
 // moderators are the operations of the console that moderators may call.
 var moderators = []string{"GET /api/console/me", "GET /api/console/status", "GET /api/console/users", "GET /api/console/groups",

@@ -108,7 +108,7 @@ func TestMachine(t *testing.T) {
 	if len(m.asked) > 0 {
 		t.Fatalf("done for strangers: %v", m.asked)
 	}
-	f.visitor = Visitor{UserID: "@a:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@a:x.test", Admin: true, Fresh: true}
 	resp, got := ask(t, s, nil, "GET", "/api/console/machine", "")
 	if resp.StatusCode != 200 || got["versions"].(map[string]any)["running"] != "1.0.0" || got["disk"].(map[string]any)["warning"] == nil {
 		t.Fatalf("%d %v", resp.StatusCode, got)
@@ -135,7 +135,7 @@ func TestMachine(t *testing.T) {
 // An update is larger than what the API takes elsewhere.
 func TestMachineUpload(t *testing.T) {
 	s, f, m := machineServer(t)
-	f.visitor = Visitor{UserID: "@a:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@a:x.test", Admin: true, Fresh: true}
 	bundle := bytes.Repeat([]byte("image"), 1<<17)
 	for query, want := range map[string]int{"": 409, "?downgrade=yes": 200} {
 		r := httptest.NewRequest("POST", updatePath+query, bytes.NewReader(bundle))

@@ -333,7 +333,7 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 	if len(f.invites) != 0 || len(f.disabled) != 0 || len(f.tested) != 0 || len(f.bridges) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) || f.previews.Enabled {
 		t.Fatal("something was done for somebody without the right")
 	}
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	if res, out := ask(t, s, nil, "POST", "/api/console/invites", `{"uses":3,"expires_in":3600}`); res.StatusCode != 200 || f.invites[0].ExpiresIn != time.Hour || f.invites[0].Uses != 3 {
 		t.Errorf("invite: %d %v", res.StatusCode, out)
 	}
@@ -351,6 +351,34 @@ func TestConsoleIsForAdministrators(t *testing.T) {
 	for _, what := range []string{"remove", "retry"} {
 		if res, out := ask(t, s, nil, "POST", "/api/console/bridges/"+what, `{"id":"a/../b"}`); res.StatusCode != 200 || f.bridges[len(f.bridges)-1] != what+" a/../b" {
 			t.Errorf("%s: %d %v %q", what, res.StatusCode, out, f.bridges)
+		}
+	}
+}
+
+// TestConsoleStepUp: what a stolen session could use needs a new proof of who asks, and
+// nothing is done before.
+func TestConsoleStepUp(t *testing.T) {
+	s, f, m := machineServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	for path, body := range map[string]string{
+		"POST /api/console/users/@b:x.test/disabled": `{"disabled":true}`, "POST /api/console/users/role": `{"user_id":"@b:x.test","role":"admin","on":true}`,
+		"POST /api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`, "POST /api/console/groups/delete": `{"name":"c"}`,
+		"PUT /api/console/mail": `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
+		"PUT /api/console/previews": `{"enabled":true}`, "POST /api/console/bridges/remove": `{"id":"b"}`,
+		"POST /api/console/machine/update": "x", "POST /api/console/machine/shutdown": "{}", "PUT /api/console/machine/password": `{"password":"open sesame"}`,
+	} {
+		method, at, _ := strings.Cut(path, " ")
+		if res, out := ask(t, s, nil, method, at, body); res.StatusCode != 403 || errCode(out) != "reauth" {
+			t.Errorf("%s: %d %v", path, res.StatusCode, out)
+		}
+	}
+	if len(f.grants)+len(f.disabled)+len(f.bridges)+len(m.asked) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) || f.previews.Enabled {
+		t.Fatalf("done without a proof: %v %v %v %v", f.grants, f.disabled, f.bridges, m.asked)
+	}
+	for _, path := range []string{"GET /api/console/users", "GET /api/console/mail", "POST /api/console/selftest", "POST /api/console/invites"} {
+		method, at, _ := strings.Cut(path, " ")
+		if res, out := ask(t, s, nil, method, at, "{}"); res.StatusCode != 200 {
+			t.Errorf("%s: %d %v", path, res.StatusCode, out)
 		}
 	}
 }
@@ -387,7 +415,7 @@ func TestRoles(t *testing.T) {
 	if len(f.grants) != 0 || len(f.disabled) != 0 || len(f.invites) != 0 {
 		t.Fatalf("something was done: %v", f.grants)
 	}
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	for path, body := range posts {
 		if res, out := ask(t, s, nil, "POST", path, body); res.StatusCode != 200 {
 			t.Errorf("%s: %d %v", path, res.StatusCode, out)
@@ -442,7 +470,7 @@ func TestEveryOperationHasItsRoles(t *testing.T) {
 			{Visitor{UserID: "@a:x.test", Auditor: true}, method == "GET"},
 			{Visitor{UserID: "@m:x.test", Moderator: true}, moderators[pattern]},
 			{Visitor{UserID: "@m:x.test", Moderator: true, Auditor: true}, method == "GET" || moderators[pattern]},
-			{Visitor{UserID: "@ada:x.test", Admin: true}, true},
+			{Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}, true},
 		} {
 			if code, why := status(c.v, method, path); (code != 403 || why != "role") != c.may || code == 401 {
 				t.Errorf("%s as %+v: %d %s, allowed: %t", pattern, c.v, code, why, c.may)
@@ -458,7 +486,7 @@ func TestEveryOperationHasItsRoles(t *testing.T) {
 // TestAccess: the audit log, applications and directories by HTTP.
 func TestAccess(t *testing.T) {
 	s, f := newServer(t)
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	res, out := ask(t, s, nil, "POST", "/api/console/apps", `{"name":"Wiki","template":"generic","redirects":["https://w.test/cb"]}`)
 	if res.StatusCode != 200 || out["secret"] != "hcs_x" || res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %v", res.StatusCode, out)
@@ -494,7 +522,7 @@ func TestAccess(t *testing.T) {
 // TestCalls: moderators look after calls like administrators, auditors look only.
 func TestCalls(t *testing.T) {
 	s, f := newServer(t)
-	for _, v := range []Visitor{{UserID: "@ada:x.test", Admin: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@a:x.test", Auditor: true}, {UserID: "@x:x.test"}} {
+	for _, v := range []Visitor{{UserID: "@ada:x.test", Admin: true, Fresh: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@a:x.test", Auditor: true}, {UserID: "@x:x.test"}} {
 		f.visitor, f.ended = v, nil
 		reads, acts := 200, 200
 		if v.Auditor {
@@ -527,7 +555,7 @@ func TestCalls(t *testing.T) {
 			t.Errorf("%+v did %q", v, f.ended)
 		}
 	}
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	for _, from := range []string{"-1", "x", "99999999999999999999"} {
 		if res, out := ask(t, s, nil, "GET", "/api/console/calls?from="+from, ""); res.StatusCode != 400 || errCode(out) != "bad_from" {
 			t.Errorf("from=%s: %d %v", from, res.StatusCode, out)
@@ -540,7 +568,7 @@ func TestCalls(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	s, f := newServer(t)
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	res, out := ask(t, s, nil, "PUT", "/api/console/mail", `{"host":"mail.x.test","port":25,"security":"none","user":"u","password":"secret","from":"a@x.test"}`)
 	if res.StatusCode != 200 || out["host"] != "mail.x.test" || out["has_password"] != true || out["password"] != nil || f.mail.Password != "secret" {
 		t.Errorf("%d %v %+v", res.StatusCode, out, f.mail)
@@ -570,7 +598,7 @@ func TestSettings(t *testing.T) {
 
 func TestRefusesOtherSites(t *testing.T) {
 	s, f := newServer(t)
-	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	for _, h := range []map[string]string{{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.test"}} {
 		r := httptest.NewRequest("POST", "/api/console/invites", strings.NewReader("{}"))
 		r.Host = "x.test"
@@ -739,7 +767,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add(`{"organisation":"a","server_name":"b","tls":{"mode":"files","cert":"","key":""},"admin":{}}`)
 	f.Add(`{"uses":1,"expires_in":1e3,"localpart":"@x"}`)
 	s, fk := newServer(f)
-	fk.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	fk.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
 	s.claims.now = func() time.Time { return time.Time{} }
 	token := s.session.start(s.now())
 	f.Fuzz(func(t *testing.T, body string) {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/identity/guess"
 	"holdfast/store"
 	"holdfast/store/audit"
 )
@@ -117,6 +118,8 @@ type Options struct {
 	Now        func() time.Time
 	Key        []byte     // signs what names browsers that somebody signed in with
 	Audit      *audit.Log // nil: nothing is noted
+	// Organisation is a name that no password should consist of. nil: none.
+	Organisation func() string
 }
 
 // Accounts keeps the accounts.
@@ -185,15 +188,62 @@ func (a *Accounts) CheckName(localpart, source string) error {
 	return nil
 }
 
-func checkPassword(password, source string) error {
+// WeakPassword says why a password is not taken. It is an ErrWeakPassword.
+type WeakPassword struct{ Why guess.Why } // guess.Fine: too short, or too long
+
+func (e *WeakPassword) Error() string {
+	switch e.Why {
+	case guess.Word:
+		return "identity: the password is one of those that are tried first"
+	case guess.Simple:
+		return "identity: the password is a row of keys or a repetition"
+	case guess.Name:
+		return "identity: the password is little more than a name that others know"
+	}
+	return ErrWeakPassword.Error()
+}
+
+// Is reports whether target is ErrWeakPassword.
+func (e *WeakPassword) Is(target error) bool { return target == ErrWeakPassword }
+
+// Text says it to people who use the API.
+func (e *WeakPassword) Text() string {
+	switch e.Why {
+	case guess.Word:
+		return "This password is one of those that are tried first. Take several words that have nothing to do with each other."
+	case guess.Simple:
+		return "This password is a row of keys or a repetition. Take several words that have nothing to do with each other."
+	case guess.Name:
+		return "This password is little more than a name that others know. Take several words that have nothing to do with you."
+	}
+	return "The password needs at least 8 characters and at most 512 bytes."
+}
+
+// checkPassword refuses passwords that are easy to guess. about are names that a guesser
+// knows. An administrator may set any.
+func checkPassword(password, source string, about ...string) error {
 	least := minPassword
 	if source == "cli" || source == "admin-api" {
 		least = 1
 	}
 	if len(password) < least || len(password) > maxPassword {
-		return ErrWeakPassword
+		return &WeakPassword{}
+	}
+	if least == minPassword {
+		if why := guess.Check(password, about...); why != guess.Fine {
+			return &WeakPassword{why}
+		}
 	}
 	return nil
+}
+
+// about are the names that whoever guesses the password of somebody knows.
+func (a *Accounts) about(names ...string) []string {
+	names = append(names, a.ServerName)
+	if a.Organisation != nil {
+		names = append(names, a.Organisation())
+	}
+	return names
 }
 
 // Create makes an account. Errors: ErrBadName, ErrReserved, ErrUserExists,
@@ -217,7 +267,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		return User{}, err
 	}
 	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory && n.Source != FromList && n.Source != FromUpstream) {
-		if err := checkPassword(n.Password, n.Source); err != nil {
+		if err := checkPassword(n.Password, n.Source, a.about(n.Localpart, n.DisplayName)...); err != nil {
 			return User{}, err
 		}
 		if err := a.Available(ctx, n.Localpart); err != nil {
@@ -411,12 +461,15 @@ func (a *Accounts) VerifyHash(ctx context.Context, hash, password string) (bool,
 	return a.hasher.verify(ctx, hash, password)
 }
 
-// CheckPassword reports whether people may choose a password. Errors: ErrWeakPassword.
-func CheckPassword(password string) error { return checkPassword(password, "self") }
+// CheckPassword reports whether people may choose a password, who have these names.
+// Errors: ErrWeakPassword.
+func (a *Accounts) CheckPassword(password string, names ...string) error {
+	return checkPassword(password, "self", a.about(names...)...)
+}
 
-// HashPassword prepares SetPasswordTx. Errors: ErrWeakPassword.
-func (a *Accounts) HashPassword(ctx context.Context, password, source string) (string, error) {
-	if err := checkPassword(password, source); err != nil {
+// HashPassword prepares SetPasswordTx, for who has these names. Errors: ErrWeakPassword.
+func (a *Accounts) HashPassword(ctx context.Context, password, source string, names ...string) (string, error) {
+	if err := checkPassword(password, source, a.about(names...)...); err != nil {
 		return "", err
 	}
 	return a.hasher.hash(ctx, password)

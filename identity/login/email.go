@@ -148,8 +148,8 @@ func (p *Pages) doNewPassword(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// What cannot be a password must not cost the link.
-	if err := account.CheckPassword(password); err != nil {
-		p.newPasswordForm(w, r, http.StatusBadRequest, e, token, p.text(l, "invite.weak"))
+	if err := p.Accounts.CheckPassword(password, e.Owner.Localpart, e.Owner.DisplayName); err != nil {
+		p.newPasswordForm(w, r, http.StatusBadRequest, e, token, p.text(l, weakKey(err)))
 		return
 	}
 	u, err := p.Accounts.UseReset(r.Context(), sid, token)

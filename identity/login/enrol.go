@@ -6,6 +6,7 @@ import (
 	"net/url"
 
 	"holdfast/identity/account"
+	"holdfast/identity/guess"
 	"holdfast/identity/opstore"
 )
 
@@ -72,10 +73,19 @@ func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, fixed, token, sour
 	case errors.Is(err, account.ErrBadName):
 		return again(http.StatusBadRequest, "invite.badName")
 	case errors.Is(err, account.ErrWeakPassword):
-		return again(http.StatusBadRequest, "invite.weak")
+		return again(http.StatusBadRequest, weakKey(err))
 	}
 	p.fail(w, r, err)
 	return account.User{}, false
+}
+
+// weakKey is the text about a password that is not taken.
+func weakKey(err error) string {
+	var weak *account.WeakPassword
+	if !errors.As(err, &weak) || weak.Why == guess.Fine {
+		return "invite.weak"
+	}
+	return "invite.weak." + string(weak.Why)
 }
 
 // showCreate is where an application sends people who have no account (prompt=create).

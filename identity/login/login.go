@@ -117,7 +117,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"POST /account/email/confirm": p.doConfirmEmail, "POST /account/email/remove": p.doRemoveEmail,
 		"GET /login/create": p.showCreate, "POST /login/create": p.doCreate,
 		"GET /login/passkey": p.showPasskey, "POST /login/passkey": p.doPasskey,
-		"POST /login/passkey/alone": p.doPasskeyAlone, "GET /login/passkey.js": p.script,
+		"POST /login/passkey/alone": p.doPasskeyAlone, "GET /login/passkey.js": script(passkeyScript), "GET /reauth/done": p.showReauthDone, "GET /reauth/done.js": script(doneScript),
 		"GET /account/security/passkey": p.showAddPasskey, "POST /account/security/passkey": p.doAddPasskey,
 		"POST /account/security/passkey/rename": p.doRenamePasskey, "POST /account/security/passkey/remove": p.doRemovePasskey,
 		"GET /login/totp": p.showTOTP, "POST /login/totp": p.doTOTP,
@@ -193,6 +193,7 @@ type view struct {
 	Upstreams                         []upstreamView
 	Allowed                           []allowedView
 	Factor                            factorView
+	Done                              bool // a page that waits is told
 }
 
 // allowedView is an application that somebody allowed to know them.
@@ -243,7 +244,7 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 		t.Funcs(template.FuncMap{"t": func(key string, args ...any) string { return p.text(v.Lang, key, args...) }})
 		if err = t.ExecuteTemplate(&buf, "layout.html", v); err == nil {
 			SecurityHeaders(w, target)
-			if v.Factor.Options != "" {
+			if v.Factor.Options != "" || v.Done {
 				allowScript(w)
 			}
 			leaveOpener(w, r)
@@ -273,7 +274,7 @@ func SecurityHeaders(w http.ResponseWriter, target string) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin-allow-popups")
 }
 
-// allowScript lets a page run the one script that there is, for passkeys.
+// allowScript lets a page run our scripts.
 func allowScript(w http.ResponseWriter) {
 	const csp = "Content-Security-Policy"
 	w.Header().Set(csp, "script-src 'self'; "+w.Header().Get(csp))

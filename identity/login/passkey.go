@@ -14,11 +14,39 @@ import (
 //go:embed pages/passkey.js
 var passkeyScript []byte
 
-func (p *Pages) script(w http.ResponseWriter, _ *http.Request) {
+//go:embed pages/done.js
+var doneScript []byte
+
+// script answers with one of the scripts.
+func script(text []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { sendScript(w, text) }
+}
+
+// showReauthDone is where the window ends in which somebody proved anew who they are, for
+// a page that waits for it.
+func (p *Pages) showReauthDone(w http.ResponseWriter, r *http.Request) {
+	b, ok := p.signedIn(w, r)
+	if !ok {
+		return
+	}
+	fresh, err := p.Fresh(r.Context(), b)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	if !fresh {
+		redirect(w, r, "/reauth?next=%2Freauth%2Fdone")
+		return
+	}
+	l := lang(r)
+	p.render(w, r, http.StatusOK, "message", "", view{Title: p.text(l, "reauthDone.title"), Message: p.text(l, "reauthDone.text"), Done: true})
+}
+
+func sendScript(w http.ResponseWriter, text []byte) {
 	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Write(passkeyScript)
+	w.Write(text)
 }
 
 func person(u account.User) factor.Person {

@@ -26,7 +26,7 @@ func (c component) line() string { return fmt.Sprintf("%s %s: %s", c.name, c.ver
 // web/ui/node_modules.
 func TestNotices(t *testing.T) {
 	const name = "NOTICES.txt"
-	all := append(goComponents(t), npmComponents(t)...)
+	all := append(append(goComponents(t), npmComponents(t)...), component{name: "zxcvbn, its list of common passwords", version: "4.4.2", licence: "MIT", texts: licenceFiles(filepath.Join(root, "identity/guess"))})
 	var list strings.Builder
 	list.WriteString(noticesHead)
 	for _, c := range all {

@@ -15,6 +15,7 @@ import { DirectoriesPage } from "./directories";
 import { GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
 import { MachinePage } from "./machine";
 import { PushPage } from "./push";
+import { Reauth } from "./reauth";
 import { SettingsPage } from "./settings";
 import "../setup/setup.css";
 import "./console.css";
@@ -126,6 +127,7 @@ export default function Console() {
                     {page === "machine" && <MachinePage />}
                 </fieldset>
             </main>
+            <Reauth />
             <Toasts />
         </div>
     );

@@ -14,7 +14,26 @@ export class ApiError extends Error {
     }
 }
 
-export async function api<T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: object): Promise<T> {
+let proof: (() => Promise<boolean>) | undefined;
+
+/** onReauth says how a person proves anew who they are; ask is true once they did, false if they will not. */
+export function onReauth(ask: (() => Promise<boolean>) | undefined): void {
+    proof = ask;
+}
+
+/** proved does something, and again where the server first wants to know who asks. What was typed stays. */
+async function proved<T>(act: () => Promise<T>): Promise<T> {
+    try {
+        return await act();
+    } catch (e) {
+        if (e instanceof ApiError && e.code === "reauth" && proof && (await proof())) return await act();
+        throw e;
+    }
+}
+
+export const api = <T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: object): Promise<T> => proved(() => call<T>(method, path, body));
+
+async function call<T>(method: string, path: string, body?: object): Promise<T> {
     let res: Response;
     try {
         res = await fetch(path, {
@@ -30,7 +49,9 @@ export async function api<T>(method: "GET" | "POST" | "PUT" | "DELETE", path: st
 }
 
 /** upload sends a file as it is; progress gets the part that has been sent, 0 to 1. */
-export function upload<T>(path: string, file: Blob, progress: (part: number) => void): Promise<T> {
+export const upload = <T>(path: string, file: Blob, progress: (part: number) => void): Promise<T> => proved(() => send<T>(path, file, progress));
+
+function send<T>(path: string, file: Blob, progress: (part: number) => void): Promise<T> {
     return new Promise((resolve, reject) => {
         const x = new XMLHttpRequest();
         x.open("POST", path);
