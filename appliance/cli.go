@@ -179,6 +179,27 @@ func runInvite(ctx context.Context, c *cli, _ []string) error {
 	return nil
 }
 
+func runUserRecover(ctx context.Context, c *cli, args []string) error {
+	d, err := parseDuration(c.expires)
+	if err != nil || d < time.Second {
+		return &usageError{fmt.Sprintf("--expires %q is not a duration; write for example 30m, 12h or 7d", c.expires)}
+	}
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var l linkInfo
+	if err := cl.call(ctx, "POST", "/v1/users/"+url.PathEscape(args[0])+"/recover", map[string]int64{"seconds": int64(d / time.Second)}, &l); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(l)
+	}
+	fmt.Fprintf(c.out, "%s\nFor %s, once, until %s. It is not shown again.\n\n", l.URL, l.UserID, l.Expires.Local().Format("2006-01-02 15:04"))
+	writeQR(c.out, l.URL)
+	return nil
+}
+
 // parseDuration is time.ParseDuration with days.
 func parseDuration(s string) (time.Duration, error) {
 	if n, ok := strings.CutSuffix(s, "d"); ok {

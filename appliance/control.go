@@ -144,6 +144,15 @@ type inviteInfo struct {
 	Expires time.Time `json:"expires"`
 }
 
+// linkInfo is a link for a new password as the command line prints it.
+type linkInfo struct {
+	UserID      string    `json:"user_id"`
+	Localpart   string    `json:"username"`
+	DisplayName string    `json:"displayname"`
+	URL         string    `json:"url"`
+	Expires     time.Time `json:"expires"`
+}
+
 // health is what doctor asks the running appliance.
 type health struct {
 	Version    string   `json:"version"`
@@ -217,6 +226,20 @@ func (a *Appliance) controlHandler() http.Handler {
 		}
 		id := a.userID(r.PathValue("user"))
 		return userInfo{UserID: id}, a.core.Load().identity.SetPassword(r.Context(), id, in.Password, "", in.Keep)
+	})
+	handle("POST /v1/users/{user}/recover", func(r *http.Request) (any, error) {
+		var in struct {
+			Seconds int64 `json:"seconds"`
+		}
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		l, err := a.core.Load().identity.RecoveryLink(r.Context(), a.userID(r.PathValue("user")), time.Duration(in.Seconds)*time.Second)
+		if err != nil {
+			return nil, err
+		}
+		a.log.Info("a recovery link was made from the command line", "user", l.User.UserID, "link", l.ID)
+		return linkInfo{l.User.UserID, l.User.Localpart, l.User.DisplayName, a.inviteURL(l.Token, ""), l.Expires}, nil
 	})
 	handle("POST /v1/users/{user}/disabled", func(r *http.Request) (any, error) {
 		var in struct {
@@ -313,6 +336,8 @@ func (a *Appliance) controlMessage(err error) string {
 		return "this password is too easy to guess; take at least ten characters, or leave --password away to get one made"
 	case errors.Is(err, identity.ErrNoUser):
 		return "there is no such user; holdfast user list shows all"
+	case errors.Is(err, identity.ErrLinkTime):
+		return "a link lasts for at most 30 days; write for example --expires 24h"
 	case errors.Is(err, identity.ErrLocked):
 		return "this account is locked; unlock it first with: holdfast user disable NAME --undo"
 	case errors.Is(err, unifiedpush.ErrNoPhone):

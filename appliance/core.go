@@ -71,6 +71,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		},
 		RegistrationOpen: a.cfg.Registration.Open,
 		Alarm:            a.alarm,
+		Tell:             a.tell,
 		Client:           named(a.cfg.Network.AllowPrivate),
 		Deactivated: func(userID string) {
 			if err := c.hs.LeaveAll(context.WithoutCancel(ctx), userID); err != nil {

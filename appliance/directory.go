@@ -137,6 +137,17 @@ func (a *Appliance) alarm(ctx context.Context, text string) {
 	}
 }
 
+// tell tells somebody a text by a notice.
+func (a *Appliance) tell(ctx context.Context, u identity.User, text string) {
+	c := a.core.Load()
+	if c == nil || c.hs == nil {
+		return
+	}
+	if err := a.notify(ctx, u, noticeRequest{Text: text}); err != nil {
+		a.log.Error("a person could not be told", "user", u.UserID, "err", err)
+	}
+}
+
 // directoryProblems says which directories do not answer, or lost too many people.
 func (a *Appliance) directoryProblems(ctx context.Context) (out []string) {
 	c := a.core.Load()

@@ -3,6 +3,7 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"holdfast/identity/bulk"
 )
@@ -20,12 +22,18 @@ import (
 type listFlags struct {
 	choices bulk.Choices
 	apply   string
+	links   string // file for the new accounts' links
 }
+
+// enrolFor is how long the links of new accounts are good.
+const enrolFor = 7 * 24 * time.Hour
 
 // listAnswer is a plan, or what was done.
 type listAnswer struct {
 	Plan *bulk.Plan `json:"plan,omitempty"`
 	Done *bulk.Done `json:"done,omitempty"`
+
+	Links []linkInfo `json:"links,omitempty"` // of the accounts that were made, where asked for
 }
 
 func listQuery(c bulk.Choices, apply string) url.Values {
@@ -54,11 +62,47 @@ func (a *Appliance) listControl(handle func(pattern string, f func(r *http.Reque
 		if number := q.Get("apply"); number != "" {
 			d, err := lists.Apply(r.Context(), b, c, number)
 			a.log.Info("a list of people was taken over", "list", c.List, "made", d.Made, "joined", d.Joined, "locked", d.Locked, "unlocked", d.Unlocked, "complete", err == nil)
-			return listAnswer{Done: &d}, err
+			out := listAnswer{Done: &d}
+			if err == nil && q.Has("links") {
+				out.Links, err = a.enrolLinks(r.Context(), d.Names)
+			}
+			return out, err
 		}
 		p, err := lists.Plan(r.Context(), b, c)
 		return listAnswer{Plan: &p}, err
 	})
+}
+
+// enrolLinks makes links for the first passwords of new accounts.
+func (a *Appliance) enrolLinks(ctx context.Context, names []string) ([]linkInfo, error) {
+	out := make([]linkInfo, 0, len(names))
+	for _, n := range names {
+		l, err := a.core.Load().identity.EnrolLink(ctx, a.userID(n), enrolFor)
+		if err != nil {
+			return nil, fmt.Errorf("the accounts were made, but not their links (make them with holdfast user recover NAME): %s: %w", n, err)
+		}
+		out = append(out, linkInfo{l.User.UserID, l.User.Localpart, l.User.DisplayName, a.inviteURL(l.Token, ""), l.Expires})
+	}
+	return out, nil
+}
+
+// writeLinks writes links as a table with one line a person.
+func writeLinks(f *os.File, links []linkInfo) error {
+	w := csv.NewWriter(f)
+	w.Write([]string{"username", "displayname", "link"})
+	for _, l := range links {
+		w.Write([]string{noFormula(l.Localpart), noFormula(l.DisplayName), l.URL})
+	}
+	w.Flush()
+	return errors.Join(w.Error(), f.Sync(), f.Close())
+}
+
+// noFormula keeps a spreadsheet from calculating with what is a text.
+func noFormula(s string) string {
+	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
+		return "'" + s
+	}
+	return s
 }
 
 // listMessage says what a failed command about lists means.
@@ -90,9 +134,31 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
+	query := listQuery(c.list.choices, c.list.apply)
+	var file *os.File
+	if c.list.links != "" {
+		if c.list.apply == "" {
+			return &usageError{"--links goes with --apply: links are made for the accounts that are"}
+		}
+		// Before anything is done: the links are shown once. Whoever reads them has the accounts.
+		if file, err = os.OpenFile(c.list.links, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			return fmt.Errorf("the file for the links cannot be made, so nothing was done: %w", err)
+		}
+		defer file.Close()
+		query.Set("links", "yes")
+	}
 	var out listAnswer
-	if err := cl.send(ctx, "POST", "/v1/users/import?"+listQuery(c.list.choices, c.list.apply).Encode(), bytes.NewReader(b), &out); err != nil {
+	if err := cl.send(ctx, "POST", "/v1/users/import?"+query.Encode(), bytes.NewReader(b), &out); err != nil {
+		if file != nil {
+			os.Remove(c.list.links)
+		}
 		return err
+	}
+	if file != nil {
+		if err := writeLinks(file, out.Links); err != nil {
+			return fmt.Errorf("the accounts were made, but the links could not be written (make them with holdfast user recover NAME): %w", err)
+		}
+		out.Links = nil // they are in the file
 	}
 	switch {
 	case c.json:
@@ -101,7 +167,10 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 		d := out.Done
 		fmt.Fprintf(c.out, "Done: %d accounts made, %d joined, %d renamed, %d with other groups, %d locked, %d unlocked.\n",
 			d.Made, d.Joined, d.Renamed, d.Grouped, d.Locked, d.Unlocked)
-		if d.Made > 0 {
+		switch {
+		case file != nil:
+			fmt.Fprintf(c.out, "Links for the new accounts' passwords are in %s, good for seven days. Whoever has one has the account.\n", c.list.links)
+		case d.Made > 0:
 			fmt.Fprintln(c.out, "The new accounts have no password yet.")
 		}
 		return nil

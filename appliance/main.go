@@ -119,6 +119,11 @@ func commands() []command {
 				f.BoolVar(&c.keep, "keep-sessions", false, "leave the person's devices logged in")
 				passwordFlags(f, c)
 			}},
+		{name: "user recover", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "make a link for who lost password, second factor and devices", run: runUserRecover,
+			long: "Makes a link by which one person sets a new password, once. It removes the second factor\nand signs them out everywhere else. Make sure whom you give it to: whoever opens it has\nthe account. It replaces an earlier link.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.expires, "expires", "24h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
+			}},
 		{name: "user disable", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "lock an account, or unlock it", run: runUserDisable,
 			long: "Locks an account and ends its sessions. Nothing is deleted; --undo unlocks it.",
 			flags: func(f *flag.FlagSet, c *cli) {
@@ -140,6 +145,7 @@ func commands() []command {
 				f.BoolVar(&c.list.choices.Names, "names", false, "displayed names follow the list")
 				f.BoolVar(&c.list.choices.Anyway, "anyway", false, "also where more than a fifth of the list's people are locked")
 				f.StringVar(&c.list.apply, "apply", "", "do what was shown under this `number`")
+				f.StringVar(&c.list.links, "links", "", "with --apply: write links for the new accounts' passwords into this new `file`, for seven days")
 			}},
 		{name: "directory set", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of an LDAP directory or Active Directory sign in", run: runDirectorySet,
 			long:  "Makes a directory under a short name of your choice, or changes it: everything that was\nset before is replaced; a password stays while --url and --bind-dn are the same.\nPeople sign in with the directory's password; who is gone or disabled there is locked\nhere. Local accounts sign in as before, also while the directory is down.",

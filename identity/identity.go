@@ -71,6 +71,10 @@ var (
 
 	ErrDirectoryPassword = account.ErrDirectoryPassword
 
+	ErrLink        = account.ErrLink
+	ErrHasPassword = account.ErrHasPassword
+	ErrLinkTime    = account.ErrLinkTime
+
 	// ErrSecondFactor: a password alone does not open the account.
 	ErrSecondFactor = errors.New("identity: the account has a second factor, which only the sign-in pages ask for")
 
@@ -130,6 +134,8 @@ type Options struct {
 	Rename      func(ctx context.Context, userID, displayName string) error
 	// Alarm tells the administrators of what they must look at. nil: it is only logged.
 	Alarm func(ctx context.Context, text string)
+	// Tell tells somebody what happened to their account. nil: nobody is told.
+	Tell func(ctx context.Context, u User, text string)
 	// PasswordAlone reports whether applications that know no second factor may sign
 	// in with the password of somebody who has one. nil: they may not.
 	PasswordAlone func() bool
@@ -260,7 +266,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		Keeps: s.roster.Keeps, Groups: s.directoryGroups})
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Upstreams: s.upstreams, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
-		Refuse: s.refuse, SetPassword: s.changePassword, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
+		Refuse: s.refuse, SetPassword: s.changePassword, UseLink: s.useLink, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }

@@ -7,7 +7,8 @@
 //   - Cookies and invite links are stored as SHA-256, passwords as argon2id.
 //   - Checking a password takes as long for a name that does not exist.
 //   - An invite is used up in the transaction that makes the account: parallel
-//     uses of the last one have one winner.
+//     uses of the last one have one winner. The same holds of a link for a new password,
+//     which is used up in the transaction that sets it.
 package account
 
 import (
@@ -476,7 +477,7 @@ func (a *Accounts) HashPassword(ctx context.Context, password, source string, na
 }
 
 // SetPasswordTx stores a password's hash and ends the browser sessions except
-// the one with the hash keep. Errors: ErrElsewhere.
+// the one with the hash keep. Links for another password are withdrawn. Errors: ErrElsewhere.
 func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) error {
 	if err := a.LocalTx(tx, id); err != nil {
 		return err
@@ -485,6 +486,9 @@ func (a *Accounts) SetPasswordTx(tx *store.Tx, id, hash string, keep []byte) err
 		return err
 	}
 	if err := upsertPassword(tx, id, hash, a.Now()); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(revokeLinks, id); err != nil {
 		return err
 	}
 	return a.EndBrowsersTx(tx, id, keep)

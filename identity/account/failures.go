@@ -320,5 +320,8 @@ func (a *Accounts) SweepTx(tx *store.Tx) error {
 	if _, err := tx.Exec(sweepResets, now.UnixMilli()); err != nil {
 		return err
 	}
+	if _, err := tx.Exec(sweepLinks, now.Add(-keepLinks).UnixMilli()); err != nil {
+		return err
+	}
 	return sweepEmails(tx, now)
 }

@@ -60,7 +60,10 @@ type Options struct {
 	// SetPassword, Deactivate and EndSession change accounts together with their sessions.
 	SetPassword func(ctx context.Context, u account.User, password string, keepBrowser []byte, endOthers bool) error
 	Deactivate  func(ctx context.Context, u account.User) error
-	EndSession  func(ctx context.Context, u account.User, sessionID string) error
+	// UseLink sets a password by a link, which is used up. Errors: account.ErrLink,
+	// account.ErrNoLink, account.ErrWeakPassword, account.ErrElsewhere.
+	UseLink    func(ctx context.Context, token, password string) (account.Link, error)
+	EndSession func(ctx context.Context, u account.User, sessionID string) error
 	// EndEverything signs somebody out of all browsers, applications and devices.
 	EndEverything func(ctx context.Context, u account.User) error
 	// Phones fetch notifications from here. nil: none can.
@@ -133,7 +136,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
 		"GET /reauth": p.showReauth, "POST /reauth": p.doReauth,
 		"GET /link": p.showLink, "POST /link": p.doLink,
-		"GET /e/{token}": p.showInvite, "POST /e/{token}": p.doInvite,
+		"GET /e/{token}": p.showEntry, "POST /e/{token}": p.doEntry,
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
 		"POST /account/profile": p.doProfile, "POST /account/withdraw": p.doWithdraw,
@@ -312,6 +315,8 @@ func (p *Pages) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p.message(w, r, http.StatusBadRequest, "expired")
 	case errors.Is(err, account.ErrInvite):
 		p.message(w, r, http.StatusGone, "inviteGone")
+	case errors.Is(err, account.ErrLink), errors.Is(err, account.ErrNoLink):
+		p.message(w, r, http.StatusGone, "linkGone")
 	case errors.Is(err, account.ErrElsewhere):
 		p.message(w, r, http.StatusForbidden, "elsewhere")
 	default:

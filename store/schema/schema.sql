@@ -500,6 +500,20 @@ CREATE TABLE id_keys (
 	created INTEGER NOT NULL
 , active_from INTEGER NOT NULL DEFAULT 0, retired INTEGER NOT NULL DEFAULT 0, public BLOB) WITHOUT ROWID;
 
+-- owner: identity/account
+CREATE TABLE id_links (
+	id         TEXT PRIMARY KEY, -- ULID
+	hash       BLOB NOT NULL UNIQUE, -- SHA-256 of the token
+	user_id    TEXT NOT NULL,    -- ULID of the account
+	kind       TEXT NOT NULL,    -- recovery or enrol
+	created    INTEGER NOT NULL,
+	expires    INTEGER NOT NULL,
+	used       INTEGER NOT NULL, -- 0: not yet
+	created_by TEXT NOT NULL,    -- user ID, or '' for the command line
+	revoked    INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX id_links_user ON id_links (user_id);
+
 -- owner: identity/bulk
 CREATE TABLE id_list_people (
 	list      TEXT NOT NULL,    -- name of the list

@@ -1,0 +1,66 @@
+package login
+
+import (
+	"errors"
+	"net/http"
+
+	"holdfast/identity/account"
+)
+
+// showEntry shows what a link that was handed out is for: an invite, or a new password
+// for an account that exists. It uses nothing up: link previews fetch links.
+func (p *Pages) showEntry(w http.ResponseWriter, r *http.Request) {
+	l, err := p.Accounts.LinkByToken(r.Context(), r.PathValue("token"))
+	switch {
+	case errors.Is(err, account.ErrNoLink):
+		p.showInvite(w, r)
+	case err != nil:
+		p.fail(w, r, err)
+	default:
+		p.recoverForm(w, r, http.StatusOK, l, "")
+	}
+}
+
+func (p *Pages) recoverForm(w http.ResponseWriter, r *http.Request, status int, l account.Link, problem string) {
+	v := view{Action: r.URL.EscapedPath(), User: l.User, UserID: l.User.UserID, Error: problem, Fixed: l.Kind == account.LinkRecovery}
+	if l.Kind == account.LinkEnrol {
+		v.Title = p.text(lang(r), "recover.enrol.title")
+	}
+	p.render(w, r, status, "recover", "", v)
+}
+
+func (p *Pages) doEntry(w http.ResponseWriter, r *http.Request) {
+	token, lg := r.PathValue("token"), lang(r)
+	l, err := p.Accounts.LinkByToken(r.Context(), token)
+	if errors.Is(err, account.ErrNoLink) {
+		p.doInvite(w, r)
+		return
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	password := r.PostForm.Get("password")
+	if password != r.PostForm.Get("password2") {
+		p.recoverForm(w, r, http.StatusBadRequest, l, p.text(lg, "invite.mismatch"))
+		return
+	}
+	used, err := p.UseLink(r.Context(), token, password)
+	if errors.Is(err, account.ErrWeakPassword) { // which does not cost the link
+		p.recoverForm(w, r, http.StatusBadRequest, l, p.text(lg, weakKey(err)))
+		return
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.Log.Info("a password was set by a link", "user", used.User.UserID, "kind", used.Kind)
+	if !p.passed(w, r, used.User, "pwd") {
+		return
+	}
+	page := "recovered"
+	if used.Kind == account.LinkEnrol {
+		page = "welcome"
+	}
+	p.render(w, r, http.StatusOK, page, "", view{User: used.User, UserID: used.User.UserID})
+}
