@@ -234,8 +234,10 @@ type child struct {
 // supervise starts the process, waits for its end, and does so again.
 func (r *Relay) supervise(first chan<- error) {
 	// The kernel ends the process when the thread that started it ends, which is
-	// otherwise not when the program does.
+	// otherwise not when the program does. The thread itself goes on afterwards: it may
+	// have started other programs before.
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	defer close(r.ended)
 	pause := firstPause
 	for {
@@ -301,8 +303,18 @@ func (r *Relay) launch() (c *child, err error) {
 		return nil, err
 	}
 	defer outThere.Close()
+	// An input that has ended: a container may have no /dev/null.
+	in, inThere, err := os.Pipe()
+	if err != nil {
+		control.Close()
+		conns.Close()
+		out.Close()
+		return nil, err
+	}
+	defer in.Close()
+	inThere.Close()
 	c = &child{line: newLine(control), conns: conns, begun: time.Now(), read: make(chan struct{}), over: make(chan struct{})}
-	c.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{name}, Env: []string{}, Dir: "/", Stdout: outThere, Stderr: outThere,
+	c.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{name}, Env: []string{}, Dir: "/", Stdin: in, Stdout: outThere, Stderr: outThere,
 		ExtraFiles: []*os.File{controlThere, connsThere}, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 	for _, k := range passed {
 		if v, ok := os.LookupEnv(k); ok {

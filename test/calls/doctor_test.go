@@ -4,7 +4,6 @@ package calls
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -20,7 +19,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast/appliance"
 	"holdfast/test/need"
 )
 
@@ -30,10 +28,15 @@ type finding struct {
 	OK           bool
 }
 
-func cli(args ...string) (out, errOut string, code int) {
+// cli runs a command of the program.
+func cli(bin string, args ...string) (out, errOut string, code int) {
 	var o, e bytes.Buffer
-	code = appliance.Main(context.Background(), args, &o, &e)
-	return o.String(), e.String(), code
+	cmd := exec.Command(bin, args...)
+	cmd.Stdout, cmd.Stderr = &o, &e
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return "", err.Error(), -1
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
 }
 
 // TestDoctor breaks each hop of a call on a machine of its own, with its firewall, and
@@ -69,11 +72,7 @@ func TestDoctor(t *testing.T) {
 	server := exec.Command(ip, "netns", "exec", ns, bin, "serve", "--data", data, "--set", "listen.https=:8443", "--set", "listen.http=127.0.0.1:8080",
 		"--set", "listen.metrics=", "--set", "server_name=demo.example")
 	server.Stdout, server.Stderr = log, log
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	// The program ends with the thread that starts it, which fillTURN's must not be.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := server.Start(); err != nil {
+	if err := begin(server); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -85,13 +84,13 @@ func TestDoctor(t *testing.T) {
 		}
 	})
 	eventually(t, "the program serves", 60*time.Second, func() bool {
-		_, _, code := cli("user", "add", "ada", "--admin", "--password", "lantern orbit maple 4", "--data", data)
+		_, _, code := cli(bin, "user", "add", "ada", "--admin", "--password", "lantern orbit maple 4", "--data", data)
 		return code == 0
 	})
 
 	doctor := func() (found []finding, code int) {
 		t.Helper()
-		out, errOut, code := cli("doctor", "--json", "--data", data)
+		out, errOut, code := cli(bin, "doctor", "--json", "--data", data)
 		if err := json.Unmarshal([]byte(out), &found); err != nil {
 			t.Fatalf("%v\n%s%s", err, out, errOut)
 		}
@@ -105,7 +104,7 @@ func TestDoctor(t *testing.T) {
 	}
 	account := func(undo ...string) {
 		t.Helper()
-		if _, e, code := cli(append([]string{"user", "disable", "_selftest", "--data", data}, undo...)...); code != 0 {
+		if _, e, code := cli(bin, append([]string{"user", "disable", "_selftest", "--data", data}, undo...)...); code != 0 {
 			t.Fatal(e)
 		}
 	}

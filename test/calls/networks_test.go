@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -220,7 +221,8 @@ func TestNetworks(t *testing.T) {
 
 	var mu sync.Mutex
 	got := map[string][2]seen{}
-	var all sync.WaitGroup // not t.Parallel, which lets only as many run as there are processors
+	var all sync.WaitGroup         // not t.Parallel, which lets only as many run as there are processors
+	some := make(chan struct{}, 4) // of those without browsers; more have too little of a processor each
 	keep := func(n network, both [2]seen) {
 		mu.Lock()
 		got[n.name] = both
@@ -233,6 +235,8 @@ func TestNetworks(t *testing.T) {
 			continue
 		}
 		all.Go(func() {
+			some <- struct{}{}
+			defer func() { <-some }()
 			t.Run(n.name, func(t *testing.T) {
 				both := n.call(t, tools, bin)
 				n.judge(t, both)
@@ -776,11 +780,31 @@ func names(t *testing.T, ns, table string) {
 	}
 }
 
+// starter starts processes that are to end with this one, all from one thread: the kernel
+// ends them when the thread that started them ends, and threads of others come and go.
+var starter = sync.OnceValue(func() chan<- func() {
+	todo := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range todo {
+			f()
+		}
+	}()
+	return todo
+})
+
+// begin starts a process that ends with the process of the test.
+func begin(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	done := make(chan error)
+	starter() <- func() { done <- cmd.Start() }
+	return <-done
+}
+
 // start starts a process that ends with the test, or with the process of the test.
 func start(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := begin(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
