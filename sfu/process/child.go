@@ -63,6 +63,7 @@ func serve() int {
 	// A terminal and a service manager send these to all processes. The house says
 	// when to stop; and it ends with the house.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	os.WriteFile("/proc/self/comm", []byte(name), 0) // else it is called "exe", as it was started by
 	// Where memory runs out, calls end before chat does.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("300"), 0)
 	if os.Getenv("GOGC") == "" {
