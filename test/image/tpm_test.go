@@ -19,6 +19,7 @@ func (s *site) protection() (encrypted, tpm, passphrase bool, warning string) {
 // recovery makes a recovery passphrase in the console, types it wrong, and then right.
 func (s *site) recovery() string {
 	s.t.Helper()
+	s.signIn()
 	pass := s.admin.ask("POST", machineAPI+"/recovery", nil, 200)["passphrase"].(string)
 	out := s.admin.ask("POST", machineAPI+"/recovery/confirm", map[string]string{"passphrase": other(pass)}, 400)
 	if e, _ := out["error"].(map[string]any); e["code"] != "wrong_passphrase" {

@@ -26,7 +26,8 @@ func bundle(t testing.TB, env string) *os.File {
 	return f
 }
 
-// signIn opens the administrator's browser session, which the console asks for.
+// signIn opens the administrator's browser session, which the console asks for; and again
+// after five minutes, before what can do harm.
 func (s *site) signIn() {
 	s.t.Helper()
 	form := url.Values{"username": {"anna"}, "password": {password}}
@@ -68,6 +69,7 @@ func (s *site) update(f *os.File) (version string) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		s.t.Fatal(err)
 	}
+	s.signIn()
 	version = s.admin.ask("POST", machineAPI+"/update", io.Reader(f), 200)["version"].(string)
 	s.restart()
 	return version
@@ -138,6 +140,7 @@ func TestUpdate(t *testing.T) {
 	}
 
 	// Back to the version before, which asks first.
+	s.signIn()
 	older := bundle(t, "HOLDFAST_BUNDLE")
 	status, out, err := s.admin.try("POST", machineAPI+"/update", io.Reader(older))
 	if e, _ := out["error"].(map[string]any); err != nil || status != 409 || e["code"] != "downgrade" {
@@ -193,6 +196,7 @@ func TestUpdateFromStick(t *testing.T) {
 	if found == nil {
 		t.Fatal("the stick was not found")
 	}
+	s.signIn()
 	s.admin.ask("POST", machineAPI+"/sticks", map[string]any{"device": found["device"], "file": found["file"]}, 200)
 	s.restart()
 	if got := m.ready(m.again()); got != found["version"] {
