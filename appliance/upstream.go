@@ -100,7 +100,7 @@ func runUpstreamList(ctx context.Context, c *cli, _ []string) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tNAME\tISSUER\tPEOPLE\tSTATE")
 	for _, p := range list {
-		state := "answers"
+		state := "no trouble known" // it may not have been asked yet
 		if p.Down != "" {
 			state = "down: " + p.Down
 		}
