@@ -171,6 +171,53 @@ step("the console's bridges: one that is away, and its end", async (p) => {
     await p.getByText("No bridges or bots yet").waitFor();
 });
 
+step("the console's navigation: by mouse, by keyboard, on a phone", async (p) => {
+    await p.goto(`${server.base}/console/status`);
+    const links = p.locator("nav a");
+    await links.last().waitFor();
+    const names = await links.allInnerTexts();
+    assert.ok(names.length > 10 && new Set(names).size === names.length, names.join());
+    for (const name of names) {
+        await p.locator("nav").getByRole("link", { name, exact: true }).click();
+        await p.locator("nav a[aria-current=page]").getByText(name, { exact: true }).waitFor();
+        await p.locator("main h1").first().waitFor();
+        assert.equal(await p.evaluate(() => document.activeElement?.id), "console-main", "the keyboard goes on in the page");
+        assert.ok(await p.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the window`);
+    }
+    // The first stop of the keyboard leaps over the navigation.
+    await p.goto(`${server.base}/console/groups`);
+    await p.locator("h1").waitFor();
+    await p.keyboard.press("Tab");
+    await p.getByRole("link", { name: "Skip to the page" }).waitFor();
+    await p.keyboard.press("Enter");
+    await p.keyboard.press("Tab");
+    assert.ok(await p.evaluate(() => !!document.activeElement.closest("main")), "it did not leap");
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-nav");
+    // Where there is no room for a column, a button opens it.
+    const wide = p.viewportSize();
+    await p.setViewportSize({ width: 390, height: 844 });
+    try {
+        assert.ok(await p.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "a phone has to scroll sideways");
+        assert.equal(await links.first().isVisible(), false);
+        const open = p.locator("nav").getByRole("button");
+        await open.click();
+        assert.equal(await open.getAttribute("aria-expanded"), "true");
+        assert.deepEqual(await obstacles(p), []);
+        await pictures(p, "console-nav-open");
+        await links.last().focus();
+        await p.keyboard.press("Escape");
+        assert.equal(await links.first().isVisible(), false);
+        assert.ok(await open.evaluate((b) => b === document.activeElement), "the focus is lost");
+        await open.click();
+        await p.locator("nav").getByRole("link", { name: "Applications" }).click();
+        await p.locator("h1").getByText("Applications").waitFor();
+        assert.equal(await links.first().isVisible(), false, "it stays open over the page");
+    } finally {
+        await p.setViewportSize(wide);
+    }
+});
+
 step("the console's groups, applications, directories and audit log", async (p) => {
     command("user", "add", "otto", "--name", "Otto", "--password", "walnut river 9");
     await p.goto(`${server.base}/console/groups`);

@@ -1,6 +1,6 @@
 // The administrators' console at /console: how the appliance is, its people, its invites. Who may look is decided by
 // the browser session of the sign-in pages, not by the chat's token.
-import { useEffect, useState, type ReactNode } from "react";
+import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Avatar, Banner, Brand, Button, Confirm, Dialog, Empty, ErrorNote, Spinner, TextField, Toasts, toast } from "../design";
 import { t } from "../i18n";
 import { navigate, usePath } from "../router";
@@ -14,6 +14,7 @@ import { CallsPage } from "./calls";
 import { DirectoriesPage } from "./directories";
 import { GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
 import { MachinePage } from "./machine";
+import { Nav, type Page, allPages } from "./nav";
 import { PushPage } from "./push";
 import { Reauth } from "./reauth";
 import { SettingsPage } from "./settings";
@@ -48,9 +49,6 @@ interface Report {
     calls: { rooms: number; participants: number; tracks: number; draining: boolean };
 }
 
-const allPages = ["status", "people", "groups", "invites", "directories", "apps", "audit", "calls", "push", "bridges", "settings", "machine"] as const;
-type Page = (typeof allPages)[number];
-
 // What moderators see: who there is, and the calls, which they look after.
 const moderated: readonly Page[] = ["status", "people", "calls"];
 
@@ -66,6 +64,7 @@ export default function Console() {
     const path = usePath();
     const [me, setMe] = useState<Me>();
     const [trouble, setTrouble] = useState<ApiError>();
+    const main = useRef<HTMLElement>(null);
     // A machine of the appliance's own is looked after here; another's is not.
     const pages = allPages.filter((p) => (p !== "machine" || me?.machine) && (me?.reads || moderated.includes(p)));
     const page: Page = pages.find((p) => path === `/console/${p}`) ?? "status";
@@ -83,30 +82,25 @@ export default function Console() {
         );
     return (
         <div className="console">
+            <a
+                className="console-skip"
+                href="#console-main"
+                onClick={(e) => {
+                    e.preventDefault();
+                    main.current?.focus();
+                }}
+            >
+                {t("console.skip")}
+            </a>
             <header className="console-head">
                 <a href="/" className="hf-brand">
                     <Brand />
                     <span className="hf-hidden">{t("console.toChat")}</span>
                 </a>
-                <nav className="console-nav" aria-label={t("console.title")}>
-                    {pages.map((p) => (
-                        <a
-                            key={p}
-                            href={`/console/${p}`}
-                            aria-current={p === page ? "page" : undefined}
-                            onClick={(e) => {
-                                if (e.metaKey || e.ctrlKey || e.shiftKey || e.button !== 0) return;
-                                e.preventDefault();
-                                navigate(`/console/${p}`);
-                            }}
-                        >
-                            {t(`console.${p}.title`)}
-                        </a>
-                    ))}
-                </nav>
                 <span className="console-me hf-hint">{me.user_id}</span>
             </header>
-            <main className="console-main">
+            <Nav pages={pages} page={page} main={main} />
+            <main ref={main} id="console-main" className="console-main" tabIndex={-1}>
                 {!me.admin && (
                     <Banner icon="eye">
                         {t(me.moderator ? "console.moderates" : "console.looks")}
