@@ -296,6 +296,8 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"user", "password", "nobody"}, 1, "no such user"},
 		{[]string{"user", "disable", "nobody"}, 1, "no such user"},
 		{[]string{"invite", "--expires", "soon"}, 2, "7d"},
+		{[]string{"invite", "--role", "king"}, 1, "no such role"},
+		{[]string{"invite", "--group", "nobody's"}, 1, "no such group"},
 		{[]string{"claim"}, 1, "set up already"},
 		{[]string{"user", "list", "--set", "lsten.http=:1"}, 2, "listen.http"},
 	} {
@@ -317,6 +319,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"user", "list", "--json"}, `"locked"`},
 		{[]string{"user", "disable", "anna", "--undo"}, "may log in"},
 		{[]string{"invite", "--json", "--uses", "3"}, "/e/"},
+		{[]string{"invite", "--json", "--role", "moderator"}, "/e/"},
 		{[]string{"config", "print"}, "listen"},
 		{[]string{"config", "print", "--template"}, "#server_name"},
 		{[]string{"version", "--json"}, `"version"`},

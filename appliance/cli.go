@@ -168,7 +168,7 @@ func runInvite(ctx context.Context, c *cli, _ []string) error {
 		return err
 	}
 	var i inviteInfo
-	if err := cl.call(ctx, "POST", "/v1/invites", inviteRequest{c.uses, int64(d / time.Second), c.inviteName, c.admin}, &i); err != nil {
+	if err := cl.call(ctx, "POST", "/v1/invites", inviteRequest{c.uses, int64(d / time.Second), c.inviteName, c.inviteRoles(), c.groups}, &i); err != nil {
 		return err
 	}
 	if c.json {
@@ -177,6 +177,14 @@ func runInvite(ctx context.Context, c *cli, _ []string) error {
 	fmt.Fprintf(c.out, "%s\nValid until %s, for %d account(s).\n\n", i.URL, i.Expires.Local().Format("2006-01-02 15:04"), c.uses)
 	writeQR(c.out, i.URL)
 	return nil
+}
+
+// inviteRoles are those that --role and --admin name.
+func (c *cli) inviteRoles() []string {
+	if c.admin {
+		return append(c.roles, "admin")
+	}
+	return c.roles
 }
 
 func runUserRecover(ctx context.Context, c *cli, args []string) error {

@@ -69,14 +69,18 @@ func (a console) Visitor(r *http.Request) (web.Visitor, error) {
 }
 
 func (a console) CreateInvite(ctx context.Context, n web.NewInvite) (web.Invite, error) {
-	inv, err := a.id().CreateInvite(ctx, identity.NewInvite{Uses: n.Uses, ExpiresIn: n.ExpiresIn, Localpart: n.Localpart, CreatedBy: n.By})
+	roles, err := parseRoles(n.Roles)
+	if err != nil {
+		return web.Invite{}, groupError(err)
+	}
+	inv, err := a.id().CreateInvite(identity.WithActor(ctx, n.By), identity.NewInvite{Uses: n.Uses, ExpiresIn: n.ExpiresIn, Localpart: n.Localpart, Roles: roles, Groups: n.Groups})
 	switch {
 	case errors.Is(err, identity.ErrBadName):
 		return web.Invite{}, &web.Error{Code: "bad_name", Field: "localpart", Message: "A user name has small letters, digits and . _ = - / + only, such as anna.meyer."}
 	case errors.Is(err, identity.ErrUserExists):
 		return web.Invite{}, &web.Error{Code: "taken", Field: "localpart", Message: "This user name is taken. Choose another."}
 	case err != nil:
-		return web.Invite{}, err
+		return web.Invite{}, groupError(err)
 	}
 	out := toInvite(inv)
 	out.Uses, out.URL = n.Uses, a.inviteURL(inv.Token, n.Origin)
@@ -93,7 +97,7 @@ func (a *Appliance) inviteURL(token, origin string) string {
 }
 
 func toInvite(i identity.Invite) web.Invite {
-	return web.Invite{ID: i.ID, Localpart: i.Localpart, Uses: i.UsesLeft, By: i.CreatedBy, Created: i.Created, Expires: i.Expires, Revoked: i.Revoked}
+	return web.Invite{ID: i.ID, Localpart: i.Localpart, Roles: i.Roles.Names(), Groups: i.Groups, Uses: i.UsesLeft, By: i.CreatedBy, Created: i.Created, Expires: i.Expires, Revoked: i.Revoked}
 }
 
 func (a console) Invites(ctx context.Context) ([]web.Invite, error) {

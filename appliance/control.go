@@ -131,10 +131,11 @@ type newUserRequest struct {
 }
 
 type inviteRequest struct {
-	Uses      int    `json:"uses"`
-	Seconds   int64  `json:"seconds"`
-	Localpart string `json:"localpart"`
-	Admin     bool   `json:"admin"`
+	Uses      int      `json:"uses"`
+	Seconds   int64    `json:"seconds"`
+	Localpart string   `json:"localpart"`
+	Roles     []string `json:"roles"`
+	Groups    []string `json:"groups"`
 }
 
 // inviteInfo is an invite as the command line prints it.
@@ -260,8 +261,12 @@ func (a *Appliance) controlHandler() http.Handler {
 		if err != nil {
 			return nil, err
 		}
+		roles, err := parseRoles(in.Roles)
+		if err != nil {
+			return nil, err
+		}
 		i, err := a.core.Load().identity.CreateInvite(r.Context(), identity.NewInvite{
-			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: name, Admin: in.Admin})
+			Uses: in.Uses, ExpiresIn: time.Duration(in.Seconds) * time.Second, Localpart: name, Roles: roles, Groups: in.Groups})
 		return inviteInfo{i.ID, a.inviteURL(i.Token, ""), i.Expires}, err
 	})
 	a.mailControl(handle)

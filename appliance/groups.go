@@ -34,6 +34,7 @@ var groupTroubles = []struct {
 	{identity.ErrNoUser, http.StatusNotFound, "not_found", "user_id", "There is no such user."},
 	{identity.ErrDeactivated, http.StatusConflict, "closed", "", "This account was closed."},
 	{identity.ErrRole, http.StatusBadRequest, "bad_role", "role", "There is no such role; the roles are owner, admin, moderator and auditor."},
+	{identity.ErrMayNotInvite, http.StatusForbidden, "role", "", "Only an administrator may invite people."},
 	{identity.ErrOwner, http.StatusForbidden, "owner", "", "Only an owner may change an owner's account, or make somebody an owner."},
 	{identity.ErrLastOwner, http.StatusConflict, "last_owner", "", "This is the last account that owns the appliance. Make another person an owner first."},
 	{identity.ErrGroupRole, http.StatusBadRequest, "bad_role", "role", "A group cannot own the appliance. Give the role to single people."},
@@ -76,6 +77,18 @@ func setRole(ctx context.Context, id *identity.Service, userID, name string, on 
 		return id.Grant(ctx, userID, role)
 	}
 	return id.Revoke(ctx, userID, role)
+}
+
+// parseRoles reads the names of roles. Errors: identity.ErrRole.
+func parseRoles(names []string) (all identity.Roles, err error) {
+	for _, n := range names {
+		r, err := identity.ParseRole(n)
+		if err != nil {
+			return 0, err
+		}
+		all |= r
+	}
+	return all, nil
 }
 
 func (a console) Groups(ctx context.Context) ([]web.Group, error) {

@@ -47,6 +47,7 @@ type cli struct {
 	admin, undo, keep bool
 	displayName       string
 	group             string
+	roles, groups     []string
 	password          string
 	passwordStdin     bool
 	uses              int
@@ -134,7 +135,8 @@ func commands() []command {
 				f.IntVar(&c.uses, "uses", 1, "how many accounts it may make")
 				f.StringVar(&c.expires, "expires", "168h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
 				f.StringVar(&c.inviteName, "for", "", "the user `name` of the account")
-				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance")
+				f.BoolVar(&c.admin, "admin", false, "the account administers the appliance: short for --role admin")
+				roleFlags(f, c)
 			}},
 		{name: "user import", data: true, args: "FILE", nargs: [2]int{1, 1}, short: "take people over from a list: a spreadsheet, LDIF, an export of AD or Entra", run: runUserImport,
 			long: "Compares a list with the accounts and prints what would change; nothing is changed. The\nsame command with --apply and the number that it printed does it. FILE is CSV with a line\nof headings, or LDIF; - is standard input. Columns: username, displayname, groups (with\nsemicolons between), enabled, id; those of Active Directory and Entra are known, too.",
@@ -352,6 +354,11 @@ func commands() []command {
 				f.BoolVar(&c.template, "template", false, "print an appliance.toml with all keys, explained")
 			}},
 	}
+}
+
+func roleFlags(f *flag.FlagSet, c *cli) {
+	f.Var(list{&c.roles}, "role", "a `role` of the account: owner, admin, moderator or auditor; may be repeated")
+	f.Var(list{&c.groups}, "group", "a `group` that the account is put into; may be repeated")
 }
 
 func groupFlag(f *flag.FlagSet, c *cli) {

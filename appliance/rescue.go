@@ -15,7 +15,7 @@ const inviteTime = time.Hour
 // AdminInvite makes a link by which one person becomes an administrator: for who
 // stands at the machine and has lost all others. The caller checks that they may.
 func (a *Appliance) AdminInvite(ctx context.Context) (string, error) {
-	i, err := a.core.Load().identity.CreateInvite(audit.As(ctx, audit.CommandLine), identity.NewInvite{Uses: 1, ExpiresIn: inviteTime, Admin: true})
+	i, err := a.core.Load().identity.CreateInvite(audit.As(ctx, audit.CommandLine), identity.NewInvite{Uses: 1, ExpiresIn: inviteTime, Roles: identity.Admin})
 	if err != nil {
 		return "", err
 	}

@@ -58,6 +58,7 @@ var (
 	ErrWeakPassword  = account.ErrWeakPassword
 	ErrNoUser        = account.ErrNoUser
 	ErrInvite        = account.ErrInvite
+	ErrMayNotInvite  = account.ErrMayNotInvite
 	ErrEmail         = account.ErrEmail
 	ErrEmailInUse    = account.ErrEmailInUse
 	ErrEmailToken    = account.ErrEmailToken
@@ -745,7 +746,8 @@ func (s *Service) EndAll(ctx context.Context, userID, keepDevice string) error {
 	})
 }
 
-// CreateInvite makes an invite link. Errors: ErrBadName, ErrReserved, ErrUserExists.
+// CreateInvite makes an invite link; who asks is in the context (WithActor). Errors:
+// ErrBadName, ErrReserved, ErrUserExists, ErrMayNotInvite, ErrOwner, ErrNoGroup, ErrGroupSource.
 func (s *Service) CreateInvite(ctx context.Context, n NewInvite) (Invite, error) {
 	inv, err := s.accounts.CreateInvite(ctx, n)
 	inv.URL = s.o.PublicURL + "/e/" + inv.Token

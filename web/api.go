@@ -114,11 +114,13 @@ type Invites interface {
 
 // NewInvite asks for an invite.
 type NewInvite struct {
-	By        string        // user ID of the administrator; empty: the setup wizard
+	By        string        // user ID of the administrator
 	Origin    string        // origin to build the link with
 	Uses      int           // how many accounts it may make
 	ExpiresIn time.Duration // from now
 	Localpart string        // the user name it is bound to, or empty
+	Roles     []string      // names of roles that the account gets
+	Groups    []string      // names of groups that it is put into
 }
 
 // Invite is a link that makes accounts.
@@ -126,6 +128,8 @@ type Invite struct {
 	ID        string    `json:"id"`
 	URL       string    `json:"url,omitempty"` // only known when it is made: the appliance keeps a hash
 	Localpart string    `json:"localpart,omitempty"`
+	Roles     []string  `json:"roles,omitempty"`
+	Groups    []string  `json:"groups,omitempty"`
 	Uses      int       `json:"uses"`
 	Used      int       `json:"used"`
 	By        string    `json:"by,omitempty"`

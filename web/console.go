@@ -28,7 +28,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 			return nil, "", &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
 		}
 		if !strings.HasPrefix(pattern, "GET ") && !slices.Contains(harmless, pattern) && !v.Fresh {
-			return nil, "", &Error{Status: http.StatusForbidden, Code: "reauth", Message: "Confirm at /reauth that it is you, then try again: you signed in more than five minutes ago, or without your second factor."}
+			return nil, "", errReauth
 		}
 		return r.WithContext(context.WithValue(audit.As(r.Context(), v.UserID), callerKey{}, v.UserID)), v.UserID, nil
 	}
@@ -82,6 +82,15 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		if err := decode(r, &in); err != nil {
 			return nil, err
 		}
+		if len(in.Roles)+len(in.Groups) > 0 { // a stolen session could make itself another administrator
+			v, err := s.Admins.Visitor(r)
+			if err == nil && !v.Fresh {
+				err = errReauth
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
 		return s.invite(r, in, admin)
 	})
 	handle("DELETE /api/console/invites/{id}", func(r *http.Request, _ string) (any, error) {
@@ -112,6 +121,8 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	bridge("retry", func(ctx context.Context, id string) error { return s.Bridges.RetryBridge(ctx, id) })
 	s.machineRoutes(mux, handle)
 }
+
+var errReauth = &Error{Status: http.StatusForbidden, Code: "reauth", Message: "Confirm at /reauth that it is you, then try again: you signed in more than five minutes ago, or without your second factor."}
 
 // harmless are the operations that need no new proof of who asks: they change nothing
 // that a stolen session could use, or cannot wait.
@@ -189,9 +200,11 @@ func (s *Server) setDisabled(r *http.Request, admin string) (any, error) {
 
 // inviteRequest asks for an invite; ExpiresIn is in seconds.
 type inviteRequest struct {
-	Uses      int    `json:"uses"`
-	ExpiresIn int64  `json:"expires_in"`
-	Localpart string `json:"localpart"`
+	Uses      int      `json:"uses"`
+	ExpiresIn int64    `json:"expires_in"`
+	Localpart string   `json:"localpart"`
+	Roles     []string `json:"roles"`
+	Groups    []string `json:"groups"`
 }
 
 const (
@@ -201,7 +214,7 @@ const (
 )
 
 func (s *Server) invite(r *http.Request, in inviteRequest, by string) (any, error) {
-	n := NewInvite{By: by, Origin: s.origin(r), Uses: in.Uses, ExpiresIn: time.Duration(in.ExpiresIn) * time.Second, Localpart: strings.ToLower(strings.TrimPrefix(strings.TrimSpace(in.Localpart), "@"))}
+	n := NewInvite{By: by, Roles: in.Roles, Groups: in.Groups, Origin: s.origin(r), Uses: in.Uses, ExpiresIn: time.Duration(in.ExpiresIn) * time.Second, Localpart: strings.ToLower(strings.TrimPrefix(strings.TrimSpace(in.Localpart), "@"))}
 	if n.Uses == 0 {
 		n.Uses = 1
 	}

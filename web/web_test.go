@@ -566,6 +566,27 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// Who found an open console invites nobody who may more than a member.
+func TestInvitesThatGiveSomethingAskAnew(t *testing.T) {
+	s, f := newServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true}
+	for _, body := range []string{`{"roles":["admin"]}`, `{"groups":["Ward 7"]}`} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/invites", body); res.StatusCode != 403 || errCode(out) != "reauth" {
+			t.Errorf("%s: %d %v", body, res.StatusCode, out)
+		}
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/invites", `{"roles":[],"groups":[]}`); res.StatusCode != 200 {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	f.visitor.Fresh = true
+	if res, out := ask(t, s, nil, "POST", "/api/console/invites", `{"roles":["admin"],"groups":["Ward 7"]}`); res.StatusCode != 200 {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if len(f.invites) != 2 || f.invites[1].By != "@ada:x.test" || !slices.Equal(f.invites[1].Roles, []string{"admin"}) || !slices.Equal(f.invites[1].Groups, []string{"Ward 7"}) {
+		t.Errorf("%+v", f.invites)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	s, f := newServer(t)
 	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}

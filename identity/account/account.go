@@ -251,18 +251,18 @@ func (a *Accounts) about(names ...string) []string {
 // ErrWeakPassword, ErrInvite, ErrEmailProof, ErrEmailInUse.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	var hash string
-	var invite string // its ID
+	var invite Invite
 	// The invite is looked at before the costly hash and used up with the insert.
 	if n.Invite != "" {
 		inv, err := a.InviteByToken(ctx, n.Invite)
 		if err != nil {
 			return User{}, err
 		}
-		invite = inv.ID
+		invite = inv
 		if inv.Localpart != "" {
 			n.Localpart = inv.Localpart
 		}
-		n.Admin = inv.Admin
+		n.Admin = false // the invite alone says what the account may do
 	}
 	if err := a.CheckName(n.Localpart, n.Source); err != nil {
 		return User{}, err
@@ -281,15 +281,13 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	}
 	u := User{
 		ID: NewULID(a.Now()), UserID: a.UserID(n.Localpart), Localpart: n.Localpart, DisplayName: n.DisplayName,
-		Admin: n.Admin, Roles: firstRoles(n), State: Active, HasPassword: hash != "", Created: a.Now(),
+		Roles: firstRoles(n) | invite.Roles, State: Active, HasPassword: hash != "", Created: a.Now(),
 	}
+	u.Admin = u.Roles.Administers()
 	err := a.DB.Write(ctx, func(tx *store.Tx) error {
 		if n.Invite != "" {
-			err := useInvite(tx, Hash(n.Invite), a.Now())
-			if errors.Is(err, ErrInvite) {
-				err = useRegistrationToken(tx, n.Invite, a.Now())
-			}
-			if err != nil {
+			var err error
+			if invite, err = a.useInviteTx(tx, n.Invite); err != nil {
 				return err
 			}
 		}
@@ -326,10 +324,18 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		if u.Roles != 0 {
 			d["roles"] = u.Roles.Names()
 		}
-		if invite != "" {
-			d["invite"] = invite
+		if invite.ID != "" {
+			d["invite"] = invite.ID
 		}
-		return a.Audit.Tx(ctx, tx, audit.Event{Name: "user.create", Target: u.UserID, Data: d})
+		if err := a.Audit.Tx(ctx, tx, audit.Event{Name: "user.create", Target: u.UserID, Data: d}); err != nil || len(invite.groupIDs) == 0 {
+			return err
+		}
+		if err := a.joinInvitedTx(tx, invite, u); err != nil {
+			return err
+		}
+		var err error
+		u, err = a.LoadByID(tx, u.ID) // with the roles of its groups
+		return err
 	})
 	if err != nil {
 		return User{}, err

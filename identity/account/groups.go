@@ -137,6 +137,10 @@ func (a *Accounts) LoadGroup(q store.Querier, name string) (Group, error) {
 	return scanGroup(q.QueryRow(groupColumns+`WHERE g.folded = $1`, strings.ToLower(strings.TrimSpace(name))).Scan)
 }
 
+func (a *Accounts) loadGroupByID(q store.Querier, id string) (Group, error) {
+	return scanGroup(q.QueryRow(groupColumns+`WHERE g.id = $1`, id).Scan)
+}
+
 const insertGroup = `INSERT INTO id_groups (id, name, folded, source, created) VALUES ($1, $2, $3, $4, $5)`
 
 // CreateGroupTx makes a group. Errors: ErrGroupName, ErrGroupExists.

@@ -3,6 +3,8 @@ package account
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/store"
@@ -14,8 +16,8 @@ type NewInvite struct {
 	Uses      int           // 0: one
 	ExpiresIn time.Duration // 0: seven days
 	Localpart string        // fixed user name; "": the person chooses
-	Admin     bool
-	CreatedBy string // user ID
+	Roles     Roles         // that the account gets
+	Groups    []string      // names of local groups that it is put into
 }
 
 // Invite is a link that makes accounts.
@@ -24,13 +26,54 @@ type Invite struct {
 	Token     string // only from CreateInvite: the database has its hash
 	URL       string // only from identity.CreateInvite, on the canonical origin
 	Localpart string
-	Admin     bool
+	Roles     Roles    // that the account gets
+	Groups    []string // that it is put into: names; only from CreateInvite and Invites
+	groupIDs  []string
 	Uses      int
 	UsesLeft  int
 	Created   time.Time
 	Expires   time.Time
-	CreatedBy string
+	CreatedBy string // user ID; "": the command line, or the setup
 	Revoked   bool
+}
+
+// ErrMayNotInvite: only who administers the appliance invites people.
+var ErrMayNotInvite = errors.New("identity: only an administrator may invite people")
+
+// mayInvite refuses an invite by somebody who could not give its roles themselves. The
+// appliance, and who commands it at the machine, may give all. Errors: ErrMayNotInvite,
+// ErrOwner.
+func (a *Accounts) mayInvite(ctx context.Context, q store.Querier, roles Roles) error {
+	who := ActorOf(ctx).UserID
+	if who == "" {
+		return nil
+	}
+	l, own := a.Localpart(who)
+	u, err := a.LoadByLocalpart(q, l)
+	switch {
+	case errors.Is(err, ErrNoUser):
+		return ErrMayNotInvite
+	case err != nil:
+		return err
+	case !own || u.Err() != nil || !u.Roles.Administers():
+		return ErrMayNotInvite
+	case roles&Owner != 0 && u.Roles&Owner == 0:
+		return ErrOwner
+	}
+	return nil
+}
+
+// still refuses an invite that gives more than a plain account, where who made it could
+// not make it any more. Errors: ErrInvite.
+func (a *Accounts) still(q store.Querier, inv Invite) error {
+	if inv.Roles == 0 && len(inv.groupIDs) == 0 {
+		return nil
+	}
+	err := a.mayInvite(WithActor(context.Background(), Actor{UserID: inv.CreatedBy}), q, inv.Roles)
+	if errors.Is(err, ErrMayNotInvite) || errors.Is(err, ErrOwner) {
+		err = ErrInvite
+	}
+	return err
 }
 
 // Bounds of an invite.
@@ -40,8 +83,9 @@ const (
 	maxInviteExpiry = 366 * 24 * time.Hour
 )
 
-// CreateInvite makes an invite. Errors: ErrBadName, ErrUserExists for a fixed name.
-func (a *Accounts) CreateInvite(ctx context.Context, n NewInvite) (Invite, error) {
+// CreateInvite makes an invite. Who asks is in the context. Errors: ErrBadName,
+// ErrUserExists for a fixed name; ErrMayNotInvite, ErrOwner, ErrNoGroup, ErrGroupSource.
+func (a *Accounts) CreateInvite(ctx context.Context, n NewInvite) (inv Invite, err error) {
 	if n.Localpart != "" {
 		n.Uses = 1
 		if err := a.CheckName(n.Localpart, "invite"); err != nil {
@@ -54,33 +98,66 @@ func (a *Accounts) CreateInvite(ctx context.Context, n NewInvite) (Invite, error
 	if n.ExpiresIn <= 0 {
 		n.ExpiresIn = defaultInvite
 	}
-	now := a.Now()
-	inv := Invite{
-		ID: NewULID(now), Token: Secret(), Localpart: n.Localpart, Admin: n.Admin,
-		Uses: min(max(n.Uses, 1), maxInviteUses), Created: now, Expires: now.Add(min(n.ExpiresIn, maxInviteExpiry)), CreatedBy: n.CreatedBy,
-	}
-	inv.UsesLeft = inv.Uses
-	return inv, a.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := a.Audit.Tx(ctx, tx, audit.Event{Name: "invite.create", Target: inv.ID, Data: audit.Data{
-			"name": inv.Localpart, "admin": inv.Admin, "uses": inv.Uses, "expires": inv.Expires.UTC().Format(time.RFC3339)}}); err != nil {
+	err = a.DB.Write(ctx, func(tx *store.Tx) error {
+		inv, err = a.createInviteTx(ctx, tx, n, Secret())
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(insertInvite, inv.ID, Hash(inv.Token), inv.Localpart, inv.Admin, inv.Uses,
-			inv.Created.UnixMilli(), inv.Expires.UnixMilli(), inv.CreatedBy)
-		return err
+		return a.Audit.Tx(ctx, tx, audit.Event{Name: "invite.create", Target: inv.ID, Data: audit.Data{
+			"name": inv.Localpart, "roles": inv.Roles.Names(), "groups": inv.Groups, "uses": inv.Uses, "expires": inv.Expires.UTC().Format(time.RFC3339)}})
 	})
-}
-
-const insertInvite = `INSERT INTO id_invites (id, hash, localpart, admin, uses, uses_left, created, expires, created_by, revoked)
-VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, 0)`
-
-const inviteColumns = `SELECT id, localpart, admin, uses, uses_left, created, expires, created_by, revoked FROM id_invites `
-
-func scanInvite(scan func(...any) error) (inv Invite, err error) {
-	var created, expires int64
-	if err := scan(&inv.ID, &inv.Localpart, &inv.Admin, &inv.Uses, &inv.UsesLeft, &created, &expires, &inv.CreatedBy, &inv.Revoked); err != nil {
+	if err != nil {
 		return Invite{}, err
 	}
+	return inv, nil
+}
+
+func (a *Accounts) createInviteTx(ctx context.Context, tx *store.Tx, n NewInvite, token string) (Invite, error) {
+	if err := a.mayInvite(ctx, tx, n.Roles); err != nil {
+		return Invite{}, err
+	}
+	now := a.Now()
+	inv := Invite{
+		ID: NewULID(now), Token: token, Localpart: n.Localpart, Roles: n.Roles, Groups: []string{},
+		Uses: min(max(n.Uses, 1), maxInviteUses), Created: now, Expires: now.Add(min(n.ExpiresIn, maxInviteExpiry)), CreatedBy: ActorOf(ctx).UserID,
+	}
+	inv.UsesLeft = inv.Uses
+	for _, name := range n.Groups {
+		g, err := a.LoadGroup(tx, name)
+		if err == nil && g.Source != LocalGroup {
+			err = ErrGroupSource
+		}
+		if err != nil {
+			return Invite{}, err
+		}
+		if !slices.Contains(inv.groupIDs, g.ID) {
+			inv.Groups, inv.groupIDs = append(inv.Groups, g.Name), append(inv.groupIDs, g.ID)
+		}
+	}
+	_, err := tx.Exec(insertInvite, inv.ID, Hash(inv.Token), inv.Localpart, strings.Join(inv.Roles.Names(), " "), strings.Join(inv.groupIDs, " "), inv.Uses,
+		inv.Created.UnixMilli(), inv.Expires.UnixMilli(), inv.CreatedBy)
+	return inv, err
+}
+
+const insertInvite = `INSERT INTO id_invites (id, hash, localpart, roles, group_ids, uses, uses_left, created, expires, created_by, revoked)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, 0)`
+
+const inviteColumns = `SELECT id, localpart, roles, group_ids, uses, uses_left, created, expires, created_by, revoked FROM id_invites `
+
+func scanInvite(scan func(...any) error) (inv Invite, err error) {
+	var (
+		created, expires int64
+		roles, groups    string
+	)
+	if err := scan(&inv.ID, &inv.Localpart, &roles, &groups, &inv.Uses, &inv.UsesLeft, &created, &expires, &inv.CreatedBy, &inv.Revoked); err != nil {
+		return Invite{}, err
+	}
+	for name := range strings.FieldsSeq(roles) {
+		if r, err := ParseRole(name); err == nil { // else of a later release
+			inv.Roles |= r
+		}
+	}
+	inv.groupIDs = strings.Fields(groups)
 	inv.Created, inv.Expires = time.UnixMilli(created), time.UnixMilli(expires)
 	return inv, nil
 }
@@ -92,7 +169,10 @@ func (a *Accounts) InviteByToken(ctx context.Context, token string) (inv Invite,
 		return Invite{}, ErrInvite
 	}
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		inv, err = scanInvite(q.QueryRow(inviteColumns+`WHERE hash = $1 AND revoked = 0 AND uses_left > 0 AND expires > $2`, Hash(token), a.Now().UnixMilli()).Scan)
+		inv, err = scanInvite(q.QueryRow(selectOpenInvite, Hash(token), a.Now().UnixMilli()).Scan)
+		if err == nil {
+			return a.still(q, inv)
+		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -106,14 +186,44 @@ func (a *Accounts) InviteByToken(ctx context.Context, token string) (inv Invite,
 	return inv, err
 }
 
-const useInviteSQL = `UPDATE id_invites SET uses_left = uses_left - 1 WHERE hash = $1 AND revoked = 0 AND uses_left > 0 AND expires > $2`
+const (
+	selectOpenInvite = inviteColumns + `WHERE hash = $1 AND revoked = 0 AND uses_left > 0 AND expires > $2`
+	countUse         = `UPDATE id_invites SET uses_left = uses_left - 1 WHERE id = $1`
+)
 
-func useInvite(tx *store.Tx, hash []byte, now time.Time) error {
-	n, err := tx.Exec(useInviteSQL, hash, now.UnixMilli())
-	if err == nil && n == 0 {
-		err = ErrInvite
+// useInviteTx counts a use of an invite, or of a registration token, which gives an
+// invite of nothing. Of parallel uses of the last one succeeds. Errors: ErrInvite.
+func (a *Accounts) useInviteTx(tx *store.Tx, token string) (Invite, error) {
+	inv, err := scanInvite(tx.QueryRow(selectOpenInvite, Hash(token), a.Now().UnixMilli()).Scan)
+	if errors.Is(err, store.ErrNotFound) {
+		return Invite{}, useRegistrationToken(tx, token, a.Now())
 	}
-	return err
+	if err == nil {
+		err = a.still(tx, inv)
+	}
+	if err != nil {
+		return Invite{}, err
+	}
+	_, err = tx.Exec(countUse, inv.ID)
+	return inv, err
+}
+
+// joinInvitedTx puts a new account into the groups of its invite, except those that there
+// are no more.
+func (a *Accounts) joinInvitedTx(tx *store.Tx, inv Invite, u User) error {
+	for _, id := range inv.groupIDs {
+		g, err := a.loadGroupByID(tx, id)
+		if errors.Is(err, ErrNoGroup) || err == nil && g.Source != LocalGroup {
+			continue
+		}
+		if err == nil {
+			err = a.joinTx(tx, g, u)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Invites lists the invites, newest first.
@@ -131,7 +241,18 @@ func (a *Accounts) Invites(ctx context.Context) (out []Invite, err error) {
 			}
 			out = append(out, inv)
 		}
-		return rows.Err()
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		groups, err := scanGroups(q, groupColumns)
+		for i := range out {
+			for _, g := range groups {
+				if slices.Contains(out[i].groupIDs, g.ID) {
+					out[i].Groups = append(out[i].Groups, g.Name)
+				}
+			}
+		}
+		return err
 	})
 	return out, err
 }

@@ -483,14 +483,13 @@ CREATE TABLE id_invites (
 	id         TEXT PRIMARY KEY,
 	hash       BLOB NOT NULL UNIQUE,
 	localpart  TEXT NOT NULL, -- '': the person chooses
-	admin      INTEGER NOT NULL,
 	uses       INTEGER NOT NULL,
 	uses_left  INTEGER NOT NULL,
 	created    INTEGER NOT NULL,
 	expires    INTEGER NOT NULL,
 	created_by TEXT NOT NULL, -- user ID
 	revoked    INTEGER NOT NULL
-) WITHOUT ROWID;
+, roles TEXT NOT NULL DEFAULT '', group_ids TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 
 -- owner: identity/opstore
 CREATE TABLE id_keys (

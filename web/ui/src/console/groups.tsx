@@ -29,6 +29,45 @@ export function RoleTags({ of }: { of: Role[] }) {
     );
 }
 
+/** What an account is given when it is made: one role at most, and groups. */
+export interface Gifts {
+    roles: Role[];
+    groups: string[];
+}
+
+/** GiftFields choose what new accounts are given. */
+export function GiftFields({ value, onChange, roleError, groupError }: { value: Gifts; onChange: (g: Gifts) => void; roleError?: string; groupError?: string }) {
+    const { value: groups, error } = useLoaded<Group[]>("/api/console/groups");
+    const local = (groups ?? []).filter((g) => g.source === "local");
+    return (
+        <>
+            <label className="hf-field">
+                <span className="hf-label">{t("console.gifts.role")}</span>
+                <select value={value.roles[0] ?? ""} onChange={(e) => onChange({ ...value, roles: e.target.value === "" ? [] : [e.target.value as Role] })} data-testid="gift-role">
+                    <option value="">{t("console.gifts.member")}</option>
+                    {roles.map((r) => (
+                        <option key={r} value={r}>
+                            {t(`console.role.${r}`)}
+                        </option>
+                    ))}
+                </select>
+            </label>
+            <ErrorNote>{roleError}</ErrorNote>
+            {local.length > 0 && (
+                <fieldset className="console-gifts">
+                    <legend className="hf-label">{t("console.gifts.groups")}</legend>
+                    {local.map((g) => (
+                        <Switch key={g.name} isSelected={value.groups.includes(g.name)} onChange={(on) => onChange({ ...value, groups: on ? [...value.groups, g.name] : value.groups.filter((n) => n !== g.name) })} data-testid={`gift-group-${g.name}`}>
+                            {g.name}
+                        </Switch>
+                    ))}
+                </fieldset>
+            )}
+            <ErrorNote>{groupError ?? error}</ErrorNote>
+        </>
+    );
+}
+
 /** RolesDialog gives roles and takes them; path and who name the person or the group. */
 export function RolesDialog({ name, path, who, have, choice, onChange, onClose }: { name: string; path: string; who: object; have: Role[]; choice: readonly Role[]; onChange: () => Promise<void>; onClose: () => void }) {
     const [error, setError] = useState<string>();

@@ -12,7 +12,7 @@ import { AuditPage } from "./audit";
 import { BridgesPage } from "./bridges";
 import { CallsPage } from "./calls";
 import { DirectoriesPage } from "./directories";
-import { GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
+import { type Gifts, GiftFields, GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
 import { MachinePage } from "./machine";
 import { Nav, type Page, allPages } from "./nav";
 import { PushPage } from "./push";
@@ -322,7 +322,15 @@ function InvitesPage({ acts }: { acts: boolean }) {
                                 <b>{i.localpart ? t("console.invites.for", { name: i.localpart }) : t("console.invites.forAnyone")}</b>
                                 <span className="hf-hint">{t("console.invites.from", { by: i.by || t("console.invites.setup"), when: date(i.created) })}</span>
                             </span>
-                            <span className="console-tags">{over ? <span className="hf-tag">{over}</span> : <span className="hf-tag hf-tag--ok">{t("console.invites.open")}</span>}</span>
+                            <span className="console-tags">
+                                <RoleTags of={i.roles ?? []} />
+                                {i.groups?.map((g) => (
+                                    <span key={g} className="hf-tag">
+                                        {g}
+                                    </span>
+                                ))}
+                                {over ? <span className="hf-tag">{over}</span> : <span className="hf-tag hf-tag--ok">{t("console.invites.open")}</span>}
+                            </span>
                             <span className="hf-hint console-when">
                                 {t("console.invites.left", { count: Math.max(0, i.uses - i.used) })}
                                 <br />
@@ -371,13 +379,14 @@ function NewInvite({ onClose, onMade }: { onClose: () => void; onMade: (i: Invit
     const [uses, setUses] = useState("1");
     const [life, setLife] = useState<keyof typeof lifetimes>("week");
     const [localpart, setLocalpart] = useState("");
+    const [gifts, setGifts] = useState<Gifts>({ roles: [], groups: [] });
     const [busy, setBusy] = useState(false);
     const [error, setError] = useState<ApiError>();
     const make = async (): Promise<void> => {
         setBusy(true);
         setError(undefined);
         try {
-            onMade(await api<Invite>("POST", "/api/console/invites", { uses: parseInt(uses, 10) || 0, expires_in: lifetimes[life], localpart }));
+            onMade(await api<Invite>("POST", "/api/console/invites", { uses: parseInt(uses, 10) || 0, expires_in: lifetimes[life], localpart, ...gifts }));
         } catch (e) {
             setError(e instanceof ApiError ? e : new ApiError(0, "unknown", messageOf(e)));
             setBusy(false);
@@ -404,6 +413,7 @@ function NewInvite({ onClose, onMade }: { onClose: () => void; onMade: (i: Invit
                     </select>
                 </label>
                 <TextField label={t("console.invites.localpart")} value={localpart} onChange={setLocalpart} error={wrong("localpart")} hint={t("console.invites.localpartHint")} autoComplete="off" spellCheck="false" />
+                <GiftFields value={gifts} onChange={setGifts} />
                 <ErrorNote>{error && !["uses", "localpart"].includes(error.field ?? "") ? error.message : undefined}</ErrorNote>
                 <div className="hf-actions">
                     <Button look="plain" onPress={onClose}>

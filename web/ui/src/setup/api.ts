@@ -131,6 +131,8 @@ export interface Invite {
     id: string;
     url?: string;
     localpart?: string;
+    roles?: ("owner" | "admin" | "moderator" | "auditor")[];
+    groups?: string[];
     uses: number;
     used: number;
     by?: string;
