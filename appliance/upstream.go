@@ -19,6 +19,7 @@ import (
 type upstreamFlags struct {
 	c      upstream.Config
 	scopes []string
+	groups []string
 	stdin  bool
 }
 
@@ -62,6 +63,16 @@ func runUpstreamAdd(ctx context.Context, c *cli, args []string) error {
 	in.Scopes = c.upstream.scopes
 	if in.Name == "" {
 		in.Name = args[0]
+	}
+	for _, g := range c.upstream.groups {
+		there, here, two := strings.Cut(g, "=")
+		if !two {
+			here = there
+		}
+		if in.Groups == nil {
+			in.Groups = map[string]string{}
+		}
+		in.Groups[there] = here
 	}
 	if c.upstream.stdin {
 		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 1<<16)).ReadString('\n')

@@ -258,7 +258,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
-	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit})
+	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit,
+		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.sessions.DropUser})
 	if err != nil {
 		return nil, err
 	}

@@ -550,7 +550,7 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 		if err := deleteEmails(tx, u.ID); err != nil {
 			return err
 		}
-		for _, q := range []string{dropGrants, leaveGroups} {
+		for _, q := range []string{dropGrants, leaveGroups, dropGivenOf} {
 			if _, err := tx.Exec(q, u.ID); err != nil {
 				return err
 			}

@@ -198,7 +198,7 @@ const (
 
 // DeleteGroupTx removes a group, and what its members might do through it.
 func (a *Accounts) DeleteGroupTx(tx *store.Tx, g Group) error {
-	for _, q := range []string{deleteGroup, deleteMembers, dropGrants} {
+	for _, q := range []string{deleteGroup, deleteMembers, dropGivenIn, dropGrants} {
 		if _, err := tx.Exec(q, g.ID); err != nil {
 			return err
 		}
@@ -239,6 +239,9 @@ func (a *Accounts) AddMemberTx(tx *store.Tx, g Group, u User) error {
 	case u.State == Deactivated:
 		return ErrDeactivated
 	}
+	if _, err := tx.Exec(dropGiven, g.ID, u.ID); err != nil { // by hand from now on
+		return err
+	}
 	return a.joinTx(tx, g, u)
 }
 
@@ -251,6 +254,9 @@ func (a *Accounts) joinTx(tx *store.Tx, g Group, u User) error {
 }
 
 func (a *Accounts) leaveTx(tx *store.Tx, g Group, u User) error {
+	if _, err := tx.Exec(dropGiven, g.ID, u.ID); err != nil {
+		return err
+	}
 	n, err := tx.Exec(deleteMember, g.ID, u.ID)
 	if err != nil || n == 0 {
 		return err

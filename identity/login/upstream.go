@@ -96,6 +96,9 @@ func (p *Pages) failUpstream(w http.ResponseWriter, r *http.Request, err error) 
 		p.message(w, r, http.StatusBadRequest, "upstreamRefused")
 	case errors.Is(err, upstream.ErrNoName):
 		p.message(w, r, http.StatusForbidden, "upstreamNoName")
+	case errors.Is(err, upstream.ErrNotAdmitted):
+		p.Log.Warn("somebody of an upstream provider may not come in", "upstream", r.PathValue("id"), "err", err)
+		p.message(w, r, http.StatusForbidden, "upstreamNotAdmitted")
 	case errors.Is(err, upstream.ErrClosed):
 		p.message(w, r, http.StatusForbidden, "upstreamClosed")
 	default:
@@ -143,7 +146,11 @@ func (p *Pages) upstreamCallback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.URL.RawQuery = asked.Query
-	if !p.passed(w, r, u, "fed") {
+	methods := []string{"fed"}
+	if who.MFA {
+		methods = append(methods, "mfa")
+	}
+	if !p.passed(w, r, u, methods...) {
 		return
 	}
 	if id := r.URL.Query().Get("request"); id != "" {

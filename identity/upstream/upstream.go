@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +51,7 @@ const (
 	maxAnswer    = 1 << 20 // of a provider
 	maxURL       = 2048
 	maxText      = 255
+	maxIDToken   = 64 << 10
 	freshFor     = time.Hour       // discovery is kept
 	checkEvery   = 5 * time.Minute // whether a provider answers
 	timeout      = 15 * time.Second
@@ -65,11 +67,18 @@ type Config struct {
 	ClientID     string   `json:"client_id"`
 	ClientSecret string   `json:"client_secret,omitempty"`
 	Scopes       []string `json:"scopes,omitempty"` // openid profile
-	// UserClaim and NameClaim are the claims with the user name and the displayed one.
-	UserClaim string `json:"user_claim,omitempty"` // preferred_username
-	NameClaim string `json:"name_claim,omitempty"` // name
+	Mapping
 	// Closed makes no accounts: only people who have one here sign in.
 	Closed bool `json:"closed,omitempty"`
+	// Prompt and ACRs are what the provider is asked for: to have people prove anew who they
+	// are, to have them prove it in certain ways. RequireACR refuses other ways.
+	Prompt     string   `json:"prompt,omitempty"`
+	ACRs       []string `json:"acr_values,omitempty"`
+	RequireACR bool     `json:"require_acr,omitempty"`
+	// RequireMFA refuses a sign-in there without a second factor; TrustMFA has one there
+	// count as one here.
+	RequireMFA bool `json:"require_mfa,omitempty"`
+	TrustMFA   bool `json:"trust_mfa,omitempty"`
 }
 
 // Provider is a provider as administrators see it, without its secret.
@@ -90,6 +99,11 @@ type Options struct {
 	Client   *http.Client
 	Now      func() time.Time
 	Audit    *audit.Log // nil: nothing is noted
+	// DisplayName and Rename are of the profile that others see. nil: it does not follow.
+	DisplayName func(ctx context.Context, userID string) (string, error)
+	Rename      func(ctx context.Context, userID, displayName string) error
+	// Changed is told by ULID that somebody's groups are others now. nil: nobody is told.
+	Changed func(id string)
 }
 
 // Upstreams keeps the providers. Its methods are safe for concurrent use.
@@ -185,8 +199,17 @@ func (c *Config) check() error {
 		return errors.New("the client ID that the provider gave out is missing, or too long")
 	case c.Name == "" || len(c.Name) > maxText || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return errors.New("the name on the button must be plain text")
-	case len(c.Scopes) > 20 || len(c.UserClaim) > maxText || len(c.NameClaim) > maxText:
-		return errors.New("there are too many scopes, or the name of a claim is too long")
+	case len(c.Scopes) > 20 || slices.ContainsFunc(c.Scopes, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
+		return errors.New("there are too many scopes, or one is not a word")
+	case c.Prompt != "" && c.Prompt != "login" && c.Prompt != "consent" && c.Prompt != "select_account":
+		return errors.New("prompt is login, consent or select_account")
+	case len(c.ACRs) > 20 || slices.ContainsFunc(c.ACRs, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
+		return errors.New("there are too many values of acr, or one is not a word")
+	case c.RequireACR && len(c.ACRs) == 0:
+		return errors.New("which values of acr are good must be said when one of them is required")
+	}
+	if err := c.Mapping.check(); err != nil {
+		return err
 	}
 	if len(c.Scopes) == 0 {
 		c.Scopes = []string{"profile"}
@@ -198,6 +221,12 @@ func (c *Config) check() error {
 	if c.NameClaim == "" {
 		c.NameClaim = "name"
 	}
+	if c.MailClaim == "" {
+		c.MailClaim = "email"
+	}
+	if c.GroupsClaim == "" {
+		c.GroupsClaim = "groups"
+	}
 	return nil
 }
 
@@ -208,6 +237,9 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 		return ErrID
 	}
 	if err := c.check(); err != nil {
+		return err
+	}
+	if err := u.o.DB.Read(ctx, func(q store.Querier) error { return c.resolve(q, u.o.Accounts) }); err != nil {
 		return err
 	}
 	raw, err := json.Marshal(c)
@@ -241,7 +273,8 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 
 func (u *Upstreams) note(tx *store.Tx, e audit.Event) error { return u.o.Audit.Tx(tx.Context(), tx, e) }
 
-// Remove forgets a provider. Who is joined to it stays so, should it come back.
+// Remove forgets a provider, and takes back the groups that it gave. Who is joined to it
+// stays so, should it come back.
 // Errors: ErrNone.
 func (u *Upstreams) Remove(ctx context.Context, id string) error {
 	err := u.o.DB.Write(ctx, func(tx *store.Tx) error {
@@ -251,6 +284,17 @@ func (u *Upstreams) Remove(ctx context.Context, id string) error {
 		}
 		if err != nil {
 			return err
+		}
+		changed, err := u.o.Accounts.TakeAllTx(tx, origin(id))
+		if err != nil {
+			return err
+		}
+		if u.o.Changed != nil {
+			tx.AfterCommit(func() {
+				for _, id := range changed {
+					u.o.Changed(id)
+				}
+			})
 		}
 		return u.note(tx, audit.Event{Name: "upstream.remove", Target: id})
 	})
@@ -273,7 +317,14 @@ func (u *Upstreams) List(ctx context.Context) ([]Provider, error) {
 	}
 	u.mu.Unlock()
 	slices.SortFunc(out, func(a, b Provider) int { return strings.Compare(a.ID, b.ID) })
-	err := u.o.DB.Read(ctx, func(q store.Querier) error {
+	groups, err := u.o.Accounts.AllGroups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].Config.names(groups)
+	}
+	err = u.o.DB.Read(ctx, func(q store.Querier) error {
 		for i := range out {
 			if err := q.QueryRow(`SELECT count(*) FROM id_upstream_links WHERE issuer = $1`, out[i].Config.Issuer).Scan(&out[i].People); err != nil {
 				return err
@@ -411,7 +462,14 @@ func (u *Upstreams) Ask(ctx context.Context, id, redirect, query string) (to str
 	}
 	a = Asked{ID: id, State: account.Secret(), Nonce: account.Secret(), Verifier: oauth2.GenerateVerifier(), Redirect: redirect, Query: query, Until: u.o.Now().Add(askedFor)}
 	conf := u.config(p, c, redirect)
-	return conf.AuthCodeURL(a.State, oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)), a, nil
+	more := []oauth2.AuthCodeOption{oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)}
+	if c.Prompt != "" {
+		more = append(more, oauth2.SetAuthURLParam("prompt", c.Prompt))
+	}
+	if len(c.ACRs) > 0 {
+		more = append(more, oauth2.SetAuthURLParam("acr_values", strings.Join(c.ACRs, " ")))
+	}
+	return conf.AuthCodeURL(a.State, more...), a, nil
 }
 
 // Person is somebody whom a provider signed in.
@@ -421,6 +479,12 @@ type Person struct {
 	Subject  string `json:"sub"`
 	Name     string `json:"name"` // user name there, in small letters
 	Full     string `json:"full"`
+	Mail     string `json:"mail,omitempty"` // verified, canonical
+	// Groups are the ULIDs of those here that the provider's say. Partly: there are more,
+	// which it did not name.
+	Groups []string `json:"groups,omitempty"`
+	Partly bool     `json:"partly,omitempty"`
+	MFA    bool     `json:"mfa,omitempty"` // there was a second factor there, and it counts here
 }
 
 // Answered checks the provider's answer to what a browser asked. Errors: ErrNone, ErrDown,
@@ -452,44 +516,161 @@ func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Pe
 		return who, fmt.Errorf("%w: %w", ErrDown, err)
 	}
 	raw, _ := token.Extra("id_token").(string)
-	if who, err = u.verify(ctx, p, c, raw, a.Nonce); err != nil {
+	id, said, err := u.verify(ctx, p, c, raw, a.Nonce)
+	if err != nil {
 		return who, err
 	}
-	who.Upstream = a.ID
+	if err := u.ask(ctx, p, c, conf.TokenSource(ctx, token), id.Subject, said); err != nil {
+		return who, err
+	}
 	u.answered(a.ID, nil)
-	return who, nil
+	who, err = personOf(c, id, said)
+	who.Upstream = a.ID
+	return who, err
 }
 
-// verify checks an ID token. Errors: ErrRefused.
-func (u *Upstreams) verify(ctx context.Context, p *oidc.Provider, c Config, raw, nonce string) (who Person, err error) {
-	if raw == "" || len(raw) > 64<<10 {
-		return who, fmt.Errorf("%w: there is no ID token", ErrRefused)
+// verify checks an ID token, and returns what it says. Errors: ErrRefused.
+func (u *Upstreams) verify(ctx context.Context, p *oidc.Provider, c Config, raw, nonce string) (id *oidc.IDToken, said map[string]any, err error) {
+	if raw == "" || len(raw) > maxIDToken {
+		return nil, nil, fmt.Errorf("%w: there is no ID token", ErrRefused)
 	}
-	id, err := p.Verifier(&oidc.Config{ClientID: c.ClientID, SupportedSigningAlgs: algs, Now: u.o.Now}).Verify(ctx, raw)
+	id, err = p.Verifier(&oidc.Config{ClientID: c.ClientID, SupportedSigningAlgs: algs, Now: u.o.Now}).Verify(ctx, raw)
 	if err != nil {
-		return who, fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	var claims map[string]any
-	if err := id.Claims(&claims); err != nil {
-		return who, fmt.Errorf("%w: %w", ErrRefused, err)
+	if err := id.Claims(&said); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	azp, _ := claims["azp"].(string)
+	azp, _ := said["azp"].(string)
 	switch {
 	case nonce == "" || id.Nonce != nonce:
-		return who, fmt.Errorf("%w: the nonce is another", ErrRefused)
+		return nil, nil, fmt.Errorf("%w: the nonce is another", ErrRefused)
 	case len(id.Audience) > 1 && azp == "", azp != "" && azp != c.ClientID:
-		return who, fmt.Errorf("%w: it was made for another application", ErrRefused)
+		return nil, nil, fmt.Errorf("%w: it was made for another application", ErrRefused)
 	case id.Subject == "" || len(id.Subject) > maxText:
-		return who, fmt.Errorf("%w: there is no subject", ErrRefused)
+		return nil, nil, fmt.Errorf("%w: there is no subject", ErrRefused)
 	}
-	text := func(claim string) string {
-		s, _ := claims[claim].(string)
-		if len(s) > maxText {
-			return ""
+	return id, said, nil
+}
+
+// ask adds to what the ID token says what is wanted and only the provider's userinfo
+// has. Without an answer about groups, or what is required, nobody comes in: groups would
+// be taken away that are there. Errors: ErrDown, ErrRefused.
+// Spec: OpenID Connect Core section 5.3
+func (u *Upstreams) ask(ctx context.Context, p *oidc.Provider, c Config, token oauth2.TokenSource, subject string, said map[string]any) error {
+	missing := func(names []string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return find(said, n) == nil })
+	}
+	must := missing(c.must())
+	if p.UserInfoEndpoint() == "" || !must && !missing(c.may()) {
+		return nil
+	}
+	info, err := p.UserInfo(ctx, token)
+	var more map[string]any
+	if err == nil {
+		err = info.Claims(&more)
+	}
+	switch {
+	case err != nil && !must:
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: its userinfo gives no answer that can be used: %w", ErrDown, err)
+	case info.Subject != subject: // somebody else's, perhaps of another's access token
+		return fmt.Errorf("%w: the userinfo is about somebody else", ErrRefused)
+	}
+	for k, v := range more {
+		if _, has := said[k]; !has {
+			said[k] = v
 		}
-		return strings.TrimSpace(s)
 	}
-	return Person{Issuer: id.Issuer, Subject: id.Subject, Name: strings.ToLower(text(c.UserClaim)), Full: text(c.NameClaim)}, nil
+	return nil
+}
+
+// must are the claims that decide who comes in, and with what.
+func (c *Config) must() (out []string) {
+	if len(c.Domains) > 0 {
+		out = append(out, c.MailClaim)
+	}
+	if len(c.Groups) > 0 {
+		out = append(out, c.GroupsClaim)
+	}
+	if c.RequireClaim != "" {
+		out = append(out, c.RequireClaim)
+	}
+	return out
+}
+
+// may are the claims without which somebody comes in as well.
+func (c *Config) may() []string {
+	out := []string{c.UserClaim, c.NameClaim}
+	if c.MailTaken {
+		out = append(out, c.MailClaim)
+	}
+	return out
+}
+
+// find is a claim by its name, or by a path with dots into objects.
+func find(said map[string]any, name string) any {
+	if v, ok := said[name]; ok {
+		return v
+	}
+	for i, r := range name {
+		if r != '.' {
+			continue
+		}
+		if inner, ok := said[name[:i]].(map[string]any); ok {
+			if v := find(inner, name[i+1:]); v != nil {
+				return v
+			}
+		}
+	}
+	return nil
+}
+
+// texts are the values of a claim as texts; what is longer than a text may be is left out.
+func texts(v any) (out []string) {
+	switch v := v.(type) {
+	case string:
+		if len(v) <= maxText {
+			out = append(out, v)
+		}
+	case bool:
+		out = append(out, strconv.FormatBool(v))
+	case float64:
+		out = append(out, strconv.FormatFloat(v, 'f', -1, 64))
+	case []any:
+		for _, x := range v[:min(len(v), maxGroups+1)] {
+			if _, nested := x.([]any); !nested {
+				out = append(out, texts(x)...)
+			}
+		}
+	}
+	return out
+}
+
+// personOf is whom a provider signed in. Errors: ErrRefused, ErrNotAdmitted.
+func personOf(c Config, id *oidc.IDToken, said map[string]any) (who Person, err error) {
+	get := func(name string) []string { return texts(find(said, name)) }
+	text := func(name string) string {
+		if s, ok := find(said, name).(string); ok && len(s) <= maxText {
+			return strings.TrimSpace(s)
+		}
+		return ""
+	}
+	who = Person{Issuer: id.Issuer, Subject: id.Subject, Name: strings.ToLower(text(c.UserClaim)), Full: text(c.NameClaim)}
+	mfa := slices.Contains(get("amr"), "mfa") // RFC 8176
+	switch {
+	case c.RequireACR && !slices.Contains(c.ACRs, text("acr")):
+		return who, fmt.Errorf("%w: the person did not prove who they are in a way that is required (acr %.100q)", ErrRefused, text("acr"))
+	case c.RequireMFA && !mfa:
+		return who, fmt.Errorf("%w: the provider does not say that there was a second factor (amr without mfa)", ErrRefused)
+	}
+	who.MFA = c.TrustMFA && (mfa || c.RequireACR)
+	verified := slices.Contains(get("email_verified"), "true")
+	// Some leave out groups where there are many, and say where to ask for them.
+	elsewhere, _ := said["_claim_names"].(map[string]any)
+	_, partly := elsewhere[c.GroupsClaim]
+	return who, c.admit(&who, get, verified, partly)
 }
 
 // Account finds the account of somebody, or makes it. Errors: ErrTaken: a local account
@@ -505,6 +686,9 @@ func (u *Upstreams) Account(ctx context.Context, who Person) (account.User, erro
 		x, err = u.o.Accounts.LoadByID(q, id)
 		return err
 	})
+	if err == nil {
+		return x, u.follow(ctx, who, x)
+	}
 	if !errors.Is(err, store.ErrNotFound) {
 		return x, err
 	}
@@ -538,6 +722,9 @@ func (u *Upstreams) Account(ctx context.Context, who Person) (account.User, erro
 
 func (u *Upstreams) joinTx(tx *store.Tx, who Person, x account.User) error {
 	if _, err := tx.Exec(`INSERT INTO id_upstream_links (issuer, subject, user_id, created) VALUES ($1, $2, $3, $4)`, who.Issuer, who.Subject, x.ID, u.o.Now().UnixMilli()); err != nil {
+		return err
+	}
+	if err := u.followTx(tx, who, x); err != nil {
 		return err
 	}
 	return u.note(tx, audit.Event{Name: "upstream.join", Target: x.UserID, Data: audit.Data{"upstream": who.Upstream, "issuer": who.Issuer}})

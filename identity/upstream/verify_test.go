@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,26 +29,42 @@ type hostile struct {
 	*httptest.Server
 	key   *rsa.PrivateKey
 	token string // what the token endpoint gives
+	asked bool   // it has a userinfo endpoint
+	info  string // what that gives; "": 500
 	sent  url.Values
 }
 
-func newHostile(t *testing.T) *hostile {
+var hostileKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
+	return key
+})
+
+func newHostile(t *testing.T) *hostile {
+	key := hostileKey()
 	h := &hostile{key: key}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/.well-known/openid-configuration":
-			json.NewEncoder(w).Encode(map[string]any{"issuer": h.URL, "authorization_endpoint": h.URL + "/auth", "token_endpoint": h.URL + "/token", "jwks_uri": h.URL + "/keys", "id_token_signing_alg_values_supported": []string{"none", "HS256", "RS256"}})
+			d := map[string]any{"issuer": h.URL, "authorization_endpoint": h.URL + "/auth", "token_endpoint": h.URL + "/token", "jwks_uri": h.URL + "/keys", "id_token_signing_alg_values_supported": []string{"none", "HS256", "RS256"}}
+			if h.asked {
+				d["userinfo_endpoint"] = h.URL + "/info"
+			}
+			json.NewEncoder(w).Encode(d)
 		case "/keys":
 			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k", Use: "sig"}}})
 		case "/token":
 			r.ParseForm()
 			h.sent = r.PostForm
 			json.NewEncoder(w).Encode(map[string]any{"access_token": "x", "token_type": "Bearer", "id_token": h.token})
+		case "/info":
+			if h.info == "" {
+				w.WriteHeader(500)
+			}
+			w.Write([]byte(h.info))
 		default:
 			w.Write([]byte(strings.Repeat("x", 4<<20)))
 		}

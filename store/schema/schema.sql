@@ -460,6 +460,16 @@ CREATE TABLE id_emails (
 CREATE INDEX id_emails_user ON id_emails (user_id);
 
 -- owner: identity/account
+CREATE TABLE id_group_given (
+	group_id TEXT NOT NULL,
+	user_id  TEXT NOT NULL, -- ULID of the account
+	origin   TEXT NOT NULL, -- "upstream" and the provider's short name
+	PRIMARY KEY (group_id, user_id, origin)
+) WITHOUT ROWID;
+CREATE INDEX id_group_given_origin ON id_group_given (origin, user_id);
+CREATE INDEX id_group_given_user ON id_group_given (user_id, origin);
+
+-- owner: identity/account
 CREATE TABLE id_group_members (
 	group_id TEXT NOT NULL,
 	user_id  TEXT NOT NULL, -- ULID of the account

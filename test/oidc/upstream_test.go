@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -73,7 +74,18 @@ func TestUpstream(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upstreamOf(t, town, "town")
+	// Groups there are groups here, where they are mapped.
+	for _, args := range [][]string{{"group", "add", "Guards"}, {"group", "add", "Elders"}, {"group", "join", "Guards", "dora"}, {"group", "join", "Elders", "dora"}} {
+		if _, err := town.cli(args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"Watch", "Elders"} {
+		if _, err := main.cli("group", "add", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upstreamOf(t, town, "town", "--scope", "profile", "--scope", "groups", "--group", "Guards=Watch")
 	if out, err := main.cli("upstream", "test", "town"); err != nil || !strings.Contains(string(out), town.issuer) {
 		t.Fatalf("%v %s", err, out)
 	}
@@ -92,6 +104,26 @@ func TestUpstream(t *testing.T) {
 		if at, err := b.through(t, town, "town", "dora", "/account"); err != nil || at.Path != "/account" || b.whoami(t) != "dora" {
 			t.Fatalf("%v %v %q\n%s", at, err, b.whoami(t), b.last)
 		}
+	}
+	groups := func() string {
+		out, err := main.cli("group", "list", "--json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	if in := groups(); !regexp.MustCompile(`"name": ?"Watch"[^}]*"members": ?1`).MatchString(in) || !regexp.MustCompile(`"name": ?"Elders"[^}]*"members": ?0`).MatchString(in) {
+		t.Fatalf("who is in which group: %s", in)
+	}
+	if _, err := town.cli("group", "leave", "Guards", "dora"); err != nil {
+		t.Fatal(err)
+	}
+	b = newBrowser(t, main)
+	if at, err := b.through(t, town, "town", "dora", "/account"); err != nil || b.whoami(t) != "dora" {
+		t.Fatalf("%v %v", at, err)
+	}
+	if in := groups(); !regexp.MustCompile(`"name": ?"Watch"[^}]*"members": ?0`).MatchString(in) {
+		t.Fatalf("she left the group there: %s", in)
 	}
 	// Her session is good for applications.
 	if x := a.signIn(b, "dora", nil); len(x.all["amr"].([]any)) == 0 {
