@@ -274,6 +274,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.upstreamControl(handle)
 	a.listControl(handle)
 	a.groupControl(handle)
+	a.placeControl(handle)
 	a.filesControl(handle)
 	a.loginControl(handle)
 	a.noticeControl(handle)
@@ -327,6 +328,9 @@ func (a *Appliance) controlMessage(err error) string {
 		return m
 	}
 	if m := groupMessage(err); m != "" {
+		return m
+	}
+	if m := placeMessage(err); m != "" {
 		return m
 	}
 	if m := listMessage(err); m != "" {

@@ -83,7 +83,8 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 				a.log.Error("a locked account's proofs for calls could not be withdrawn", "user", userID, "err", err)
 			}
 		},
-		Suspended: func(userID string, suspended bool) { c.hs.Suspended(userID, suspended) },
+		GroupChanged: func(id string) { c.hs.GroupRooms.Changed(id) },
+		Suspended:    func(userID string, suspended bool) { c.hs.Suspended(userID, suspended) },
 		Reserved: func(localpart string) bool {
 			return localpart == selfTestUser || localpart == notices.Localpart || c.hs.Appservice.Reserved(localpart, "")
 		},
@@ -136,6 +137,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		WebPushSubject:   func() string { return a.publicURLFor(name) },
 		Version:          Version,
 		OnDeviceDeleted:  c.identity.EndDeviceTx,
+		Groups:           c.identity,
 		// The wizard made it the server of one organisation, whose people look for
 		// each other by name.
 		FindEveryone: func() bool { return a.settings.Get(settings.Organisation) != "" },

@@ -48,6 +48,7 @@ type cli struct {
 	displayName       string
 	group             string
 	roles, groups     []string
+	place             placeFlags
 	password          string
 	passwordStdin     bool
 	uses              int
@@ -191,6 +192,21 @@ func commands() []command {
 		{name: "upstream list", data: true, short: "list the OpenID providers that people sign in with", run: runUpstreamList},
 		{name: "upstream test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "see whether an OpenID provider answers", run: runUpstreamTest},
 		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget an OpenID provider", run: runUpstreamRemove},
+		{name: "group room add", args: "GROUP ROOM", nargs: [2]int{2, 2}, short: "put a group's people into a room or space", run: runGroupRoomAdd,
+			long: "Puts everybody who is in a group, or comes into it, into a room or space, which is named by\nits alias or ID, and takes out again who leaves the group or is locked. A rule that there\nis already is changed: what is not named is as if it were new.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.place.level, "level", "", "the power level that they get: a `number` from 1 to 100, moderator (50) or admin (100); else the room's default")
+				f.StringVar(&c.place.takeOut, "take-out", "yes", "whether who leaves the group is out: yes, no, or all: also who was in the room before (`which`)")
+				f.BoolVar(&c.place.rooms, "rooms", false, "of a space: put them into its rooms, too")
+			}},
+		{name: "group room list", data: true, args: "[GROUP]", nargs: [2]int{0, 1}, short: "list which groups' people are in which rooms, and what is wrong", run: runGroupRoomList},
+		{name: "group room apply", args: "GROUP ROOM", nargs: [2]int{2, 2}, short: "put those in again who left the room", run: runGroupRoomApply,
+			long: "Who left a room by themselves, or was put out by its moderators, is not put in again by\nitself. This does it once."},
+		{name: "group room remove", args: "GROUP ROOM", nargs: [2]int{2, 2}, short: "put a group's people into a room no longer", run: runGroupRoomRemove,
+			long: "Removes the rule. Its people stay in the room, without the power level that they got.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.place.out, "out", false, "take those out whom the rule put in")
+			}},
 		{name: "group list", data: true, short: "list the groups", run: runGroupList},
 		{name: "group add", args: "NAME", nargs: [2]int{1, 1}, short: "make a group", run: runGroupAdd},
 		{name: "group rename", args: "NAME NEW", nargs: [2]int{2, 2}, short: "give a group another name", run: runGroupRename},

@@ -30,6 +30,7 @@ import (
 	"holdfast/homeserver/ephemeral"
 	"holdfast/homeserver/federation"
 	"holdfast/homeserver/feed"
+	"holdfast/homeserver/grouprooms"
 	"holdfast/homeserver/media"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/notices"
@@ -111,6 +112,8 @@ type Options struct {
 	WebPushSubject  func() string
 	Version         string // of the program, for other servers
 	OnDeviceDeleted func(tx *store.Tx, userID, deviceID string) error
+	// Groups are those of people, whom rules put into rooms. nil: there are none.
+	Groups Groups
 	// FindEveryone reports whether people find all local accounts by name. nil: only
 	// those with whom they share a room or who are in a public one.
 	FindEveryone func() bool
@@ -128,6 +131,14 @@ type Options struct {
 	// PolicyKey is the ed25519 key, in unpadded base64, of the policy server whose
 	// name is this server's. "": none.
 	PolicyKey string
+}
+
+// Groups are groups of people, by their IDs.
+type Groups interface {
+	// GroupMembers are the user IDs of who is in a group and whose account is open.
+	GroupMembers(q store.Querier, groupID string) ([]string, error)
+	// GroupName is a group's name. Errors: store.ErrNotFound.
+	GroupName(q store.Querier, groupID string) (string, error)
 }
 
 // Homeserver is a running homeserver.
@@ -150,6 +161,7 @@ type Homeserver struct {
 	Notices    *notices.Service
 	Phones     *unifiedpush.Service
 	Threads    *threads.Service
+	GroupRooms *grouprooms.Service // nil without Options.Groups
 
 	db         *store.DB
 	server     *route.Server
@@ -255,6 +267,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(h.roomReplaced)
 	h.Notices = notices.New(notices.Options{DB: o.DB, Rooms: h.Rooms, HasTag: h.Userdata.HasTag, AddTag: h.Userdata.AddTag, HasAccount: userExists, Settings: settings})
 	h.Rooms.Hook(h.Notices.Stored)
+	if o.Groups != nil {
+		h.GroupRooms = grouprooms.New(grouprooms.Options{DB: o.DB, Rooms: h.Rooms, Audit: o.Audit, Log: o.Log, Members: o.Groups.GroupMembers, Name: o.Groups.GroupName})
+		h.Rooms.Hook(h.GroupRooms.Stored)
+	}
 	var counter *push.Counter
 	h.Threads = threads.New(threads.Options{DB: o.DB, Rooms: h.Rooms,
 		Event: func(q store.Querier, roomID, eventID, userID string) (*rooms.Event, error) {
@@ -381,9 +397,12 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	routes = append(routes, rendezvous.New(rendezvous.Options{PublicURL: o.PublicURL}).Routes()...)
 	work := tasks.New(tasks.Options{DB: o.DB, Log: o.Log})
-	administration = admin.New(admin.Options{Tasks: work, ForgetCounts: counter.DeleteRoom,
-		Sweeps: []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom, h.Threads.DeleteRoom},
-		DB:     o.DB, Audit: o.Audit, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
+	sweeps := []func(*store.Tx, string, int) (int64, error){h.Ephemeral.DeleteRoom, h.Userdata.DeleteRoom, h.Delayed.DeleteRoom, h.Appservice.DeleteRoom, counter.DeleteRoom, h.Threads.DeleteRoom}
+	if h.GroupRooms != nil {
+		sweeps = append(sweeps, h.GroupRooms.DeleteRoom)
+	}
+	administration = admin.New(admin.Options{Tasks: work, ForgetCounts: counter.DeleteRoom, Sweeps: sweeps,
+		DB: o.DB, Audit: o.Audit, Log: o.Log, ServerName: o.ServerName, Version: o.Version, Accounts: o.People,
 		Devices: h.Devices, E2EE: h.E2EE, Userdata: h.Userdata, Rooms: h.Rooms, Files: h.Files, Timeline: h.Timeline, Pushers: h.Pushers, Notices: h.Notices})
 	routes = append(routes, administration.Routes()...)
 	others := federation.New(federation.Options{Version: o.Version, Key: h.Rooms.SigningKey(), Userinfo: h.Calls.Userinfo})
@@ -421,6 +440,10 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		return nil, err
 	}
 	h.end = append(h.end, work.Close)
+	if h.GroupRooms != nil {
+		h.GroupRooms.Start(run)
+		h.end = append(h.end, h.GroupRooms.Close)
+	}
 	return h, nil
 }
 

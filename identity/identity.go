@@ -127,6 +127,9 @@ type Options struct {
 	// any more. nil: nothing.
 	Locked    func(userID string, locked bool)
 	Suspended func(userID string, suspended bool)
+	// GroupChanged is told that somebody came into a group, by its ULID, or left it, that an
+	// account in it was locked or opened, or that it is gone. It must be quick. nil: nothing.
+	GroupChanged func(groupID string)
 	// Phones fetch their notifications from the appliance. nil: none can.
 	Phones Phones
 	// DisplayName and Rename are of the profile that others see. nil: the account page
@@ -238,7 +241,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
-		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation})
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation, GroupChanged: o.GroupChanged})
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
 		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})

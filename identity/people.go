@@ -79,6 +79,26 @@ func (s *Service) OwnRoles(ctx context.Context, userID string) (r Roles, err err
 // Groups lists all groups by name.
 func (s *Service) Groups(ctx context.Context) ([]Group, error) { return s.accounts.AllGroups(ctx) }
 
+// GroupID finds a group's ULID by its name. Errors: ErrNoGroup.
+func (s *Service) GroupID(ctx context.Context, name string) (id string, err error) {
+	err = s.o.DB.Read(ctx, func(q store.Querier) error {
+		g, err := s.accounts.LoadGroup(q, name)
+		id = g.ID
+		return err
+	})
+	return id, err
+}
+
+// GroupName is a group's name by its ULID. Errors: store.ErrNotFound.
+func (s *Service) GroupName(q store.Querier, id string) (string, error) {
+	return s.accounts.GroupName(q, id)
+}
+
+// GroupMembers are the user IDs of who is in a group, by its ULID, and whose account is open.
+func (s *Service) GroupMembers(q store.Querier, id string) ([]string, error) {
+	return s.accounts.ActiveMembers(q, id)
+}
+
 // GroupsOf lists the groups that somebody is in, by name. Errors: ErrNoUser.
 func (s *Service) GroupsOf(ctx context.Context, userID string) ([]Group, error) {
 	u, err := s.User(ctx, userID)

@@ -102,7 +102,7 @@ func (r *Rooms) MakeAdmin(ctx context.Context, roomID, userID string) (by string
 			level = highest(pl)
 		}
 		if pl.User(userID) < level {
-			content, err := b.withLevel(userID, level)
+			content, err := b.withLevels(map[string]*int64{userID: &level})
 			if err != nil {
 				return err
 			}
@@ -146,8 +146,9 @@ func highest(pl *eventauth.PowerLevels) int64 {
 	return n
 }
 
-// withLevel is the content of the room's power levels with another level of a user.
-func (b *batch) withLevel(userID string, level int64) (json.RawMessage, error) {
+// withLevels is the content of the room's power levels with other levels of users; nil:
+// the room's default.
+func (b *batch) withLevels(levels map[string]*int64) (json.RawMessage, error) {
 	content := map[string]json.RawMessage{}
 	old, err := b.get(mx.RoomPowerLevels, "")
 	if err != nil {
@@ -175,8 +176,12 @@ func (b *batch) withLevel(userID string, level int64) (json.RawMessage, error) {
 			}
 		}
 	}
-	if users[userID], err = json.Marshal(level); err != nil {
-		return nil, err
+	for userID, level := range levels {
+		if level == nil {
+			delete(users, userID)
+		} else if users[userID], err = json.Marshal(*level); err != nil {
+			return nil, err
+		}
 	}
 	if content["users"], err = json.Marshal(users); err != nil {
 		return nil, err

@@ -179,3 +179,85 @@ func (r *Rooms) children(q store.Querier, roomID string, suggested bool) ([]*Eve
 	})
 	return list, nil
 }
+
+// SpaceRoom is a room of a space that agrees to be one.
+type SpaceRoom struct {
+	RoomID string
+	// Own: the room, and each space on the way to it, names the space that it is in as its
+	// parent. Else its people are let in from there.
+	Own bool
+}
+
+// RoomsOf lists the rooms of a space that this server has, also those of spaces in it, at
+// most limit. Whoever may add rooms to a space must not decide by that about rooms of
+// others: a room counts if it names the space as its parent, or lets in everybody, or
+// everybody who is in the space.
+func (r *Rooms) RoomsOf(q store.Querier, spaceID string, limit int) (list []SpaceRoom, err error) {
+	seen := map[string]bool{spaceID: true}
+	for queue := []SpaceRoom{{spaceID, true}}; len(queue) > 0; queue = queue[1:] {
+		at := queue[0]
+		create, err := r.State(q, at.RoomID, mx.RoomCreate, "")
+		if err != nil || create.ContentString("type") != "m.space" {
+			if err != nil && err != store.ErrNotFound {
+				return nil, err
+			}
+			continue
+		}
+		children, err := r.children(q, at.RoomID, false)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range children {
+			id := *c.StateKey
+			if seen[id] || len(list) >= limit {
+				continue
+			}
+			own, in, err := r.agrees(q, id, at.RoomID)
+			if err != nil {
+				return nil, err
+			}
+			if !own && !in {
+				continue
+			}
+			seen[id] = true
+			room := SpaceRoom{id, own && at.Own}
+			list, queue = append(list, room), append(queue, room)
+		}
+	}
+	return list, nil
+}
+
+// agrees reports whether a room names a space as its parent, and whether it lets its
+// people in.
+func (r *Rooms) agrees(q store.Querier, roomID, spaceID string) (own, in bool, err error) {
+	if known, err := r.Known(q, roomID); err != nil || !known {
+		return false, false, err
+	}
+	switch e, err := r.State(q, roomID, mx.SpaceParent, spaceID); {
+	case err == nil:
+		via, ok := pdu.Strings(pdu.Field(e.Content, "via"))
+		own = ok && len(via) > 0
+	case err != store.ErrNotFound:
+		return false, false, err
+	}
+	e, err := r.State(q, roomID, mx.RoomJoinRules, "")
+	if err == store.ErrNotFound {
+		return own, false, nil
+	}
+	if err != nil {
+		return false, false, err
+	}
+	var rules mx.JoinRulesContent
+	if json.Unmarshal(e.Content, &rules) != nil {
+		return own, false, nil
+	}
+	switch rules.JoinRule {
+	case mx.JoinPublic:
+		in = true
+	case mx.JoinRestricted, mx.JoinKnockRestricted:
+		for _, a := range rules.Allow {
+			in = in || a.Type == "m.room_membership" && a.RoomID == spaceID
+		}
+	}
+	return own, in, nil
+}

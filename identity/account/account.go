@@ -121,6 +121,10 @@ type Options struct {
 	Audit      *audit.Log // nil: nothing is noted
 	// Organisation is a name that no password should consist of. nil: none.
 	Organisation func() string
+	// GroupChanged is told, after the write, that somebody came into a group, by its ULID, or
+	// left it, that an account in it was locked or opened, or that the group is gone. It must
+	// be quick. nil: nobody is told.
+	GroupChanged func(groupID string)
 }
 
 // Accounts keeps the accounts.
@@ -536,6 +540,13 @@ func (a *Accounts) SetStateTx(tx *store.Tx, u User, state string) error {
 		if err := keepOwner(tx, u); err != nil {
 			return err
 		}
+	}
+	groups, err := a.LoadGroups(tx, u.ID)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		a.groupChanged(tx, g)
 	}
 	if err := updateState(tx, u.ID, state); err != nil {
 		return err

@@ -167,6 +167,41 @@ func (a *Accounts) noteGroup(tx *store.Tx, event string, g Group, d audit.Data) 
 	return a.Audit.Tx(tx.Context(), tx, audit.Event{Name: event, Target: g.Name, Data: d})
 }
 
+// groupChanged tells who wants to know, once the write is on disk.
+func (a *Accounts) groupChanged(tx *store.Tx, g Group) {
+	if a.GroupChanged != nil {
+		tx.AfterCommit(func() { a.GroupChanged(g.ID) })
+	}
+}
+
+const selectGroupName = `SELECT name FROM id_groups WHERE id = $1`
+
+// GroupName is the name of a group by its ULID. Errors: store.ErrNotFound.
+func (a *Accounts) GroupName(q store.Querier, id string) (name string, err error) {
+	return name, q.QueryRow(selectGroupName, id).Scan(&name)
+}
+
+const selectActiveMembers = `SELECT u.localpart FROM id_group_members m JOIN id_users u ON u.id = m.user_id
+WHERE m.group_id = $1 AND u.state = 'active' ORDER BY u.localpart`
+
+// ActiveMembers are the user IDs of who is in a group, by its ULID, and whose account is
+// neither locked nor closed.
+func (a *Accounts) ActiveMembers(q store.Querier, id string) (out []string, err error) {
+	rows, err := q.Query(selectActiveMembers, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var l string
+		if err := rows.Scan(&l); err != nil {
+			return nil, err
+		}
+		out = append(out, a.UserID(l))
+	}
+	return out, rows.Err()
+}
+
 const renameGroup = `UPDATE id_groups SET name = $2, folded = $3 WHERE id = $1`
 
 // RenameGroupTx gives a group another name. Errors: ErrGroupName, ErrGroupExists, ErrGroupSource.
@@ -203,6 +238,7 @@ func (a *Accounts) DeleteGroupTx(tx *store.Tx, g Group) error {
 			return err
 		}
 	}
+	a.groupChanged(tx, g)
 	return a.noteGroup(tx, "group.delete", g, nil)
 }
 
@@ -250,6 +286,7 @@ func (a *Accounts) joinTx(tx *store.Tx, g Group, u User) error {
 	if err != nil || n == 0 {
 		return err
 	}
+	a.groupChanged(tx, g)
 	return a.noteGroup(tx, "group.join", g, audit.Data{"user": u.UserID})
 }
 
@@ -261,6 +298,7 @@ func (a *Accounts) leaveTx(tx *store.Tx, g Group, u User) error {
 	if err != nil || n == 0 {
 		return err
 	}
+	a.groupChanged(tx, g)
 	return a.noteGroup(tx, "group.leave", g, audit.Data{"user": u.UserID})
 }
 

@@ -77,7 +77,7 @@ var floors = [][]string{
 	{"admin"},
 	{"syncv3", "sliding", "oldsync", "calls", "push", "media", "federation", "appservice", "search", "account", "delayed", "rendezvous"},
 	{"feed", "threads"},
-	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports", "notices"},
+	{"timeline", "ephemeral", "todevice", "e2ee", "devices", "userdata", "reports", "notices", "grouprooms"},
 	{"rooms"},
 	{"pushrules"},
 	{"stateres", "eventauth", "route", "notify", "tasks"},
