@@ -8,17 +8,24 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/livekit/livekit-server/pkg/rtc/types"
 	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	"github.com/pion/stun/v3"
+	"github.com/pion/webrtc/v4"
+	"github.com/pion/webrtc/v4/pkg/media"
+	"google.golang.org/protobuf/proto"
 )
 
 // signed makes a token of claims, as anybody could who had the secret.
@@ -143,6 +150,182 @@ func TestTokenIsSmall(t *testing.T) {
 		if p := g.Video; g.Identity != "alice" || p.Room != "a" || !p.RoomJoin || p.RoomAdmin || p.RoomCreate || p.RoomList || p.RoomRecord || p.IngressAdmin || p.Hidden || p.Agent || p.CanUpdateOwnMetadata == nil {
 			t.Errorf("%+v %+v", g, p)
 		}
+	}
+}
+
+// Who has a token for a call is in it once and as themselves. Whatever they ask for,
+// nobody else's session, tracks or name are touched.
+func TestNobodyElse(t *testing.T) {
+	s, base := begin(t, Options{NodeIP: "127.0.0.1"})
+	ensure(t, s, "a")
+	e, err := s.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := func(who string) *client {
+		t.Helper()
+		c, err := dial(t.Context(), base+"/rtc", token(t, s, "a", who), PathUDP, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.close)
+		return c
+	}
+	data := func(c *client) *webrtc.DataChannel {
+		t.Helper()
+		d, err := c.pub.CreateDataChannel("_reliable", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	alice, bob := join("alice"), join("bob")
+	packets := make(chan *livekit.DataPacket, 10)
+	alice.sub.OnDataChannel(func(d *webrtc.DataChannel) {
+		d.OnMessage(func(m webrtc.DataChannelMessage) {
+			p := &livekit.DataPacket{}
+			if proto.Unmarshal(m.Data, p) == nil && p.GetUser() != nil {
+				packets <- p
+			}
+		})
+	})
+	go alice.run()
+	data(alice)
+	if _, err := alice.publish(); err != nil {
+		t.Fatal(err)
+	}
+	track, err := bob.publish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go bob.run()
+	if err := bob.await(t.Context(), bob.pubUp); err != nil {
+		t.Fatal(err)
+	}
+	at := seat{"a", "bob"}
+	published := func(who string) []types.MediaTrack {
+		if p := e.participant(seat{"a", who}); p != nil {
+			return p.GetPublishedTracks()
+		}
+		return nil
+	}
+	eventually(t, "bob is heard", 30*time.Second, func() bool {
+		track.WriteSample(media.Sample{Data: []byte{0xf8, 1, 2}, Duration: 20 * time.Millisecond})
+		return len(published("bob")) == 1
+	})
+	bobs := published("bob")[0]
+	session := e.participant(at).ID()
+
+	// By the address: another name, a second one, the session of somebody else.
+	forMallory := token(t, s, "a", "mallory")
+	if c, err := dial(t.Context(), base+"/rtc?publish=bob", forMallory, PathUDP, nil); err == nil {
+		c.close()
+		t.Errorf("%s is in the call by mallory's token", c.join.GetParticipant().GetIdentity())
+	} else if r, ok := errors.AsType[*refusal](err); !ok || r.status != http.StatusBadRequest {
+		t.Errorf("a second participant: %v", err)
+	}
+	again, _, err := websocket.DefaultDialer.Dial(base+"/rtc?protocol=15&reconnect=1&sid="+string(session)+"&access_token="+forMallory, nil)
+	if err == nil { // the answer is that she has no session
+		again.Close()
+	}
+	mallory := join("mallory")
+	if who := mallory.join.GetParticipant(); who.GetIdentity() != "mallory" || who.GetSid() == string(session) {
+		t.Errorf("mallory is %v", who)
+	}
+
+	// By messages: bob's track and name, and a track under bob's.
+	lies := data(mallory)
+	go mallory.run()
+	for _, m := range []*livekit.SignalRequest{
+		{Message: &livekit.SignalRequest_Mute{Mute: &livekit.MuteTrackRequest{Sid: string(bobs.ID()), Muted: true}}},
+		{Message: &livekit.SignalRequest_AddTrack{AddTrack: &livekit.AddTrackRequest{Cid: "x", Sid: string(bobs.ID()), Type: livekit.TrackType_AUDIO, Muted: true}}},
+		{Message: &livekit.SignalRequest_UpdateAudioTrack{UpdateAudioTrack: &livekit.UpdateLocalAudioTrack{TrackSid: string(bobs.ID()), Features: []livekit.AudioTrackFeature{livekit.AudioTrackFeature_TF_STEREO}}}},
+		{Message: &livekit.SignalRequest_SubscriptionPermission{SubscriptionPermission: &livekit.SubscriptionPermission{TrackPermissions: []*livekit.TrackPermission{{ParticipantSid: string(session), ParticipantIdentity: "bob", TrackSids: []string{string(bobs.ID())}}}}}},
+		{Message: &livekit.SignalRequest_UpdateMetadata{UpdateMetadata: &livekit.UpdateParticipantMetadata{Name: "Bob", Metadata: "mine", Attributes: map[string]string{"identity": "bob"}}}},
+	} {
+		if err := mallory.send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := mallory.publish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mallory.await(t.Context(), mallory.pubUp); err != nil {
+		t.Fatal(err)
+	}
+	// What she says in another's name comes in hers.
+	lie, err := proto.Marshal(&livekit.DataPacket{ParticipantIdentity: "bob", Value: &livekit.DataPacket_User{
+		User: &livekit.UserPacket{ParticipantIdentity: "bob", ParticipantSid: string(session), Payload: []byte("hello")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got *livekit.DataPacket
+	eventually(t, "alice gets mallory's packet", 30*time.Second, func() bool {
+		if lies.ReadyState() == webrtc.DataChannelStateOpen {
+			lies.Send(lie)
+		}
+		select {
+		case got = <-packets:
+			return true
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	})
+	if u := got.GetUser(); got.GetParticipantIdentity() != "mallory" || u.GetParticipantIdentity() != "mallory" || u.GetParticipantSid() == string(session) { //nolint:staticcheck // clients of before read the fields of the payload
+		t.Errorf("the packet is from %v", got)
+	}
+	p := e.participant(at)
+	if p == nil || p.ID() != session || !s.signals.stands(at) {
+		t.Fatal("bob's session is not what it was")
+	}
+	if info := p.ToProto(); info.GetName() != "" || info.GetMetadata() != "" || len(info.GetAttributes()) != 0 {
+		t.Errorf("bob is %v", info)
+	}
+	if now := published("bob"); len(now) != 1 || now[0].ID() != bobs.ID() || now[0].IsMuted() || len(now[0].ToProto().GetAudioFeatures()) != 0 {
+		t.Errorf("bob's tracks are %v", now)
+	}
+	eventually(t, "alice is still given bob's track", 30*time.Second, func() bool {
+		track.WriteSample(media.Sample{Data: []byte{0xf8, 1, 2}, Duration: 20 * time.Millisecond})
+		return slices.ContainsFunc(e.participant(seat{"a", "alice"}).GetSubscribedTracks(), func(t types.SubscribedTrack) bool { return t.ID() == bobs.ID() })
+	})
+	if in := s.Participants("a"); !slices.Equal(in, []string{"alice", "bob", "mallory"}) {
+		t.Errorf("in the call are %v", in)
+	}
+}
+
+// A client that asks for full ICE does not have the relay send checks to wherever the
+// client's candidates say.
+func TestRelayOnlyAnswers(t *testing.T) {
+	s, base := begin(t, Options{NodeIP: "127.0.0.1"})
+	ensure(t, s, "a")
+	c, err := dial(t.Context(), base+"/rtc?disable_ice_lite=1", token(t, s, "a", "mallory"), PathUDP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	victim, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer victim.Close()
+	b, err := json.Marshal(webrtc.ICECandidateInit{Candidate: "candidate:1 1 udp 2130706431 127.0.0.1 " + strconv.Itoa(victim.LocalAddr().(*net.UDPAddr).Port) + " typ host"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.send(&livekit.SignalRequest{Message: &livekit.SignalRequest_Trickle{Trickle: &livekit.TrickleRequest{CandidateInit: string(b), Target: livekit.SignalTarget_PUBLISHER}}}); err != nil {
+		t.Fatal(err)
+	}
+	go c.run()
+	if _, err := c.publish(); err != nil {
+		t.Fatal(err)
+	}
+	// Its own candidate is answered, and by then the other one would have been tried.
+	if err := c.await(t.Context(), c.pubUp); err != nil {
+		t.Fatal(err)
+	}
+	victim.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if n, from, err := victim.ReadFrom(make([]byte, 1500)); err == nil {
+		t.Errorf("%d bytes from %v", n, from)
 	}
 }
 

@@ -48,7 +48,11 @@ func dial(ctx context.Context, base, token string, path Path, network func(conte
 func dialBy(ctx context.Context, base, token string, w way, network func(context.Context, string, string) (net.Conn, error), conf *tls.Config) (*client, error) {
 	q := url.Values{"access_token": {token}, "protocol": {"15"}, "auto_subscribe": {"1"}, "sdk": {"go"}, "version": {"1"}}
 	d := websocket.Dialer{NetDialContext: network, HandshakeTimeout: 5 * time.Second, TLSClientConfig: conf}
-	ws, resp, err := d.DialContext(ctx, base+"?"+q.Encode(), http.Header{})
+	sep := "?"
+	if strings.Contains(base, sep) {
+		sep = "&"
+	}
+	ws, resp, err := d.DialContext(ctx, base+sep+q.Encode(), http.Header{})
 	if err != nil {
 		if resp != nil {
 			return nil, &refusal{resp.StatusCode}

@@ -3,6 +3,7 @@ package sfu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,6 +34,12 @@ type Reach struct {
 }
 
 type reachKey struct{}
+
+// seatKey has the seat that a request's token was checked for.
+type seatKey struct{}
+
+// errAnotherSeat means that LiveKit understood a request otherwise than admits did.
+var errAnotherSeat = errors.New("sfu: the request is for another place than its token")
 
 // WithReach says how the client of a request to Handler came here.
 func WithReach(ctx context.Context, r Reach) context.Context {
@@ -107,6 +114,11 @@ type reachRouter struct {
 }
 
 func (r reachRouter) StartParticipantSignal(ctx context.Context, room livekit.RoomName, pi routing.ParticipantInit) (routing.StartParticipantSignalResults, error) {
+	if at, _ := ctx.Value(seatKey{}).(seat); at != (seat{string(room), string(pi.Identity)}) {
+		return routing.StartParticipantSignalResults{}, errAnotherSeat
+	}
+	// A client may ask for it, and the relay would send checks wherever its candidates say.
+	pi.DisableICELite = false
 	if r.e.cluster != nil {
 		if res, elsewhere, err := r.e.cluster.session(ctx, room, pi); elsewhere {
 			return res, err // what the client is told of is the other relay's

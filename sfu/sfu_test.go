@@ -244,14 +244,15 @@ func TestAdmission(t *testing.T) {
 	inB.speak(t)
 	forA := token(t, s, "a", "mallory")
 	// Asked for another room, the relay goes by the token.
-	for _, path := range []string{"/rtc?room=b", "/rtc?room_name=b", "/rtc?join=b"} {
+	for _, path := range []string{"/rtc?room=b", "/rtc?room_name=b&room=b&participant=bob&identity=bob"} {
 		c, err := dial(t.Context(), base+path, forA, PathUDP, nil)
-		if err == nil {
-			if got := c.join.GetRoom().GetName(); got != "a" || len(c.join.GetOtherParticipants()) != 0 {
-				t.Errorf("%s: in room %q with %v", path, got, c.join.GetOtherParticipants())
-			}
-			c.close()
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
 		}
+		if got := c.join.GetRoom().GetName(); got != "a" || c.join.GetParticipant().GetIdentity() != "mallory" || len(c.join.GetOtherParticipants()) != 0 {
+			t.Errorf("%s: %s in room %q with %v", path, c.join.GetParticipant().GetIdentity(), got, c.join.GetOtherParticipants())
+		}
+		c.close()
 	}
 	yes := true
 	sign := func(key, secret, room string, ttl time.Duration, g *auth.VideoGrant) string {
@@ -279,9 +280,11 @@ func TestAdmission(t *testing.T) {
 		{"expired", expired},
 		{"unsigned", none},
 		{"no right to join", sign(s.key, s.secret, "a", time.Hour, &auth.VideoGrant{Room: "a"})},
+		{"no room", sign(s.key, s.secret, "", time.Hour, nil)},
 	} {
-		if x, err := call(t, base, c.jwt); err == nil {
-			t.Errorf("%s: admitted to %q", c.name, x.Name())
+		if x, err := dial(t.Context(), base+"/rtc?room=b", c.jwt, PathUDP, nil); err == nil {
+			t.Errorf("%s: admitted to %q", c.name, x.join.GetRoom().GetName())
+			x.close()
 		}
 	}
 	// A token makes its own room again, which may be gone after a restart, and no other.
