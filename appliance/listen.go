@@ -65,7 +65,7 @@ func (a *Appliance) listen() error {
 		case err != nil:
 			return fmt.Errorf("%s: %s: %w; the address must be one of this machine", a.cfg.Source(key), key, err)
 		}
-		open := &listener{name: l.name, tls: l.tls, ln: ln}
+		open := &listener{name: l.name, tls: l.tls, ln: newDoor(ln)}
 		a.listens = append(a.listens, open)
 		a.onClose(func() { ln.Close() })
 	}
@@ -93,6 +93,7 @@ func (a *Appliance) serve() {
 			MaxHeaderBytes:    maxHeaderBytes,
 			ErrorLog:          slog.NewLogLogger(a.logs.component("http").Handler(), slog.LevelDebug),
 			ConnContext:       tlsContext,
+			ConnState:         settledHTTP,
 			BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.Background(), listenerKey{}, l) },
 		}
 		go func() {
@@ -111,6 +112,16 @@ func (a *Appliance) serve() {
 			}
 		}()
 	}
+}
+
+// dropped counts the connections that the ports' limits ended.
+func (a *Appliance) dropped() (n int64) {
+	for _, l := range a.listens {
+		if d, ok := l.ln.(*door); ok {
+			n += d.dropped.Load()
+		}
+	}
+	return n
 }
 
 func (l *listener) shutdown(ctx context.Context) {

@@ -46,6 +46,7 @@ func newMetrics(a *Appliance) *metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_build_info", Help: "1, labelled with the version.", ConstLabels: prometheus.Labels{"version": Version}}, func() float64 { return 1 }),
 		gauge("holdfast_start_time_seconds", "When the appliance was started, Unix time.", func() float64 { return float64(a.started.Unix()) }),
+		counter("holdfast_http_connections_dropped_total", "Connections that were closed because too many had come from one address, or sent nothing.", func() float64 { return float64(a.dropped()) }),
 		counter("holdfast_store_writes_total", "Writes that reached the disk.", func() float64 { return float64(a.db.Stats().Writes) }),
 		counter("holdfast_store_commits_total", "Commits that the writes shared; each is one fsync.", func() float64 { return float64(a.db.Stats().Commits) }),
 		gauge("holdfast_store_position", "Last committed position of the sync sequence.", func() float64 { return float64(a.db.Pos()) }),

@@ -183,7 +183,10 @@ func tlsContext(ctx context.Context, c net.Conn) context.Context {
 }
 
 // serveTURN gives a connection to the call relay.
-func (a *Appliance) serveTURN(c net.Conn) { a.sfu.ServeTURN(c) }
+func (a *Appliance) serveTURN(c net.Conn) {
+	settled(c)
+	a.sfu.ServeTURN(c)
+}
 
 // reach is how the sender of a request came here. Behind a reverse proxy only the
 // name is known, and TURN is not offered at the HTTPS port, which is the proxy's.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -391,6 +392,89 @@ func TestTURNWithoutCredentials(t *testing.T) {
 	if err != nil || creds.TTL < time.Minute || creds.TTL > time.Hour {
 		t.Errorf("credentials for %v, %v", creds.TTL, err)
 	}
+}
+
+// Connections to TURN on which no allocation comes about: there are never more than may
+// be, of one address and in all, and whoever comes then is answered.
+func TestTURNHalfOpen(t *testing.T) {
+	s, _ := begin(t, Options{NodeIP: "127.0.0.1"})
+	e, err := s.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.ServeTURN(c)
+		}
+	}()
+	binding := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
+	knock := func(from string, send []byte) net.Conn {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp4", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second)) // less than streamOpening
+		if _, err := c.Write(send); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	gone := func(c net.Conn) {
+		t.Helper()
+		_, err := io.Copy(io.Discard, c)
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			t.Fatal("a connection that should have given way stands")
+		}
+	}
+	answered := func(from string) {
+		t.Helper()
+		got := &stun.Message{Raw: make([]byte, 1500)}
+		if _, err := got.ReadFrom(knock(from, binding.Raw)); err != nil || got.TransactionID != binding.TransactionID {
+			t.Fatalf("%s is not answered: %v", from, err)
+		}
+	}
+	most := func(from string) (each, all int) {
+		e.stream.mu.Lock()
+		defer e.stream.mu.Unlock()
+		return e.stream.each[netip.MustParseAddr(from)], e.stream.new
+	}
+	half := binding.Raw[:11]
+	var conns []net.Conn
+	for range 2 * maxStreamsEach {
+		conns = append(conns, knock("127.0.0.2", half))
+	}
+	for _, c := range conns[:maxStreamsEach] {
+		gone(c)
+	}
+	if n, _ := most("127.0.0.2"); n != maxStreamsEach {
+		t.Errorf("%d connections, want %d", n, maxStreamsEach)
+	}
+	answered("127.0.0.3")
+	answered("127.0.0.2")
+	gone(conns[maxStreamsEach])
+	for i := range maxStreamsNew / maxStreamsEach {
+		for range maxStreamsEach {
+			knock("127.0.0."+strconv.Itoa(10+i), half)
+		}
+	}
+	for _, c := range conns {
+		gone(c)
+	}
+	if _, n := most("127.0.0.2"); n > maxStreamsNew {
+		t.Errorf("%d connections in all, want %d", n, maxStreamsNew)
+	}
+	answered("127.0.0.3")
 }
 
 // fuzzed is a relay that a fuzzer talks to.

@@ -101,14 +101,29 @@ func (l *streams) give(conn net.Conn) error {
 	}
 	s := &stream{Conn: conn, l: l, key: conn.RemoteAddr().String(), from: from, opened: time.Now()}
 	l.mu.Lock()
-	if l.open[s.key] != nil || len(l.open) >= maxStreams || l.new >= maxStreamsNew || l.each[from] >= maxStreamsEach {
+	if l.open[s.key] != nil || len(l.open) >= maxStreams {
 		l.mu.Unlock()
 		return errStreams
+	}
+	// The next may be somebody who wants into a call: the one that waited longest gives
+	// way, of the same address where that has too many.
+	var old *stream
+	if each := l.each[from] >= maxStreamsEach; each || l.new >= maxStreamsNew {
+		for _, o := range l.open {
+			if !o.allocated && (!each || o.from == from) && (old == nil || o.opened.Before(old.opened)) {
+				old = o
+			}
+		}
+		l.forget(old)
+		streamsExpired.Add(1)
 	}
 	l.open[s.key] = s
 	l.each[from]++
 	l.new++
 	l.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
 	streamsAccepted.Add(1)
 	streamsOpen.Add(1)
 	select {
@@ -154,12 +169,18 @@ func (l *streams) settled(s *stream) {
 func (l *streams) gone(s *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.open, s.key)
-	if !s.allocated {
-		l.settled(s)
-	}
-	s.allocated = true
+	l.forget(s)
 	streamsOpen.Add(-1)
+}
+
+// forget takes a connection out of all lists. l.mu is held.
+func (l *streams) forget(s *stream) {
+	if l.open[s.key] == s {
+		delete(l.open, s.key)
+		if !s.allocated {
+			l.settled(s)
+		}
+	}
 }
 
 // Accept implements net.Listener.

@@ -4,8 +4,10 @@ package calls
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -113,7 +115,7 @@ func TestDoctor(t *testing.T) {
 		name    string
 		rules   []string
 		locked  bool
-		crowded bool              // the HTTPS port has as many connections to TURN as one address may have
+		crowded bool              // many half-open connections, for TURN and for signalling, came from one address
 		wrong   map[string]string // what is wrong, and a word of what is said
 		skipped []string
 	}{
@@ -125,7 +127,9 @@ func TestDoctor(t *testing.T) {
 			wrong: map[string]string{"call tcp": "TCP port 7881", "call turn": "UDP port 3478 of 10.77.0.1"}},
 		{name: "the HTTPS port is closed", rules: []string{"-d 10.77.0.1 -p tcp --dport 8443 -j DROP"},
 			wrong: map[string]string{"call signalling": "No answer from 10.77.0.1:8443. Open TCP port 8443"}, skipped: []string{"call https"}},
-		{name: "TURN at the HTTPS port is taken by others", crowded: true, wrong: map[string]string{"call https": "HTTPS port"}},
+		{name: "the HTTPS port takes one connection at a time", rules: []string{"-d 10.77.0.1 -p tcp --dport 8443 --syn -m connlimit --connlimit-above 1 -j REJECT --reject-with tcp-reset"},
+			wrong: map[string]string{"call https": "TURN over TLS cannot be reached"}},
+		{name: "the HTTPS port is full of half-open connections", crowded: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rules("-A", c.rules...)
@@ -135,7 +139,7 @@ func TestDoctor(t *testing.T) {
 				defer account("--undo")
 			}
 			if c.crowded {
-				defer fillTURN(t, ns, "10.77.0.1:8443")()
+				defer halfOpen(t, ns, "10.77.0.1:8443")()
 			}
 			found, code := doctor()
 			if (code != 0) != (len(c.wrong) > 0) {
@@ -165,8 +169,9 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// fillTURN opens connections to TURN, which make no allocation, until no more are taken.
-func fillTURN(t *testing.T, ns, addr string) (end func()) {
+// halfOpen opens connections to TURN that make no allocation, and others on which half of a
+// request for signalling comes: more of both than one address may have.
+func halfOpen(t *testing.T, ns, addr string) (end func()) {
 	t.Helper()
 	var conns []net.Conn
 	done := make(chan error)
@@ -193,13 +198,17 @@ func fillTURN(t *testing.T, ns, addr string) (end func()) {
 }
 
 func dialMany(conns *[]net.Conn, addr string) error {
-	for range 80 {
+	for i := range 400 {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			return err
 		}
 		*conns = append(*conns, c)
-		if _, err := c.Write([]byte{0}); err != nil { // as a STUN message begins
+		send := "\x00" // as a STUN message begins
+		if i%4 > 0 {
+			c, send = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}), "GET /livekit/sfu/rtc HTTP/1.1\r\nHost: x\r\nX-A: "
+		}
+		if _, err := io.WriteString(c, send); err != nil {
 			return err
 		}
 	}
