@@ -68,7 +68,7 @@ func (a console) Calls(ctx context.Context, from, limit int) (out web.CallReport
 }
 
 func toCall(c sfu.Call) web.Call {
-	return web.Call{ID: c.Room, Began: c.Began, Participants: c.Participants, UpBits: c.UpBits, DownBits: c.DownBits, Loss: c.Loss, RTT: c.RTT}
+	return web.Call{ID: c.Room, Began: c.Began, Participants: c.Participants, Node: c.Node, UpBits: c.UpBits, DownBits: c.DownBits, Loss: c.Loss, RTT: c.RTT}
 }
 
 // naming is how many members give a room without a name theirs.

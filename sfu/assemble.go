@@ -92,7 +92,7 @@ func configure(o Options, key, secret string) (*config.Config, Ports, address, e
 	// LiveKit makes of these is replaced in reach.go.
 	conf.TURN.TLSPort, conf.TURN.Domain = 443, "localhost"
 	conf.Room.AutoCreate = false
-	conf.Room.EmptyTimeout = uint32(emptyTimeout.Seconds())
+	conf.Room.EmptyTimeout = uint32(o.kept().Seconds())
 	conf.Room.DepartureTimeout = uint32(o.kept().Seconds())
 	return conf, ports, addr, nil
 }

@@ -125,6 +125,8 @@ const (
 	noteHello  = "hello"  // the appliance's relay is there: tell it
 	noteRemove = "remove" // a node is to take a participant out
 	noteClose  = "close"  // a node is to give up a room, which another holds
+	noteLook   = "look"   // somebody looks at the calls, or at the room that is named
+	noteCalls  = "calls"  // how a node's calls are: all, and the people in those that are looked at
 )
 
 // The states of a node.
@@ -146,6 +148,7 @@ type note struct {
 	Rooms     map[string]map[string]string `json:"rooms,omitempty"` // room → identity → session
 	Room      string                       `json:"room,omitempty"`
 	Identity  string                       `json:"identity,omitempty"`
+	Calls     []Call                       `json:"calls,omitempty"`
 }
 
 // Node is a node as the appliance's relay sees it.
@@ -206,6 +209,17 @@ type cluster struct {
 	trouble error // Redis'
 	foreign bool  // a note with another key was logged
 	leaving bool
+
+	figures map[livekit.NodeID]nodeCalls
+	news    chan struct{}        // closed when figures came, and made anew
+	looked  map[string]time.Time // a node's: when somebody looked at a room last, or ("") at all
+	kick    chan struct{}        // a node's: somebody looks at what nobody looked at before
+}
+
+// nodeCalls are what a node said of its calls.
+type nodeCalls struct {
+	at    time.Time
+	calls map[string]Call
 }
 
 // redisLog is where the Redis client says what it could not do, which is told in words
@@ -232,6 +246,7 @@ func newCluster(s *SFU, e *engine, self livekit.NodeID) (*cluster, error) {
 		mac:     []byte(s.o.Cluster.derive("notes")),
 		changed: make(chan struct{}, 1), done: make(chan struct{}),
 		nodes: map[livekit.NodeID]*member{}, rooms: map[string]holding{}, carried: map[*carried]livekit.NodeID{},
+		figures: map[livekit.NodeID]nodeCalls{}, news: make(chan struct{}), looked: map[string]time.Time{}, kick: make(chan struct{}, 1),
 	}
 	c.bus = psrpc.NewRedisMessageBus(rc)
 	if c.remote, err = routing.NewSignalClient(self, c.bus, e.conf.SignalRelay); err != nil {
@@ -260,6 +275,7 @@ func (c *cluster) start() error {
 		}
 		return nil
 	}
+	go c.show()
 	c.s.presence.subscribe(func(Change) {
 		select {
 		case c.changed <- struct{}{}:
@@ -342,6 +358,8 @@ func (c *cluster) hear() {
 				c.order(n)
 			case n.Kind == noteBeat && n.Node != "":
 				c.beat(n)
+			case n.Kind == noteCalls:
+				c.shown(n)
 			}
 		case <-c.done:
 			return
@@ -421,6 +439,8 @@ func (c *cluster) order(n note) {
 		case c.changed <- struct{}{}:
 		default:
 		}
+	case n.Kind == noteLook:
+		c.noticed(n.Room)
 	case n.Node != string(c.self):
 	case n.Kind == noteRemove:
 		_, err := c.e.rooms.RemoveParticipant(context.Background(), &livekit.RoomParticipantIdentity{Room: n.Room, Identity: n.Identity})
@@ -524,6 +544,7 @@ func (c *cluster) look(now time.Time, late time.Duration) {
 func (c *cluster) lose(id livekit.NodeID, why string) {
 	m := c.nodes[id]
 	delete(c.nodes, id)
+	delete(c.figures, id)
 	for room, h := range c.rooms {
 		if h.node == id {
 			delete(c.rooms, room)

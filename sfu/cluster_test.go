@@ -212,6 +212,30 @@ func TestCluster(t *testing.T) {
 		t.Errorf("in the call are %v", got)
 	}
 
+	// How the call is, is told by the node.
+	eventually(t, "the figures of the call on the node", 20*time.Second, func() bool {
+		list, err := s.Calls(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) != 1 || list[0].Node != "one" || list[0].Participants != 2 || list[0].People != nil {
+			t.Fatalf("%+v", list)
+		}
+		return list[0].UpBits > 1000 && list[0].DownBits > 1000
+	})
+	list, err := s.Calls(t.Context(), "call")
+	if err != nil || len(list) != 1 || len(list[0].People) != 2 {
+		t.Fatalf("%+v %v", list, err)
+	}
+	for _, p := range list[0].People {
+		if p.Path != PathUDP || p.Up.Bits < 1000 || len(p.Tracks) != 1 || !strings.HasPrefix(p.Client, "go ") {
+			t.Errorf("%+v", p)
+		}
+	}
+	if _, err := s.Calls(t.Context(), "none"); !errors.Is(err, ErrNoCall) {
+		t.Errorf("no such call: %v", err)
+	}
+
 	// What a client is told of are the node's ports.
 	c, err := dial(t.Context(), base+"/rtc", token(t, s, "call", "carol"), PathUDP, nil)
 	if err != nil {
@@ -414,6 +438,8 @@ func FuzzNote(f *testing.F) {
 		{Kind: noteBeat, Node: "a", State: NodeServing, Rooms: map[string]map[string]string{"r": {"x": "1"}}},
 		{Kind: noteBeat, Node: "b", State: NodeLeaving, Rooms: map[string]map[string]string{"r": nil}},
 		{Kind: noteRemove, Node: string(e.cluster.self), Room: "r", Identity: "x"},
+		{Kind: noteLook, Room: "r"},
+		{Kind: noteCalls, Node: "a", Calls: []Call{{Room: "r", Participants: 1, People: []Participant{{Identity: "x"}}}}},
 	} {
 		b, err := json.Marshal(n)
 		if err != nil {
@@ -436,6 +462,9 @@ func FuzzNote(f *testing.F) {
 		}
 		// As hear and order do, without Redis to answer by.
 		e.cluster.order(n)
+		if n.Kind == noteCalls {
+			e.cluster.shown(n)
+		}
 		if n.Kind == noteBeat && n.Node != "" {
 			e.cluster.take(n)
 			e.cluster.mu.Lock()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/livekit/livekit-server/pkg/rtc/types"
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
 )
 
 // LiveKit keeps a participant whose signalling ended until ICE fails, and some seconds
@@ -20,7 +21,8 @@ import (
 // on its signalling connection, and no media comes: after deafFor it is taken out, if
 // media came often enough before that a network which failed for some seconds would
 // have been told by it at once. From those who only listen to sound too little comes to
-// say so: they stay until LiveKit gives them up.
+// say so: of them ICE must have heard nothing for as long (ten seconds, LiveKit's time
+// until a connection counts as disconnected), whose checks all clients send.
 const (
 	// silentFor is how long nothing may come from a participant without signalling.
 	// It is longer than most losses of a network, and leaves a killed program's
@@ -137,7 +139,7 @@ func (s *SFU) watch(e *engine, at seat, m *messages) {
 		case answers:
 			quiet++
 		}
-		if quiet >= 2 || now.Sub(heard) < deaf {
+		if now.Sub(heard) < deaf || quiet >= 2 && reached(e.participant(at)) {
 			continue
 		}
 		if s.signals.count(at) > 1 { // it signals anew; this connection is left over
@@ -234,6 +236,25 @@ func signs(p types.LocalParticipant, rare bool) map[string]uint64 {
 		out[string(t.ID())] = uint64(t.DownTrack().GetPrimaryStreamLastReceiverReportTime().UnixNano())
 	}
 	return out
+}
+
+// reached reports whether ICE hears a participant, on the connection by which it receives
+// what others send. Whoever receives nothing has no other sign of life than signalling.
+func reached(p types.LocalParticipant) bool {
+	if p == nil {
+		return false
+	}
+	for _, t := range p.GetSubscribedTracks() {
+		sender := t.RTPSender()
+		if sender == nil || sender.Transport() == nil {
+			continue
+		}
+		switch sender.Transport().ICETransport().State() {
+		case webrtc.ICETransportStateConnected, webrtc.ICETransportStateCompleted:
+			return true
+		}
+	}
+	return false
 }
 
 // grown reports whether a counter that was there before has grown.

@@ -31,6 +31,7 @@ type Call struct {
 	Room         string    `json:"room"` // the relay's name for it
 	Began        time.Time `json:"began"`
 	Participants int       `json:"participants"`
+	Node         string    `json:"node,omitempty"` // the relay that holds it, where that is another
 	// What all of its participants send and get, and the worst of their connections.
 	UpBits   int64   `json:"up_bits"`
 	DownBits int64   `json:"down_bits"`
@@ -359,12 +360,16 @@ var ErrNoCall = errors.New("sfu: there is no such call")
 
 // Calls lists the calls that run, the longest first; with a room that one alone, and
 // the people in it. Errors: ErrNotRunning, ErrNoCall.
-func (s *SFU) Calls(_ context.Context, room string) ([]Call, error) {
+func (s *SFU) Calls(ctx context.Context, room string) ([]Call, error) {
 	e, err := s.running()
 	if err != nil {
 		return nil, err
 	}
 	s.live.want()
+	var elsewhere map[string]Call
+	if e.cluster != nil && !e.cluster.o.Node {
+		elsewhere = e.cluster.calls(ctx, room)
+	}
 	out := []Call{}
 	for name, began := range s.presence.since() {
 		if room != "" && name != room {
@@ -382,7 +387,11 @@ func (s *SFU) Calls(_ context.Context, room string) ([]Call, error) {
 				c.People = append(c.People, one)
 			}
 		}
-		if c.Participants == 0 && e.cluster != nil { // on another relay, which tells no more of them
+		if there, ok := elsewhere[name]; ok && c.Participants == 0 {
+			there.Began = began
+			c = there
+		}
+		if c.Participants == 0 && e.cluster != nil { // its relay has not told of it yet
 			for _, who := range s.presence.in(name) {
 				c.Participants++
 				if room != "" {

@@ -106,9 +106,10 @@ var (
 	ErrTooManyRooms = errors.New("sfu: too many calls at once")
 )
 
-// Rooms end when nobody came, or when everybody has left, for this long.
 const (
-	emptyTimeout     = 5 * time.Minute
+	// departureTimeout is how long a room is kept that nobody came to, that everybody has
+	// left, or to which nobody has come back after a crash. Whoever comes later with a
+	// token has it made again.
 	departureTimeout = 60 * time.Second
 	maxRooms         = 10_000
 )

@@ -71,6 +71,7 @@ type Call struct {
 	Name         string    `json:"name,omitempty"` // the room's, or its members'
 	Began        time.Time `json:"began"`
 	Participants int       `json:"participants"`
+	Node         string    `json:"node,omitempty"` // the machine that holds it, where that is another
 	UpBits       int64     `json:"up_bits"` // a second, of all together
 	DownBits     int64     `json:"down_bits"`
 	Loss         float64   `json:"loss"` // the worst connection's part, 0 to 1

@@ -57,10 +57,14 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-func begin(t *testing.T) (*Relay, string, *logged) {
+func begin(t *testing.T, change ...func(*Options)) (*Relay, string, *logged) {
 	t.Helper()
 	log := &logged{}
-	r, err := New(Options{Options: sfu.Options{UDPPort: sfu.AnyPort, TCPPort: sfu.AnyPort, TURNPort: sfu.AnyPort, Log: slog.New(slog.NewTextHandler(log, nil))}})
+	o := Options{Options: sfu.Options{UDPPort: sfu.AnyPort, TCPPort: sfu.AnyPort, TURNPort: sfu.AnyPort, Log: slog.New(slog.NewTextHandler(log, nil))}}
+	for _, f := range change {
+		f(&o)
+	}
+	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,8 +302,9 @@ func TestTakenPort(t *testing.T) {
 }
 
 // A process that stops answering is no reason to wait: one that is killed is replaced.
+// Its rooms are there again, and end where nobody comes back to them.
 func TestKilled(t *testing.T) {
-	r, _, _ := begin(t)
+	r, _, _ := begin(t, func(o *Options) { o.Kept = 5 * time.Second })
 	pid := r.Status().PID
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil { // as a service manager sends to all
 		t.Fatal(err)
@@ -317,6 +322,7 @@ func TestKilled(t *testing.T) {
 	if got := r.Stats(); got.Rooms != 1 {
 		t.Errorf("%+v", got)
 	}
+	eventually(t, "the room ends", 30*time.Second, func() bool { return r.Stats().Rooms == 0 })
 }
 
 func TestMirror(t *testing.T) {

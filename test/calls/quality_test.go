@@ -302,7 +302,9 @@ func TestQuality(t *testing.T) {
 	good := netem.Rules{Delay: 10 * time.Millisecond, Rate: 20_000_000}
 	line.Set(good)
 
-	authority := filepath.Join(serveIn(t, ip, ns("server"), theProgram(t)), "tls", "ca.crt")
+	bin := theProgram(t)
+	data := serveIn(t, ip, ns("server"), bin)
+	authority := filepath.Join(data, "tls", "ca.crt")
 	alice, bob := startCaller(t, ip, ns("server"), "alice", authority), startCaller(t, ip, ns("bob"), "bob", authority)
 	bob.until(t, "bob hears alice and sees her large", 60*time.Second, func(v view) bool { return v.Heard > 100 && v.Width == 1280 })
 	alice.until(t, "alice hears bob", 30*time.Second, func(v view) bool { return v.Heard > 100 })
@@ -424,15 +426,32 @@ func TestQuality(t *testing.T) {
 		}
 	})
 
-	// Bob's cable is pulled. Nothing is closed, and yet he is out of the call before
-	// LiveKit would give him up, which takes it twenty seconds.
+	// Bob and Dora, who only listens, have one cable. Pulled for eight seconds it puts
+	// nobody out. Then it is pulled for good: nothing is closed, and yet both are out of
+	// the call before LiveKit would give them up, which takes it twenty seconds.
 	_ = ok && t.Run("a cable is pulled", func(t *testing.T) {
-		alice.until(t, "bob is there", 30*time.Second, func(v view) bool { return v.Others == 1 })
+		if _, e, code := cli(bin, "user", "add", "dora", "--password", appliancetest.Password, "--data", data); code != 0 {
+			t.Fatal(e)
+		}
+		dora := startCaller(t, ip, ns("bob"), "dora", authority)
+		dora.until(t, "dora hears both", 60*time.Second, func(v view) bool { return v.Heard > 200 && v.Others == 2 })
+		alice.until(t, "both are there", 30*time.Second, func(v view) bool { return v.Others == 2 })
 		went := alice.look(t).Went
 		line.Set(netem.Rules{Loss: 1})
+		time.Sleep(8 * time.Second)
+		line.Set(good)
+		from := dora.look(t)
+		dora.until(t, "dora hears the others again", 10*time.Second, func(v view) bool { return v.Heard > from.Heard+50 })
+		time.Sleep(5 * time.Second) // whom the cut put out, it put out by now
+		if v := alice.look(t); v.Went != went || v.Others != 2 {
+			t.Errorf("alice was told that somebody left: %+v", v)
+		}
+		line.Set(netem.Rules{Loss: 1})
 		begun := time.Now()
-		alice.until(t, "bob is out of the call", 15*time.Second, func(v view) bool { return v.Went > went && v.Others == 0 })
-		t.Log("out of the call after", time.Since(begun).Round(100*time.Millisecond))
+		alice.until(t, "one is out of the call", 15*time.Second, func(v view) bool { return v.Went > went && v.Others < 2 })
+		t.Log("one is out of the call after", time.Since(begun).Round(100*time.Millisecond))
+		alice.until(t, "both are out of the call", 15*time.Second-time.Since(begun), func(v view) bool { return v.Others == 0 })
+		t.Log("both are out of the call after", time.Since(begun).Round(100*time.Millisecond))
 	})
 }
 
@@ -498,10 +517,19 @@ func TestCaller(t *testing.T) {
 			}
 		}
 	}
+	// Dora has neither microphone nor camera, and shows no pictures.
+	listens := name == "dora"
+	if listens {
+		cb.OnTrackPublished = func(pub *lksdk.RemoteTrackPublication, _ *lksdk.RemoteParticipant) {
+			if pub.Source() == livekit.TrackSource_MICROPHONE {
+				pub.SetSubscribed(true)
+			}
+		}
+	}
 	out := &sent{counts: map[uint32]int64{}}
 	room, err := lksdk.ConnectToRoomWithToken(relay["url"].(string), relay["jwt"].(string), cb, lksdk.WithLogger(logger.GetDiscardLogger()),
 		lksdk.WithInterceptors([]interceptor.Factory{out}), lksdk.WithIncludeDefaultInterceptors(true),
-		lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30*time.Second))
+		lksdk.WithDisableRegionDiscovery(), lksdk.WithConnectTimeout(30*time.Second), lksdk.WithAutoSubscribe(!listens))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -515,8 +543,17 @@ func TestCaller(t *testing.T) {
 	if err := mic.StartWrite(speech, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := room.LocalParticipant.PublishTrack(mic, &lksdk.TrackPublicationOptions{Name: "mic", Source: livekit.TrackSource_MICROPHONE}); err != nil {
-		t.Fatal(err)
+	if !listens {
+		if _, err := room.LocalParticipant.PublishTrack(mic, &lksdk.TrackPublicationOptions{Name: "mic", Source: livekit.TrackSource_MICROPHONE}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range room.GetRemoteParticipants() {
+		for _, pub := range p.TrackPublications() {
+			if r, ok := pub.(*lksdk.RemoteTrackPublication); listens && ok && r.Source() == livekit.TrackSource_MICROPHONE {
+				r.SetSubscribed(true)
+			}
+		}
 	}
 	var sending []*lksdk.LocalTrack
 	if name == "alice" {

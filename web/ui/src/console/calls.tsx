@@ -44,6 +44,7 @@ interface Call {
     name?: string;
     began: string;
     participants: number;
+    node?: string;
     up_bits: number;
     down_bits: number;
     loss: number;
@@ -118,6 +119,7 @@ export function CallsPage({ acts, tests }: { acts: boolean; tests: boolean }) {
                                     <span className="console-who">
                                         <b>{c.name || t("console.calls.unnamed")}</b>
                                         <span className="hf-hint">{t("console.calls.began", { when: date(c.began), since: duration(now - Date.parse(c.began)) })}</span>
+                                        {c.node && <span className="hf-hint" data-testid="call-node">{t("console.calls.node", { node: c.node })}</span>}
                                     </span>
                                     <span className="calls-figures">
                                         <span>{t("console.status.participants", { count: c.participants })}</span>
