@@ -22,9 +22,35 @@ const callTestTime = 25 * time.Second
 // on this machine, and says of what does not work what to do.
 func (a console) TestCalls(ctx context.Context) ([]web.Check, error) { return a.testCalls(ctx) }
 
+// browserTestTime is how long the tokens of a test from a browser last.
+const browserTestTime = 2 * time.Minute
+
+// BrowserTest implements web.CallDesk. Each way has a room of its own: what one does
+// not get is nobody else's matter.
+func (a console) BrowserTest(ctx context.Context) (out web.BrowserTest, err error) {
+	if a.sfu == nil {
+		return out, errCallsOff
+	}
+	out.Tokens = map[string]string{}
+	for _, way := range []sfu.Path{sfu.PathUDP, sfu.PathTCP, sfu.PathTURN, sfu.PathHTTPS} {
+		room := sfu.NewTestRoom()
+		if err := a.sfu.EnsureRoom(ctx, room); err != nil {
+			return out, callError(err)
+		}
+		if out.Tokens[string(way)], err = a.sfu.Mint(ctx, room, "browser", "", browserTestTime); err != nil {
+			return out, callError(err)
+		}
+	}
+	ports := a.sfu.Ports()
+	out.UDP, out.TCP, out.TURN, out.Addresses = ports.UDP, ports.TCP, ports.TURN, a.sfu.Addresses()
+	return out, nil
+}
+
+var errCallsOff = &web.Error{Status: 409, Code: "off", Message: "Calls are switched off here (sfu.enabled)."}
+
 func (a *Appliance) testCalls(ctx context.Context) ([]web.Check, error) {
 	if a.sfu == nil {
-		return nil, &web.Error{Status: 409, Code: "off", Message: "Calls are switched off here (sfu.enabled)."}
+		return nil, errCallsOff
 	}
 	// The self-test's account would be the first, and fix the server's name.
 	if st, err := (setup{a}).State(ctx); err != nil || !st.Claimed() {

@@ -66,6 +66,8 @@ type streams struct {
 	in   chan net.Conn
 	done chan struct{}
 	once sync.Once
+	// only is an address of the one family in which TURN relays; nil: it does in both.
+	only net.IP
 
 	mu   sync.Mutex
 	open map[string]*stream // by the client's address
@@ -238,6 +240,16 @@ func (s *stream) Read(b []byte) (int, error) {
 		streamsExpired.Add(1)
 	}
 	return n, err
+}
+
+// LocalAddr implements net.Conn. Its family is that of the client's relayed address,
+// unless the client asks for one: who came by the other family is given the one there is.
+func (s *stream) LocalAddr() net.Addr {
+	at, ok := s.Conn.LocalAddr().(*net.TCPAddr)
+	if !ok || s.l.only == nil || (at.IP.To4() == nil) == (s.l.only.To4() == nil) {
+		return s.Conn.LocalAddr()
+	}
+	return &net.TCPAddr{IP: s.l.only, Port: at.Port}
 }
 
 // Write implements net.Conn. A client that takes nothing is not waited for: what is

@@ -95,6 +95,11 @@ func (e *engine) startTURN(check turn.AuthHandler) error {
 	if len(sc.PacketConnConfigs) == 0 {
 		return fmt.Errorf("open the TURN port (UDP %d): none of the machine's addresses can be used", conf.TURN.UDPPort)
 	}
+	if len(relays) == 1 {
+		for _, r := range relays {
+			e.stream.only = r.ip
+		}
+	}
 	sc.ListenerConfigs = []turn.ListenerConfig{{Listener: e.stream, RelayAddressGenerator: relays, PermissionHandler: permit}}
 	var err error
 	e.turn, err = turn.NewServer(sc)

@@ -22,6 +22,20 @@ type CallDesk interface {
 	// TestCalls tries each hop of a call: "token", "signalling", "udp", "tcp", "turn" and
 	// "https". Errors: *Error 409 where there are no calls.
 	TestCalls(ctx context.Context) ([]Check, error)
+	// BrowserTest lets the caller's browser try each way by which media goes. Errors:
+	// *Error 409 where there are no calls, 503 where the relay does not run.
+	BrowserTest(ctx context.Context) (BrowserTest, error)
+}
+
+// BrowserTest is what a browser needs for a test of the way that calls take from it.
+type BrowserTest struct {
+	// Tokens are for signalling at /livekit/sfu, by way: "udp", "tcp", "turn" and "https".
+	// They last for two minutes, and for a room that is nobody's.
+	Tokens    map[string]string `json:"tokens"`
+	UDP       int               `json:"udp_port"`
+	TCP       int               `json:"tcp_port"`
+	TURN      int               `json:"turn_port"`
+	Addresses []string          `json:"addresses"`
 }
 
 // CallReport is how calls are at this moment.
@@ -72,7 +86,7 @@ type Call struct {
 	Began        time.Time `json:"began"`
 	Participants int       `json:"participants"`
 	Node         string    `json:"node,omitempty"` // the machine that holds it, where that is another
-	UpBits       int64     `json:"up_bits"` // a second, of all together
+	UpBits       int64     `json:"up_bits"`        // a second, of all together
 	DownBits     int64     `json:"down_bits"`
 	Loss         float64   `json:"loss"` // the worst connection's part, 0 to 1
 	RTT          float64   `json:"rtt_ms"`
@@ -151,6 +165,7 @@ func (s *Server) callRoutes(handle func(pattern string, f func(r *http.Request, 
 		return out, err
 	})
 	handle("POST /api/console/calls/test", func(r *http.Request, _ string) (any, error) { return s.CallDesk.TestCalls(r.Context()) })
+	handle("POST /api/console/calls/test/browser", func(r *http.Request, _ string) (any, error) { return s.CallDesk.BrowserTest(r.Context()) })
 	type request struct {
 		ID          string `json:"id"`
 		Participant string `json:"participant"`

@@ -58,6 +58,7 @@ func (s *Server) setupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /api/setup/finish", s.endpoint(s.setupFinish))
 	mux.HandleFunc("POST /api/setup/invite", s.endpoint(s.setupInvite))
 	mux.HandleFunc("POST /api/setup/selftest", s.endpoint(s.setupSelfTest))
+	mux.HandleFunc("POST /api/setup/selftest/browser", s.endpoint(s.setupBrowserTest))
 	mux.HandleFunc("POST /api/setup/recovery", s.endpoint(s.setupMachine(s.newRecovery)))
 	mux.HandleFunc("POST /api/setup/recovery/confirm", s.endpoint(s.setupMachine(s.confirmRecovery)))
 	mux.HandleFunc("POST /api/setup/clock", s.endpoint(s.setupMachine(s.setClock)))
@@ -261,6 +262,13 @@ func (s *Server) setupSelfTest(_ http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	return s.selfTest(r)
+}
+
+func (s *Server) setupBrowserTest(_ http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := s.setupFinished(r); err != nil {
+		return nil, err
+	}
+	return s.CallDesk.BrowserTest(r.Context())
 }
 
 func (s *Server) setupFinished(r *http.Request) (admin string, err error) {

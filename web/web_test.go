@@ -83,6 +83,10 @@ func (f *fake) Call(_ context.Context, id string) (CallDetails, error) {
 	}
 	return CallDetails{Call: Call{ID: id}}, nil
 }
+func (f *fake) BrowserTest(context.Context) (BrowserTest, error) {
+	return BrowserTest{Tokens: map[string]string{"udp": "token"}}, nil
+}
+
 func (f *fake) TestCalls(context.Context) ([]Check, error) {
 	return []Check{{Name: "token", OK: true}}, nil
 }
@@ -550,6 +554,9 @@ func TestCalls(t *testing.T) {
 		}
 		if res, _ := ask(t, s, nil, "POST", "/api/console/calls/test", `{}`); res.StatusCode != tests {
 			t.Errorf("a test by %+v: %d", v, res.StatusCode)
+		}
+		if res, out := ask(t, s, nil, "POST", "/api/console/calls/test/browser", `{}`); res.StatusCode != tests || (out["tokens"] != nil) != (tests == 200) {
+			t.Errorf("a test from the browser by %+v: %d %v", v, res.StatusCode, out)
 		}
 		if done := acts == 200 && slices.Equal(f.ended, []string{"a/+b", "a/+b @p:x:D"}); done != (acts == 200) || acts != 200 && len(f.ended) != 0 {
 			t.Errorf("%+v did %q", v, f.ended)

@@ -88,6 +88,9 @@ step("the claim code leads through the setup to an invite and a green self-test"
     await p.getByText(`@${admin.localpart}:${serverName}`).waitFor();
     await p.locator('[data-testid=selftest]:not([data-state=running])').waitFor({ timeout: 40_000 });
     assert.equal(await p.getByTestId("selftest").getAttribute("data-state"), "good", await p.getByTestId("selftest").innerText());
+    await p.getByTestId("calls-from-run").click();
+    await p.locator("[data-testid=calls-from][data-state=good], [data-testid=calls-from][data-state=bad], [data-testid=calls-from][data-state=trouble]").waitFor();
+    assert.equal(await p.getByTestId("calls-from").getAttribute("data-state"), "good", await p.getByTestId("calls-from").innerText());
     for (const width of [1440, 360]) {
         await p.setViewportSize({ width, height: 800 });
         const spilt = await p.evaluate(() => {

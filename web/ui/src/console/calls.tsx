@@ -3,6 +3,7 @@ import { useState } from "react";
 import { Banner, Button, Confirm, Empty, ErrorNote, Icon, toast } from "../design";
 import { locale, t } from "../i18n";
 import { api, messageOf } from "../setup/api";
+import { BrowserTest } from "./browsertest";
 import { bytes, date, duration, number, useLoaded } from "./load";
 import "./calls.css";
 
@@ -153,6 +154,7 @@ export function CallsPage({ acts, tests }: { acts: boolean; tests: boolean }) {
                     )}
                     <Relay r={r} now={now} />
                     {tests && r.relay.running && <Test />}
+                    {tests && r.relay.running && <BrowserTest path="/api/console/calls/test/browser" />}
                 </>
             )}
             {ending && (

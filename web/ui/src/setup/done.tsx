@@ -1,5 +1,6 @@
 // The last page of the wizard: an invite for the second person and a self-test that the server runs.
 import { useEffect, useRef, useState } from "react";
+import { BrowserTest } from "../console/browsertest";
 import { Button, CopyButton, ErrorNote, Icon, Spinner } from "../design";
 import { locale, t } from "../i18n";
 import { OwnCA } from ".";
@@ -68,6 +69,7 @@ export function Done({ state, finished: fresh }: { state: State; finished: Finis
             </section>
 
             <SelfTest path="/api/setup/selftest" />
+            <BrowserTest path="/api/setup/selftest/browser" wizard />
 
             <div className="hf-actions">
                 {decided ? (
