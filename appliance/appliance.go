@@ -34,6 +34,7 @@ import (
 	"holdfast/store"
 	"holdfast/store/audit"
 	"holdfast/store/blob"
+	"holdfast/store/sealed"
 	"holdfast/web"
 )
 
@@ -54,6 +55,7 @@ type Appliance struct {
 	db        *store.DB
 	blobs     *blob.Store
 	audit     *audit.Log
+	secrets   *sealed.Box // of the homeserver
 	settings  *settings.Settings
 	certs     certs.Switch
 	sfu       *process.Relay // nil: no calls
@@ -131,6 +133,9 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 		}
 	})
 	if err := a.openAudit(ctx); err != nil {
+		return err
+	}
+	if err := a.openSecrets(); err != nil {
 		return err
 	}
 	if a.blobs, err = blob.Open(filepath.Join(cfg.Data, "media")); err != nil {
@@ -302,6 +307,16 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// openSecrets makes ready what the homeserver's secrets in the database are sealed by.
+func (a *Appliance) openSecrets() error {
+	key, err := identity.DerivedKey(a.db, "holdfast homeserver secrets")
+	if err != nil {
+		return err
+	}
+	a.secrets, err = sealed.New(key)
+	return err
 }
 
 // callKey is what signs the tokens for calls. It is the same after a restart, so that

@@ -102,6 +102,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		ServerName:       name,
 		PublicURL:        a.origin,
 		DB:               a.db,
+		Secrets:          a.secrets,
 		Audit:            a.audit,
 		Blobs:            a.blobs,
 		Log:              a.logs.component("homeserver"),

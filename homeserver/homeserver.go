@@ -56,6 +56,7 @@ import (
 	"holdfast/store"
 	"holdfast/store/audit"
 	"holdfast/store/blob"
+	"holdfast/store/sealed"
 )
 
 // Mailer sends e-mail.
@@ -70,7 +71,8 @@ type Options struct {
 	// PublicURL is the origin that a request came in by, "https://host[:port]".
 	PublicURL func(*http.Request) string
 	DB        *store.DB
-	Audit     *audit.Log // nil: what administrators do is in the log alone
+	Secrets   *sealed.Box // seals secrets in the database
+	Audit     *audit.Log  // nil: what administrators do is in the log alone
 	Blobs     *blob.Store
 	Log       *slog.Logger
 	Tokens    route.Authenticator
@@ -196,7 +198,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	}
 	me := mx.UserID(notices.Localpart, o.ServerName)
 	hub := notify.New()
-	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, ServerName: o.ServerName, Log: o.Log, NoticesUser: me,
+	h.Rooms, err = rooms.New(ctx, rooms.Options{DB: o.DB, Secrets: o.Secrets, ServerName: o.ServerName, Log: o.Log, NoticesUser: me,
 		Profile: func(q store.Querier, userID string) (displayName, avatarURL string, err error) {
 			if userID == me {
 				set := settings()
@@ -296,14 +298,14 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		browsers = webpush.New(webpush.Options{Client: o.Client, Key: o.WebPushKey, Subject: o.WebPushSubject})
 	}
 	held := func(ctx context.Context, userID string) (bool, error) { return lockedOut(o.Standing(ctx, userID)) }
-	h.Phones = unifiedpush.New(unifiedpush.Options{DB: o.DB, Log: o.Log, Client: o.Client, Own: o.Own, Held: held, Settings: o.Push, Web: browsers, HasDevice: deviceExists,
+	h.Phones = unifiedpush.New(unifiedpush.Options{DB: o.DB, Secrets: o.Secrets, Log: o.Log, Client: o.Client, Own: o.Own, Held: held, Settings: o.Push, Web: browsers, HasDevice: deviceExists,
 		Claimed: func(userID string) { h.Pushers.RetryLocal(userID) }})
 	h.end = append(h.end, h.Phones.Close)
 	if err := h.Phones.Start(ctx); err != nil {
 		return nil, err
 	}
 	h.Devices.OnDelete(h.Phones.DeviceDeleted)
-	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
+	h.Pushers = pusher.New(pusher.Options{DB: o.DB, Secrets: o.Secrets, Rooms: h.Rooms, Counter: counter, Log: o.Log, Client: o.Client, Plain: o.PlainPush, FirstWait: o.PushWait,
 		Local: h.Phones.Deliver, IsLocal: h.Phones.IsGateway, Check: h.Phones.CheckPusher, Held: held, Mail: mails(o)})
 	h.Devices.OnDelete(h.Pushers.DeviceDeleted)
 	h.Timeline = timeline.New(timeline.Options{DB: o.DB, Rooms: h.Rooms, Filter: userdata.Filter, Ignored: h.Userdata.Ignored})
@@ -333,7 +335,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 
 	before := oldsync.New(oldsync.Options{DB: o.DB, Hub: hub, Rooms: h.Rooms, Timeline: h.Timeline, AccountData: h.Userdata.AccountDataSince,
 		Presence: h.Ephemeral.Presence, Ignored: h.Userdata.Ignored})
-	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Log: o.Log, IsJoined: h.Rooms.IsJoined,
+	h.Delayed, err = delayed.New(delayed.Options{DB: o.DB, Secrets: o.Secrets, Log: o.Log, IsJoined: h.Rooms.IsJoined,
 		Send: func(ctx context.Context, e delayed.Event) (string, error) {
 			if !endsSomething(e) {
 				if err := o.Standing(ctx, e.UserID); err != nil {
@@ -347,7 +349,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
+	h.Calls, err = calls.New(ctx, calls.Options{ServerName: o.ServerName, DB: o.DB, Secrets: o.Secrets, Log: o.Log, Media: o.Media, TURN: o.TURN, PublicURL: o.PublicURL,
 		IsJoined: h.Rooms.IsJoined, Delayed: h.Delayed, Standing: o.Standing, Remote: remoteCalls(o),
 		DeviceExists: deviceExists})
 	if err != nil {
@@ -366,7 +368,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 			return nil, err
 		}
 	}
-	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Audit: o.Audit, Rooms: appRooms{h.Rooms, h.Timeline},
+	h.Appservice, err = appservice.New(ctx, appservice.Options{ServerName: o.ServerName, DB: o.DB, Secrets: o.Secrets, Audit: o.Audit, Rooms: appRooms{h.Rooms, h.Timeline},
 		Ephemeral: appEphemeral{h.Ephemeral}, Keys: h.E2EE, Log: o.Log, Registrations: registrations, Client: cmp.Or(o.Services, o.Client),
 		UserExists: userExists, DeviceExists: deviceExists, Took: todevice.Ack})
 	if err != nil {

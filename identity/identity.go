@@ -42,6 +42,7 @@ import (
 	"holdfast/identity/upstream"
 	"holdfast/store"
 	"holdfast/store/audit"
+	"holdfast/store/sealed"
 )
 
 // Errors that callers may test for.
@@ -240,8 +241,19 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.accounts = account.New(account.Options{DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
+	tokens, err := hkdf.Key(sha256.New, key, nil, "holdfast registration tokens", 32)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := sealed.New(tokens)
+	if err != nil {
+		return nil, err
+	}
+	s.accounts = account.New(account.Options{Secrets: secrets, DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
 		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation, GroupChanged: o.GroupChanged})
+	if err := s.accounts.SealTokens(ctx); err != nil {
+		return nil, err
+	}
 	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
 		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})

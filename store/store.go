@@ -115,6 +115,7 @@ type DB struct {
 	nread   int
 
 	queue   chan *write
+	empty   chan chan error // who wants the log emptied
 	closing chan struct{}
 	done    chan struct{}
 	once    sync.Once
@@ -343,6 +344,7 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 		path: path, log: o.Log, lock: lock, nread: o.Readers,
 		readers: make(chan *conn, o.Readers),
 		queue:   make(chan *write, 1024),
+		empty:   make(chan chan error),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
@@ -561,6 +563,8 @@ func (db *DB) run(c *conn) {
 		select {
 		case w := <-db.queue:
 			db.batch(c, w)
+		case done := <-db.empty:
+			done <- emptyLog(c)
 		case <-db.closing:
 			for { // no new clients come in; serve those that are queued
 				select {
@@ -653,6 +657,32 @@ func (db *DB) batch(c *conn, first *write) {
 	}
 	for _, w := range batch {
 		w.done <- w.err
+	}
+}
+
+// emptyLog brings the write-ahead log into the file and cuts it to nothing.
+func emptyLog(c *conn) error {
+	var busy, frames, done int
+	if err := c.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &done); err != nil {
+		return err
+	}
+	if busy != 0 {
+		return fmt.Errorf("%w: the log could not be emptied, for somebody reads", ErrUnavailable)
+	}
+	return nil
+}
+
+// EmptyLog brings what was written into the database file, and leaves nothing in the log
+// beside it: for after something was overwritten that must not stay.
+func (db *DB) EmptyLog(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case db.empty <- done:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.done:
+		return ErrClosed
 	}
 }
 

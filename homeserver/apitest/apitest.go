@@ -20,10 +20,20 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // Server is the server name of the tests.
 const Server = "example.org"
+
+// Secrets seals in tests; it is the same in each, so that a store can be opened again.
+func Secrets() *sealed.Box {
+	b, err := sealed.New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
 
 // DB opens an empty store that ends with the test.
 func DB(t testing.TB) *store.DB {

@@ -29,6 +29,7 @@ import (
 	"holdfast/homeserver/route"
 	"holdfast/store"
 	"holdfast/store/audit"
+	"holdfast/store/sealed"
 )
 
 // Rooms is what the service reads of the rooms.
@@ -78,7 +79,8 @@ type Keys interface {
 type Options struct {
 	ServerName    string
 	DB            *store.DB
-	Audit         *audit.Log // nil: nothing is noted
+	Secrets       *sealed.Box // seals registrations
+	Audit         *audit.Log  // nil: nothing is noted
 	Rooms         Rooms
 	Ephemeral     Ephemeral
 	Keys          Keys
@@ -143,8 +145,11 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.rooms.init()
 	s.asked.init()
 	list := o.Registrations
+	if err := sealRegistrations(ctx, o); err != nil {
+		return nil, err
+	}
 	err := o.DB.Read(ctx, func(q store.Querier) error {
-		texts, err := listRegistrations(q)
+		texts, err := listRegistrations(q, o.Secrets)
 		for _, text := range texts {
 			r, err := Parse(text)
 			if err == nil {

@@ -1,9 +1,11 @@
 package appservice
 
 import (
+	"context"
 	"errors"
 
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 const loadCursorSQL = `SELECT pos, txn FROM appservice_cursors WHERE id = $1`
@@ -134,25 +136,43 @@ func forget(tx *store.Tx, id string) error {
 
 const insertRegistrationSQL = `INSERT INTO appservice_registrations (id, yaml) VALUES ($1, $2)`
 
-func insertRegistration(tx *store.Tx, id string, text []byte) error {
-	_, err := tx.Exec(insertRegistrationSQL, id, string(text))
+// registrationPurpose is what registrations are sealed for: they have the tokens by which
+// a service and the homeserver know each other.
+const registrationPurpose = "application service"
+
+func insertRegistration(tx *store.Tx, secrets *sealed.Box, id string, text []byte) error {
+	_, err := tx.Exec(insertRegistrationSQL, id, secrets.Seal(registrationPurpose, string(text)))
 	return err
+}
+
+// sealRegistrations seals what an earlier version kept in clear.
+func sealRegistrations(ctx context.Context, o Options) error {
+	return sealed.Once(ctx, o.DB, "appservice_registrations", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "appservice_registrations", "id", func(row map[string]any) error {
+			row["yaml"] = o.Secrets.Seal(registrationPurpose, row["yaml"].(string))
+			return nil
+		})
+	})
 }
 
 const listRegistrationsSQL = `SELECT yaml FROM appservice_registrations ORDER BY id`
 
-func listRegistrations(q store.Querier) (out [][]byte, err error) {
+func listRegistrations(q store.Querier, secrets *sealed.Box) (out [][]byte, err error) {
 	rows, err := q.Query(listRegistrationsSQL)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var b []byte
-		if err := rows.Scan(&b); err != nil {
+		var kept string
+		if err := rows.Scan(&kept); err != nil {
 			return nil, err
 		}
-		out = append(out, b)
+		text, err := secrets.Open(registrationPurpose, kept)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, []byte(text))
 	}
 	return out, rows.Err()
 }

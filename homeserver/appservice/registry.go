@@ -94,7 +94,7 @@ func (s *Service) Add(ctx context.Context, text []byte) (Info, error) {
 		if err := forget(tx, r.ID); err != nil {
 			return err
 		}
-		if err := insertRegistration(tx, r.ID, text); err != nil {
+		if err := insertRegistration(tx, s.o.Secrets, r.ID, text); err != nil {
 			return err
 		}
 		// After the commit, still in the writer: the next event is queued for it.

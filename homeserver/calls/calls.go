@@ -29,6 +29,7 @@ import (
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // MediaTokens is the call relay. *sfu.SFU is one.
@@ -57,6 +58,7 @@ type Delayed interface {
 type Options struct {
 	ServerName string
 	DB         *store.DB
+	Secrets    *sealed.Box // seals delay IDs that were delegated
 	Log        *slog.Logger
 	Media      MediaTokens // nil: the server has no call relay
 	TURN       TURN        // nil: the server has no TURN server
@@ -129,6 +131,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if err := sealDelegations(ctx, o); err != nil {
+		return nil, err
+	}
 	s := &Service{o: o, timing: defaultTiming, watches: map[seat]*watch{}, admitted: map[string]map[seat]ticket{}}
 	s.ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	if o.Media == nil {
@@ -137,7 +142,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	var left []delegation
 	var seats []place
 	err := o.DB.Read(ctx, func(q store.Querier) (err error) {
-		if left, err = listDelegations(q); err == nil {
+		if left, err = listDelegations(q, o.Secrets); err == nil {
 			seats, err = listSeats(q)
 		}
 		return err

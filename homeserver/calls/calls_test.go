@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 	"holdfast/store"
@@ -170,7 +171,7 @@ func start(t testing.TB, db *store.DB, m MediaTokens, d Delayed, change ...func(
 	t.Helper()
 	joined := map[string]bool{room + alice: true, room + bob: true}
 	o := Options{
-		ServerName: "example.org", DB: db, Media: m, Delayed: d,
+		ServerName: "example.org", DB: db, Secrets: apitest.Secrets(), Media: m, Delayed: d,
 		PublicURL: func(*http.Request) string { return "https://chat.example.org" },
 		IsJoined: func(_ store.Querier, r, u string) (bool, error) {
 			if r == "!unknown:example.org" {
@@ -546,7 +547,7 @@ func TestDelegation(t *testing.T) {
 		}
 		stored := func() (n int) {
 			db.Read(t.Context(), func(q store.Querier) error {
-				l, err := listDelegations(q)
+				l, err := listDelegations(q, apitest.Secrets())
 				n = len(l)
 				return err
 			})
@@ -680,7 +681,7 @@ func TestDelegationAfterRestart(t *testing.T) {
 			t.Fatalf("who came back left: %t; who did not: %t", d.wasSent("back"), d.wasSent("lost"))
 		}
 		db.Read(t.Context(), func(q store.Querier) error {
-			if l, err := listDelegations(q); err != nil || len(l) != 1 || l[0].delayID != "back" {
+			if l, err := listDelegations(q, apitest.Secrets()); err != nil || len(l) != 1 || l[0].delayID != "back" {
 				t.Error(l, err)
 			}
 			return nil

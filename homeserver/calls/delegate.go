@@ -55,7 +55,7 @@ func (s *Service) delegate(ctx context.Context, userID, roomID, slotID, identity
 		return err
 	}
 	d := delegation{seat{room, identity}, delayID, delay}
-	if err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return upsertDelegation(tx, d) }); err != nil {
+	if err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return upsertDelegation(tx, s.o.Secrets, d) }); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -188,7 +188,7 @@ func (s *Service) leave(ctx context.Context, d delegation) bool {
 }
 
 func (s *Service) forget(ctx context.Context, d delegation) {
-	err := s.o.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error { return deleteDelegation(tx, d) })
+	err := s.o.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error { return deleteDelegation(tx, s.o.Secrets, d) })
 	if err != nil && !errors.Is(err, store.ErrClosed) {
 		s.o.Log.Warn("a delegation that is over could not be removed", "err", err)
 	}

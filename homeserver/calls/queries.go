@@ -1,9 +1,11 @@
 package calls
 
 import (
+	"context"
 	"time"
 
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 const (
@@ -42,18 +44,31 @@ const (
 	listDelegationsSQL  = `SELECT room, identity, delay_id, delay_ms FROM call_delegations ORDER BY room, identity`
 )
 
-func upsertDelegation(tx *store.Tx, d delegation) error {
-	_, err := tx.Exec(upsertDelegationSQL, d.at.room, d.at.identity, d.delayID, d.delay.Milliseconds())
+// purpose is what the IDs of delegated events are sealed for: who has one may act on it.
+const purpose = "delegated event"
+
+// sealDelegations seals those that an earlier version kept in clear.
+func sealDelegations(ctx context.Context, o Options) error {
+	return sealed.Once(ctx, o.DB, "call_delegations", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "call_delegations", "room, identity", func(row map[string]any) error {
+			row["delay_id"] = o.Secrets.Token(purpose, row["delay_id"].(string))
+			return nil
+		})
+	})
+}
+
+func upsertDelegation(tx *store.Tx, secrets *sealed.Box, d delegation) error {
+	_, err := tx.Exec(upsertDelegationSQL, d.at.room, d.at.identity, secrets.Token(purpose, d.delayID), d.delay.Milliseconds())
 	return err
 }
 
 // deleteDelegation removes a delegation unless another took its place.
-func deleteDelegation(tx *store.Tx, d delegation) error {
-	_, err := tx.Exec(deleteDelegationSQL, d.at.room, d.at.identity, d.delayID)
+func deleteDelegation(tx *store.Tx, secrets *sealed.Box, d delegation) error {
+	_, err := tx.Exec(deleteDelegationSQL, d.at.room, d.at.identity, secrets.Token(purpose, d.delayID))
 	return err
 }
 
-func listDelegations(q store.Querier) (out []delegation, err error) {
+func listDelegations(q store.Querier, secrets *sealed.Box) (out []delegation, err error) {
 	rows, err := q.Query(listDelegationsSQL)
 	if err != nil {
 		return nil, err
@@ -63,6 +78,9 @@ func listDelegations(q store.Querier) (out []delegation, err error) {
 		var d delegation
 		var ms int64
 		if err := rows.Scan(&d.at.room, &d.at.identity, &d.delayID, &ms); err != nil {
+			return nil, err
+		}
+		if d.delayID, err = secrets.Open(purpose, d.delayID); err != nil {
 			return nil, err
 		}
 		d.delay = time.Duration(ms) * time.Millisecond

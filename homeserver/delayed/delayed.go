@@ -21,6 +21,7 @@ import (
 
 	"holdfast/homeserver/mx"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // Event is what is to be sent.
@@ -55,8 +56,9 @@ const (
 
 // Options of New.
 type Options struct {
-	DB  *store.DB
-	Log *slog.Logger
+	DB      *store.DB
+	Secrets *sealed.Box // seals delay IDs: who has one may act on its event
+	Log     *slog.Logger
 	// Send sends the event as its user would, and only once for a TxnID: rooms.Send.
 	Send func(ctx context.Context, e Event) (eventID string, err error)
 	// IsJoined tells whether a user is joined to a room: rooms.IsJoined. Events are
@@ -82,8 +84,8 @@ type Service struct {
 
 // New makes the service. Nothing is sent before Start.
 func New(o Options) (*Service, error) {
-	if o.DB == nil || o.Send == nil {
-		return nil, errors.New("delayed: DB and Send are needed")
+	if o.DB == nil || o.Secrets == nil || o.Send == nil {
+		return nil, errors.New("delayed: DB, Secrets and Send are needed")
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -101,6 +103,9 @@ func New(o Options) (*Service, error) {
 func (s *Service) Start(ctx context.Context) error {
 	if s.stop != nil {
 		return errors.New("delayed: started before")
+	}
+	if err := s.sealIDs(ctx); err != nil {
+		return err
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.done = make(chan struct{})
@@ -155,7 +160,7 @@ func (s *Service) sendDue(ctx context.Context) (time.Duration, error) {
 	for {
 		var due []dueEvent
 		err := s.o.DB.Read(ctx, func(q store.Querier) (err error) {
-			due, err = listDue(q, dueAtATime)
+			due, err = s.listDue(q, dueAtATime)
 			return err
 		})
 		if err != nil {
@@ -212,7 +217,7 @@ func (s *Service) finalise(ctx context.Context, r row, eventID string, refused *
 	}
 	// The event is sent: that is noted even if the caller has gone.
 	return s.o.DB.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
-		if err := finalise(tx, r.DelayID, ms(time.Now()), eventID, failure); err != nil {
+		if err := s.noteFinal(tx, r.DelayID, ms(time.Now()), eventID, failure); err != nil {
 			return err
 		}
 		return pruneUser(tx, r.UserID, keepPerUser)
@@ -242,7 +247,7 @@ func (s *Service) Schedule(ctx context.Context, e Event, request string) (delayI
 	delayID = e.DelayID
 	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		if request != "" {
-			switch id, err := byRequest(tx, e.UserID, e.DeviceID, request); {
+			switch id, err := s.byRequest(tx, e.UserID, e.DeviceID, request); {
 			case err == nil:
 				delayID = id
 				return nil
@@ -266,7 +271,7 @@ func (s *Service) Schedule(ctx context.Context, e Event, request string) (delayI
 				Msg:        "Too many of your events wait to be sent. Cancel one, or wait until one is sent.",
 				RetryAfter: max(time.UnixMilli(next).Sub(now), time.Second)}
 		}
-		return insert(tx, e, request, ms(now))
+		return s.insert(tx, e, request, ms(now))
 	})
 	if err != nil {
 		return "", err
@@ -349,7 +354,7 @@ func (s *Service) act(ctx context.Context, id, owner, action string) error {
 	}
 	switch action {
 	case "restart":
-		return s.o.DB.Write(ctx, func(tx *store.Tx) error { return updateRestarted(tx, id, ms(time.Now())) })
+		return s.o.DB.Write(ctx, func(tx *store.Tx) error { return s.updateRestarted(tx, id, ms(time.Now())) })
 	case "cancel":
 		return s.finalise(ctx, r, "", nil)
 	case "send":
@@ -376,7 +381,7 @@ func (s *Service) DeleteRoom(tx *store.Tx, roomID string, limit int) (int64, err
 
 func (s *Service) load(ctx context.Context, id string) (r row, err error) {
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
-		r, err = load(q, id)
+		r, err = s.loadRow(q, id)
 		return err
 	})
 	return r, err

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 	"holdfast/store"
@@ -82,7 +83,7 @@ func open(t testing.TB, path string) *store.DB {
 
 func service(t testing.TB, db *store.DB, out *sent, change func(*Options)) *Service {
 	t.Helper()
-	o := Options{DB: db, Send: out.send, IsJoined: func(_ store.Querier, r, u string) (bool, error) { return r == room, nil }}
+	o := Options{DB: db, Secrets: apitest.Secrets(), Send: out.send, IsJoined: func(_ store.Querier, r, u string) (bool, error) { return r == room, nil }}
 	if change != nil {
 		change(&o)
 	}

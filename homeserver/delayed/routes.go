@@ -250,7 +250,7 @@ func (s *Service) list(ctx context.Context, r *route.Request) (map[string]any, e
 	out := map[string]any{}
 	err := s.o.DB.Read(ctx, func(q store.Querier) error {
 		if status != "finalised" {
-			rows, err := list(q, listWaitingSQL, r.UserID, s.o.MaxPerUser)
+			rows, err := s.listRows(q, listWaitingSQL, r.UserID, s.o.MaxPerUser)
 			if err != nil {
 				return err
 			}
@@ -263,7 +263,7 @@ func (s *Service) list(ctx context.Context, r *route.Request) (map[string]any, e
 			out["delayed_events"], out["scheduled"] = items, items
 		}
 		if status != "scheduled" && strings.HasPrefix(r.URL.Path, unstable) {
-			rows, err := list(q, listFinalisedSQL, r.UserID, keepPerUser)
+			rows, err := s.listRows(q, listFinalisedSQL, r.UserID, keepPerUser)
 			if err != nil {
 				return err
 			}

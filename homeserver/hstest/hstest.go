@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"holdfast/homeserver"
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
 	"holdfast/store"
@@ -114,7 +115,7 @@ func (hs *HS) start() {
 		hs.t.Fatal(err)
 	}
 	o := hs.opt
-	o.DB, o.Blobs = hs.DB, blobs
+	o.DB, o.Blobs, o.Secrets = hs.DB, blobs, apitest.Secrets()
 	if hs.Homeserver, err = homeserver.New(ctx, o); err != nil {
 		hs.t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ type world struct {
 func setup(t testing.TB) *world {
 	w := &world{t: t, db: apitest.DB(t)}
 	var err error
-	if w.rooms, err = rooms.New(context.Background(), rooms.Options{DB: w.db, ServerName: apitest.Server}); err != nil {
+	if w.rooms, err = rooms.New(context.Background(), rooms.Options{DB: w.db, Secrets: apitest.Secrets(), ServerName: apitest.Server}); err != nil {
 		t.Fatal(err)
 	}
 	w.data = userdata.New(userdata.Options{DB: w.db, ServerName: apitest.Server, Rooms: w.rooms})

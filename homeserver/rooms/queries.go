@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"cmp"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -11,18 +12,36 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 const selectKey = `SELECT key_id, private FROM server_keys WHERE expired IS NULL ORDER BY created DESC LIMIT 1`
 
-func loadKey(q store.Querier) (id string, seed []byte, err error) {
-	err = q.QueryRow(selectKey).Scan(&id, &seed)
-	return id, seed, err
+// keyPurpose is what the private signing key is sealed for.
+const keyPurpose = "server signing key"
+
+func loadKey(q store.Querier, secrets *sealed.Box) (id string, seed []byte, err error) {
+	var kept []byte
+	if err = q.QueryRow(selectKey).Scan(&id, &kept); err != nil {
+		return id, nil, err
+	}
+	text, err := secrets.Open(keyPurpose, string(kept))
+	return id, []byte(text), err
 }
 
-func insertKey(tx *store.Tx, id string, seed []byte, now int64) error {
-	_, err := tx.Exec(`INSERT INTO server_keys (key_id, private, created) VALUES ($1, $2, $3)`, id, seed, now)
+func insertKey(tx *store.Tx, secrets *sealed.Box, id string, seed []byte, now int64) error {
+	_, err := tx.Exec(`INSERT INTO server_keys (key_id, private, created) VALUES ($1, $2, $3)`, id, []byte(secrets.Seal(keyPurpose, string(seed))), now)
 	return err
+}
+
+// sealKeys seals what an earlier version kept in clear.
+func sealKeys(ctx context.Context, o Options) error {
+	return sealed.Once(ctx, o.DB, "server_keys", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "server_keys", "created", func(row map[string]any) error {
+			row["private"] = []byte(o.Secrets.Seal(keyPurpose, string(row["private"].([]byte))))
+			return nil
+		})
+	})
 }
 
 // nid is the number of a room. Errors: store.ErrNotFound.

@@ -30,11 +30,13 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // Options of New.
 type Options struct {
 	DB         *store.DB
+	Secrets    *sealed.Box // seals the signing key
 	ServerName string
 	Log        *slog.Logger
 	// Profile gives the display name and avatar that member events of a local user
@@ -101,17 +103,20 @@ func New(ctx context.Context, o Options) (*Rooms, error) {
 	r.cache.init()
 	r.tails.init()
 	r.txns.init()
+	if err := sealKeys(ctx, o); err != nil {
+		return nil, err
+	}
 	err := o.DB.Write(ctx, func(tx *store.Tx) error {
 		blocked, err := loadBlocks(tx)
 		if err != nil {
 			return err
 		}
 		r.blocks.m = blocked
-		id, seed, err := loadKey(tx)
+		id, seed, err := loadKey(tx, o.Secrets)
 		if errors.Is(err, store.ErrNotFound) {
 			id, seed = "ed25519:h_"+strings.ToLower(rand.Text()[:6]), make([]byte, ed25519.SeedSize)
 			rand.Read(seed)
-			err = insertKey(tx, id, seed, o.Now().UnixMilli())
+			err = insertKey(tx, o.Secrets, id, seed, o.Now().UnixMilli())
 		}
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"holdfast/identity/guess"
 	"holdfast/store"
 	"holdfast/store/audit"
+	"holdfast/store/sealed"
 )
 
 // Errors that callers may test for.
@@ -119,6 +120,7 @@ type Options struct {
 	Now        func() time.Time
 	Key        []byte     // signs what names browsers that somebody signed in with
 	Audit      *audit.Log // nil: nothing is noted
+	Secrets    *sealed.Box
 	// Organisation is a name that no password should consist of. nil: none.
 	Organisation func() string
 	// GroupChanged is told, after the write, that somebody came into a group, by its ULID, or

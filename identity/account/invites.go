@@ -176,7 +176,7 @@ func (a *Accounts) InviteByToken(ctx context.Context, token string) (inv Invite,
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		t, err := scanToken(q.QueryRow(tokenColumns+`WHERE token = $1`, token).Scan)
+		t, err := a.scanToken(q.QueryRow(tokenColumns+`WHERE token = $1`, a.sealedToken(token)).Scan)
 		if errors.Is(err, ErrNoToken) || err == nil && !t.Valid(a.Now()) {
 			return ErrInvite
 		}
@@ -196,7 +196,7 @@ const (
 func (a *Accounts) useInviteTx(tx *store.Tx, token string) (Invite, error) {
 	inv, err := scanInvite(tx.QueryRow(selectOpenInvite, Hash(token), a.Now().UnixMilli()).Scan)
 	if errors.Is(err, store.ErrNotFound) {
-		return Invite{}, useRegistrationToken(tx, token, a.Now())
+		return Invite{}, a.useRegistrationToken(tx, token, a.Now())
 	}
 	if err == nil {
 		err = a.still(tx, inv)

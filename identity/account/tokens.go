@@ -5,10 +5,13 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/store"
 	"holdfast/store/audit"
+	"holdfast/store/sealed"
 )
 
 // RegistrationToken is a word that registers accounts. Who has it may make that many.
@@ -47,12 +50,32 @@ func NewTokenWord(n int) string {
 
 const tokenColumns = `SELECT token, uses, completed, expires FROM id_registration_tokens `
 
-func scanToken(scan func(...any) error) (t RegistrationToken, err error) {
+// tokenPurpose is what tokens are sealed for. They are no hashes, since administrators
+// see them listed.
+const tokenPurpose = "registration token"
+
+// sealedToken is a token as the database has it.
+func (a *Accounts) sealedToken(token string) string { return a.Secrets.Token(tokenPurpose, token) }
+
+// SealTokens seals those that an earlier version kept in clear.
+func (a *Accounts) SealTokens(ctx context.Context) error {
+	return sealed.Once(ctx, a.DB, "id_registration_tokens", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "id_registration_tokens", "token", func(row map[string]any) error {
+			row["token"] = a.sealedToken(row["token"].(string))
+			return nil
+		})
+	})
+}
+
+func (a *Accounts) scanToken(scan func(...any) error) (t RegistrationToken, err error) {
 	var uses, expires sql.NullInt64
 	if err := scan(&t.Token, &uses, &t.Completed, &expires); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
 			err = ErrNoToken
 		}
+		return t, err
+	}
+	if t.Token, err = a.Secrets.Open(tokenPurpose, t.Token); err != nil {
 		return t, err
 	}
 	if uses.Valid {
@@ -67,13 +90,13 @@ func scanToken(scan func(...any) error) (t RegistrationToken, err error) {
 // RegistrationTokens lists them by word.
 func (a *Accounts) RegistrationTokens(ctx context.Context) (out []RegistrationToken, err error) {
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		rows, err := q.Query(tokenColumns + `ORDER BY token`)
+		rows, err := q.Query(tokenColumns)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			t, err := scanToken(rows.Scan)
+			t, err := a.scanToken(rows.Scan)
 			if err != nil {
 				return err
 			}
@@ -81,13 +104,14 @@ func (a *Accounts) RegistrationTokens(ctx context.Context) (out []RegistrationTo
 		}
 		return rows.Err()
 	})
+	slices.SortFunc(out, func(a, b RegistrationToken) int { return strings.Compare(a.Token, b.Token) })
 	return out, err
 }
 
 // RegistrationToken loads one. Errors: ErrNoToken.
 func (a *Accounts) RegistrationToken(ctx context.Context, token string) (t RegistrationToken, err error) {
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		t, err = scanToken(q.QueryRow(tokenColumns+`WHERE token = $1`, token).Scan)
+		t, err = a.scanToken(q.QueryRow(tokenColumns+`WHERE token = $1`, a.sealedToken(token)).Scan)
 		return err
 	})
 	return t, err
@@ -96,7 +120,7 @@ func (a *Accounts) RegistrationToken(ctx context.Context, token string) (t Regis
 // CreateRegistrationToken adds one. Errors: ErrTokenExists.
 func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationToken) error {
 	return a.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO id_registration_tokens (token, uses, expires, created) VALUES ($1, $2, $3, $4)`, t.Token, t.Uses, t.Expires, a.Now().UnixMilli())
+		_, err := tx.Exec(`INSERT INTO id_registration_tokens (token, uses, expires, created) VALUES ($1, $2, $3, $4)`, a.sealedToken(t.Token), t.Uses, t.Expires, a.Now().UnixMilli())
 		if store.IsConflict(err) {
 			return ErrTokenExists
 		}
@@ -110,13 +134,13 @@ func (a *Accounts) CreateRegistrationToken(ctx context.Context, t RegistrationTo
 // ChangeRegistrationToken changes how often and how long one can be used. Errors: ErrNoToken, change's.
 func (a *Accounts) ChangeRegistrationToken(ctx context.Context, token string, change func(*RegistrationToken) error) (t RegistrationToken, err error) {
 	err = a.DB.Write(ctx, func(tx *store.Tx) error {
-		if t, err = scanToken(tx.QueryRow(tokenColumns+`WHERE token = $1`, token).Scan); err != nil {
+		if t, err = a.scanToken(tx.QueryRow(tokenColumns+`WHERE token = $1`, a.sealedToken(token)).Scan); err != nil {
 			return err
 		}
 		if err := change(&t); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE id_registration_tokens SET uses = $2, expires = $3 WHERE token = $1`, token, t.Uses, t.Expires); err != nil {
+		if _, err := tx.Exec(`UPDATE id_registration_tokens SET uses = $2, expires = $3 WHERE token = $1`, a.sealedToken(token), t.Uses, t.Expires); err != nil {
 			return err
 		}
 		return a.noteToken(tx, "token.change", t)
@@ -127,7 +151,7 @@ func (a *Accounts) ChangeRegistrationToken(ctx context.Context, token string, ch
 // DeleteRegistrationToken removes one. Errors: ErrNoToken.
 func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) error {
 	return a.DB.Write(ctx, func(tx *store.Tx) error {
-		n, err := tx.Exec(`DELETE FROM id_registration_tokens WHERE token = $1`, token)
+		n, err := tx.Exec(`DELETE FROM id_registration_tokens WHERE token = $1`, a.sealedToken(token))
 		if err == nil && n == 0 {
 			err = ErrNoToken
 		}
@@ -155,8 +179,8 @@ const useTokenSQL = `UPDATE id_registration_tokens SET completed = completed + 1
 WHERE token = $1 AND (uses IS NULL OR completed < uses) AND (expires IS NULL OR expires > $2)`
 
 // useRegistrationToken counts a use. Errors: ErrInvite.
-func useRegistrationToken(tx *store.Tx, token string, now time.Time) error {
-	n, err := tx.Exec(useTokenSQL, token, now.UnixMilli())
+func (a *Accounts) useRegistrationToken(tx *store.Tx, token string, now time.Time) error {
+	n, err := tx.Exec(useTokenSQL, a.sealedToken(token), now.UnixMilli())
 	if err == nil && n == 0 {
 		err = ErrInvite
 	}

@@ -983,6 +983,11 @@ CREATE TABLE state_snapshots (
 	PRIMARY KEY (state_group, type, state_key)
 ) WITHOUT ROWID;
 
+-- owner: store/sealed
+CREATE TABLE store_sealed (
+	name TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
 -- owner: store
 CREATE TABLE store_sequence (
 	name  TEXT PRIMARY KEY,

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"holdfast/homeserver"
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/route"
 	"holdfast/store"
 	"holdfast/store/blob"
@@ -29,7 +30,7 @@ func routes(t *testing.T) []route.Route {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := homeserver.New(ctx, homeserver.Options{ServerName: "hs.test", DB: db, Blobs: blobs, RegistrationOpen: true, SharedSecret: "s"})
+	h, err := homeserver.New(ctx, homeserver.Options{ServerName: "hs.test", DB: db, Secrets: apitest.Secrets(), Blobs: blobs, RegistrationOpen: true, SharedSecret: "s"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,9 +79,12 @@ type sender struct {
 func (s *Service) Start(ctx context.Context) error {
 	s.ctx, s.stop = context.WithCancel(ctx)
 	s.requests, s.abort = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.sealRows(ctx); err != nil {
+		return err
+	}
 	var all []record
 	err := s.o.DB.Read(ctx, func(q store.Querier) (err error) {
-		all, err = listAll(q)
+		all, err = s.listAll(q)
 		return err
 	})
 	if err != nil {
@@ -201,7 +204,7 @@ func (s *Service) dispatch() {
 		for id := range n.reload {
 			var list []record
 			err := s.o.DB.Read(s.ctx, func(q store.Querier) (err error) {
-				list, err = listOf(q, id)
+				list, err = s.listOf(q, id)
 				return err
 			})
 			held := false
@@ -814,7 +817,7 @@ func rejects(answer []byte, pushkey string) bool {
 // more; those of another gateway stay.
 func (s *Service) rejected(r record) {
 	err := s.o.DB.Write(context.WithoutCancel(s.ctx), func(tx *store.Tx) error {
-		return s.drop(tx, `app_id = $1 AND pushkey = $2 AND url = $3`, r.appID, r.pushkey, r.at)
+		return s.drop(tx, `app_id = $1 AND pushkey = $2 AND url = $3`, r.appID, s.storedKey(r.pushkey), s.o.Secrets.Token(urlPurpose, r.at))
 	})
 	if err != nil {
 		s.o.Log.Error("a pusher that its gateway rejected could not be removed", "app", r.appID, "user", r.userID, "err", err)

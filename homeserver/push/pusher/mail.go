@@ -108,7 +108,7 @@ func (s *Service) stepMail(x *sender, r record) (more bool) {
 	var digest []mailRoom
 	var oldest int64
 	err = s.o.DB.Read(s.ctx, func(q store.Querier) (err error) {
-		if state, err = loadMail(q, r.id); err != nil {
+		if state, err = s.loadMail(q, r.id); err != nil {
 			return err
 		}
 		digest, oldest, err = s.digest(q, r, waiting)
@@ -379,7 +379,7 @@ var errNoMailPusher = mx.Errorf(mx.NotFound, "These messages have ended already,
 // Subscription is the address that a link's messages go to; end ends them. Errors: NotFound.
 func (s *Service) Subscription(ctx context.Context, id int64, secret string, end bool) (address string, err error) {
 	find := func(q store.Querier) error {
-		state, err := loadMail(q, id)
+		state, err := s.loadMail(q, id)
 		if errors.Is(err, store.ErrNotFound) || err == nil && subtle.ConstantTimeCompare([]byte(state.secret), []byte(secret)) != 1 {
 			return errNoMailPusher
 		}

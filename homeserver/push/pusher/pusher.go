@@ -26,11 +26,13 @@ import (
 	"holdfast/homeserver/rooms"
 	"holdfast/homeserver/route"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // Options of New.
 type Options struct {
 	DB      *store.DB
+	Secrets *sealed.Box // seals what pushers are reached by
 	Rooms   *rooms.Rooms
 	Counter *push.Counter
 	Log     *slog.Logger
@@ -146,7 +148,7 @@ func (s *Service) get(ctx context.Context, r *route.Request) (out struct {
 
 // List gives a user's pushers as their clients see them.
 func (s *Service) List(q store.Querier, userID string) ([]pusherJSON, error) {
-	rows, err := listOf(q, userID)
+	rows, err := s.listOf(q, userID)
 	out := make([]pusherJSON, 0, len(rows))
 	for _, p := range rows {
 		out = append(out, pusherJSON{p.pushkey, p.kind(), p.appID, p.appName, p.deviceName, p.tag, p.lang, p.data, p.enabled, p.deviceID})
@@ -193,7 +195,7 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 	}
 	if string(in.Kind) == "null" && missing == nil {
 		return out, s.o.DB.Write(ctx, func(tx *store.Tx) error {
-			return s.drop(tx, `user_id = $1 AND app_id = $2 AND pushkey = $3`, r.UserID, in.AppID, in.Pushkey)
+			return s.drop(tx, `user_id = $1 AND app_id = $2 AND pushkey = $3`, r.UserID, in.AppID, s.storedKey(in.Pushkey))
 		})
 	}
 	for _, f := range []struct {
@@ -244,7 +246,7 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 	p := record{userID: r.UserID, deviceID: deviceID, appID: in.AppID, pushkey: in.Pushkey, appName: *in.AppName, deviceName: *in.DeviceName,
 		tag: in.Tag, lang: *in.Lang, at: at, data: data, enabled: in.Enabled == nil || *in.Enabled, setTS: time.Now().UnixMilli()}
 	return out, s.o.DB.Write(ctx, func(tx *store.Tx) error {
-		n, err := countOf(tx, p.userID, p.appID, p.pushkey)
+		n, err := s.countOf(tx, p.userID, p.appID, p.pushkey)
 		if err != nil {
 			return err
 		}
@@ -252,13 +254,13 @@ func (s *Service) set(ctx context.Context, r *route.Request, in setRequest) (out
 			return mx.Errorf(mx.LimitExceeded, "You have %d pushers already. Delete some first.", n)
 		}
 		if !in.Append {
-			if err := s.drop(tx, `app_id = $1 AND pushkey = $2 AND user_id <> $3`, p.appID, p.pushkey, p.userID); err != nil {
+			if err := s.drop(tx, `app_id = $1 AND pushkey = $2 AND user_id <> $3`, p.appID, s.storedKey(p.pushkey), p.userID); err != nil {
 				return err
 			}
 		}
 		p.pos = tx.NextPos()
 		tx.AfterCommit(func() { s.reload(p.userID) })
-		return upsert(tx, p)
+		return s.upsert(tx, p)
 	})
 }
 
@@ -300,7 +302,7 @@ func (s *Service) checkURL(at string) error {
 
 // drop deletes pushers.
 func (s *Service) drop(tx *store.Tx, where string, args ...any) error {
-	users, err := remove(tx, where, args...)
+	users, err := s.remove(tx, where, args...)
 	if len(users) > 0 {
 		tx.AfterCommit(func() { s.reload(users...) })
 	}

@@ -1,12 +1,47 @@
 package pusher
 
 import (
+	"context"
 	"encoding/json"
 
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
-// record is a pusher as it is stored.
+// What pushers are sealed for. Who has a pushkey, with the gateway's URL and the data, may
+// send the device notifications.
+const (
+	keyPurpose  = "pushkey"
+	urlPurpose  = "push gateway"
+	dataPurpose = "pusher"
+	linkPurpose = "link that ends mails"
+)
+
+// storedKey is a pushkey as the database has it.
+func (s *Service) storedKey(pushkey string) string { return s.o.Secrets.Token(keyPurpose, pushkey) }
+
+// sealRows seals what an earlier version kept in clear.
+func (s *Service) sealRows(ctx context.Context) error {
+	err := sealed.Once(ctx, s.o.DB, "pushers", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "pushers", "id", func(row map[string]any) error {
+			row["pushkey"] = s.storedKey(row["pushkey"].(string))
+			row["url"] = s.o.Secrets.Token(urlPurpose, row["url"].(string))
+			row["data"] = s.o.Secrets.Seal(dataPurpose, row["data"].(string))
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return sealed.Once(ctx, s.o.DB, "pusher_mails", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "pusher_mails", "pusher_id", func(row map[string]any) error {
+			row["secret"] = s.o.Secrets.Token(linkPurpose, row["secret"].(string))
+			return nil
+		})
+	})
+}
+
+// record is a pusher as it is kept.
 type record struct {
 	id                                 int64
 	userID, deviceID, appID, pushkey   string
@@ -27,7 +62,7 @@ type progress struct {
 
 const columns = `id, user_id, device_id, app_id, pushkey, app_name, device_name, profile_tag, lang, url, data, enabled, set_ts, pos, badge, failures, retry_ts FROM pushers`
 
-func list(q store.Querier, query string, args ...any) (out []record, err error) {
+func (s *Service) list(q store.Querier, query string, args ...any) (out []record, err error) {
 	rows, err := q.Query(query, args...)
 	if err != nil {
 		return nil, err
@@ -40,16 +75,21 @@ func list(q store.Querier, query string, args ...any) (out []record, err error) 
 			&r.enabled, &r.setTS, &r.pos, &r.badge, &r.failures, &r.retryTS); err != nil {
 			return nil, err
 		}
+		for what, v := range map[string]*string{keyPurpose: &r.pushkey, urlPurpose: &r.at, dataPurpose: &data} {
+			if *v, err = s.o.Secrets.Open(what, *v); err != nil {
+				return nil, err
+			}
+		}
 		r.data = json.RawMessage(data)
 		out = append(out, r)
 	}
 	return out, rows.Err()
 }
 
-func listAll(q store.Querier) ([]record, error) { return list(q, `SELECT `+columns) }
+func (s *Service) listAll(q store.Querier) ([]record, error) { return s.list(q, `SELECT `+columns) }
 
-func listOf(q store.Querier, userID string) ([]record, error) {
-	return list(q, `SELECT `+columns+` WHERE user_id = $1 ORDER BY id`, userID)
+func (s *Service) listOf(q store.Querier, userID string) ([]record, error) {
+	return s.list(q, `SELECT `+columns+` WHERE user_id = $1 ORDER BY id`, userID)
 }
 
 const upsertPusher = `INSERT INTO pushers (user_id, device_id, app_id, pushkey, app_name, device_name, profile_tag, lang, url, data, enabled, set_ts, pos, badge, failures, retry_ts)
@@ -58,30 +98,31 @@ const upsertPusher = `INSERT INTO pushers (user_id, device_id, app_id, pushkey, 
 	profile_tag = excluded.profile_tag, lang = excluded.lang, url = excluded.url, data = excluded.data, enabled = excluded.enabled, set_ts = excluded.set_ts,
 	pos = CASE WHEN pushers.enabled = 1 THEN pushers.pos ELSE excluded.pos END, failures = 0, retry_ts = 0`
 
-func upsert(tx *store.Tx, r record) error {
+func (s *Service) upsert(tx *store.Tx, r record) error {
 	if !r.isMail() {
-		return upsertRow(tx, r)
+		return s.upsertRow(tx, r)
 	}
-	if err := upsertRow(tx, r); err != nil {
+	if err := s.upsertRow(tx, r); err != nil {
 		return err
 	}
 	_, err := tx.Exec(`INSERT INTO pusher_mails (pusher_id, secret, sent_ts, in_row) SELECT id, $4, 0, 0 FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id = $3
-		ON CONFLICT (pusher_id) DO NOTHING`, r.appID, r.pushkey, r.userID, newSecret())
+		ON CONFLICT (pusher_id) DO NOTHING`, r.appID, s.storedKey(r.pushkey), r.userID, s.o.Secrets.Token(linkPurpose, newSecret()))
 	return err
 }
 
-func upsertRow(tx *store.Tx, r record) error {
-	_, err := tx.Exec(upsertPusher, r.userID, r.deviceID, r.appID, r.pushkey, r.appName, r.deviceName, r.tag, r.lang, r.at, string(r.data), r.enabled, r.setTS, r.pos)
+func (s *Service) upsertRow(tx *store.Tx, r record) error {
+	_, err := tx.Exec(upsertPusher, r.userID, r.deviceID, r.appID, s.storedKey(r.pushkey), r.appName, r.deviceName, r.tag, r.lang,
+		s.o.Secrets.Token(urlPurpose, r.at), s.o.Secrets.Seal(dataPurpose, string(r.data)), r.enabled, r.setTS, r.pos)
 	return err
 }
 
-func countOf(q store.Querier, userID, appID, pushkey string) (others int, err error) {
-	err = q.QueryRow(`SELECT count(*) FROM pushers WHERE user_id = $1 AND NOT (app_id = $2 AND pushkey = $3)`, userID, appID, pushkey).Scan(&others)
+func (s *Service) countOf(q store.Querier, userID, appID, pushkey string) (others int, err error) {
+	err = q.QueryRow(`SELECT count(*) FROM pushers WHERE user_id = $1 AND NOT (app_id = $2 AND pushkey = $3)`, userID, appID, s.storedKey(pushkey)).Scan(&others)
 	return others, err
 }
 
 // remove deletes pushers and returns whose they were.
-func remove(tx *store.Tx, where string, args ...any) (users []string, err error) {
+func (s *Service) remove(tx *store.Tx, where string, args ...any) (users []string, err error) {
 	rows, err := tx.Query(`DELETE FROM pushers WHERE `+where+` RETURNING user_id, url`, args...)
 	if err != nil {
 		return nil, err
@@ -91,6 +132,9 @@ func remove(tx *store.Tx, where string, args ...any) (users []string, err error)
 	for rows.Next() {
 		var r record
 		if err := rows.Scan(&r.userID, &r.at); err != nil {
+			return nil, err
+		}
+		if r.at, err = s.o.Secrets.Open(urlPurpose, r.at); err != nil {
 			return nil, err
 		}
 		users = append(users, r.userID)
@@ -112,8 +156,14 @@ type mailState struct {
 
 const loadMailSQL = `SELECT p.pushkey, m.secret, m.sent_ts, m.in_row FROM pusher_mails m JOIN pushers p ON p.id = m.pusher_id WHERE m.pusher_id = $1`
 
-func loadMail(q store.Querier, id int64) (m mailState, err error) {
-	err = q.QueryRow(loadMailSQL, id).Scan(&m.address, &m.secret, &m.sentTS, &m.row)
+func (s *Service) loadMail(q store.Querier, id int64) (m mailState, err error) {
+	if err = q.QueryRow(loadMailSQL, id).Scan(&m.address, &m.secret, &m.sentTS, &m.row); err != nil {
+		return m, err
+	}
+	if m.address, err = s.o.Secrets.Open(keyPurpose, m.address); err != nil {
+		return m, err
+	}
+	m.secret, err = s.o.Secrets.Open(linkPurpose, m.secret)
 	return m, err
 }
 

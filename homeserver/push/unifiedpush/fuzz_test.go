@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/mx"
 	"holdfast/store"
 )
@@ -79,7 +80,7 @@ func FuzzNotify(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { db.Close() })
-	s := New(Options{DB: db, Own: func(u *url.URL) bool { return u.Host == "h" }})
+	s := New(Options{DB: db, Secrets: apitest.Secrets(), Own: func(u *url.URL) bool { return u.Host == "h" }})
 	f.Fuzz(func(t *testing.T, raw []byte, outside bool) {
 		if len(raw) > maxNotify {
 			return

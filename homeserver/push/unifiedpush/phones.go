@@ -199,7 +199,7 @@ func (s *Service) checkAuth(w http.ResponseWriter, r *http.Request, list string)
 	}
 	err = s.o.DB.Read(r.Context(), func(q store.Querier) error {
 		for _, n := range names {
-			t, err := topicByName(q, n)
+			t, err := s.topicByName(q, n)
 			if err == nil && t.userID != p.userID {
 				return errForbidden
 			}
@@ -228,7 +228,7 @@ func (s *Service) claim(ctx context.Context, p phone, names []string) (ids map[i
 		clear(ids)
 		have := -1
 		for _, n := range names {
-			t, err := topicByName(q, n)
+			t, err := s.topicByName(q, n)
 			isNew := errors.Is(err, store.ErrNotFound)
 			switch {
 			case err != nil && !isNew:
@@ -252,7 +252,7 @@ func (s *Service) claim(ctx context.Context, p phone, names []string) (ids map[i
 				if have++; have > maxTopics {
 					return errPhoneTopics
 				}
-				if t.id, err = claimTopic(write, s.topics.Add(1), n, p, now); err != nil {
+				if t.id, err = s.claimTopic(write, s.topics.Add(1), n, p, now); err != nil {
 					return err
 				}
 				claimed = true

@@ -126,7 +126,7 @@ func (s *Service) publish(ctx context.Context, name string, body []byte, ttl tim
 	}
 	var t topic
 	err = s.o.DB.Read(ctx, func(q store.Querier) (err error) {
-		t, err = topicByName(q, name)
+		t, err = s.topicByName(q, name)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
@@ -153,7 +153,7 @@ func (s *Service) publish(ctx context.Context, name string, body []byte, ttl tim
 	}
 	m = message{msgID: rand.Text()[:messageID], topicID: t.id, ts: now.UnixMilli(), expires: expires.UnixMilli(), body: body}
 	err = s.o.DB.Write(ctx, func(tx *store.Tx) (err error) {
-		t, err := topicByName(tx, name)
+		t, err := s.topicByName(tx, name)
 		if errors.Is(err, store.ErrNotFound) || err == nil && t.phoneID == 0 {
 			return errGone
 		}

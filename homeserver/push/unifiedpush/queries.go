@@ -1,7 +1,10 @@
 package unifiedpush
 
 import (
+	"context"
+
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // phone is somebody's device that fetches notifications.
@@ -77,8 +80,22 @@ type topic struct {
 	lastSeen int64
 }
 
-func topicByName(q store.Querier, name string) (t topic, err error) {
-	err = q.QueryRow(`SELECT id, topic, user_id, phone_id, last_seen FROM up_topics WHERE topic = $1`, name).Scan(&t.id, &t.name, &t.userID, &t.phoneID, &t.lastSeen)
+// purpose is what topics are sealed for: who has one may send to it.
+const purpose = "topic"
+
+// sealTopics seals those that an earlier version kept in clear.
+func (s *Service) sealTopics(ctx context.Context) error {
+	return sealed.Once(ctx, s.o.DB, "up_topics", func(tx *store.Tx) (bool, error) {
+		return sealed.Rewrite(tx, "up_topics", "id", func(row map[string]any) error {
+			row["topic"] = s.o.Secrets.Token(purpose, row["topic"].(string))
+			return nil
+		})
+	})
+}
+
+func (s *Service) topicByName(q store.Querier, name string) (t topic, err error) {
+	t.name = name
+	err = q.QueryRow(`SELECT id, user_id, phone_id, last_seen FROM up_topics WHERE topic = $1`, s.o.Secrets.Token(purpose, name)).Scan(&t.id, &t.userID, &t.phoneID, &t.lastSeen)
 	return t, err
 }
 
@@ -91,8 +108,8 @@ const claimTopicSQL = `INSERT INTO up_topics (id, topic, user_id, phone_id, last
 	ON CONFLICT (topic) DO UPDATE SET phone_id = excluded.phone_id, last_seen = excluded.last_seen RETURNING id`
 
 // claimTopic gives a topic to a phone. A new one gets the ID next.
-func claimTopic(tx *store.Tx, next int64, name string, p phone, now int64) (id int64, err error) {
-	err = tx.QueryRow(claimTopicSQL, next, name, p.userID, p.id, now).Scan(&id)
+func (s *Service) claimTopic(tx *store.Tx, next int64, name string, p phone, now int64) (id int64, err error) {
+	err = tx.QueryRow(claimTopicSQL, next, s.o.Secrets.Token(purpose, name), p.userID, p.id, now).Scan(&id)
 	return id, err
 }
 

@@ -32,6 +32,7 @@ import (
 	"holdfast/homeserver/push/webpush"
 	"holdfast/homeserver/route"
 	"holdfast/store"
+	"holdfast/store/sealed"
 )
 
 // Bounds.
@@ -76,8 +77,9 @@ type Settings struct {
 
 // Options of New.
 type Options struct {
-	DB  *store.DB
-	Log *slog.Logger
+	DB      *store.DB
+	Secrets *sealed.Box // seals topics
+	Log     *slog.Logger
 	// Client makes requests to other push servers and to browsers' push services; it
 	// refuses addresses that the server must not reach.
 	Client *http.Client
@@ -159,6 +161,9 @@ func New(o Options) *Service {
 
 // Start begins the upkeep. Close ends it.
 func (s *Service) Start(ctx context.Context) error {
+	if err := s.sealTopics(ctx); err != nil {
+		return err
+	}
 	var n, phones, topics, messages int64
 	err := s.o.DB.Read(ctx, func(q store.Querier) (err error) {
 		if n, err = storedBytes(q); err == nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"holdfast/homeserver"
+	"holdfast/homeserver/apitest"
 	"holdfast/homeserver/hstest"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/push/unifiedpush"
@@ -718,7 +719,7 @@ func TestForeign(t *testing.T) {
 // before: then its pusher ends.
 func TestNobody(t *testing.T) {
 	p := newPlace(t, nil)
-	s := unifiedpush.New(unifiedpush.Options{DB: p.DB, Own: func(*url.URL) bool { return true }, UnknownFor: time.Nanosecond})
+	s := unifiedpush.New(unifiedpush.Options{DB: p.DB, Secrets: apitest.Secrets(), Own: func(*url.URL) bool { return true }, UnknownFor: time.Nanosecond})
 	defer s.Close()
 	body, _ := json.Marshal(obj{"notification": obj{"event_id": "$e", "devices": []obj{{"app_id": "a", "pushkey": "https://x/" + topicA}}}})
 	if _, _, err := s.Deliver(context.Background(), "https://x"+unifiedpush.GatewayPath, body); err == nil {
