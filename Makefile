@@ -61,7 +61,7 @@ tools-test: tools-go tools-node
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	if [ "$${CI:-}" = true ]; then \
-	  for p in caddy:caddy nginx:nginx-light systemd-analyze:systemd cpio:cpio openssl:openssl redis-server:redis-server iptables:iptables slapd:slapd \
+	  for p in caddy:caddy nginx:nginx-light systemd-analyze:systemd cpio:cpio openssl:openssl redis-server:redis-server iptables:iptables slapd:slapd pdftoppm:poppler-utils zbarimg:zbar-tools \
 	    cryptsetup:cryptsetup-bin mke2fs:e2fsprogs sfdisk:fdisk fsck.fat:dosfstools \
 	    qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils swtpm:swtpm \
 	    sbverify:sbsigntool sig-list-to-certs:efitools dnsmasq:dnsmasq-base radvd:radvd; do \

@@ -3,6 +3,7 @@ module holdfast
 go 1.26.6
 
 require (
+	codeberg.org/go-pdf/fpdf v0.12.0
 	github.com/BurntSushi/toml v1.6.0
 	github.com/beevik/ntp v1.5.0
 	github.com/bep/debounce v1.2.1

@@ -82,6 +82,8 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.ThreepidAuthFailed, "The e-mail address is not confirmed, or too long ago. Open the link of the mail first.")
 	case errors.Is(err, identity.ErrEmails):
 		return mx.Errorf(mx.ThreepidDenied, "The account has as many e-mail addresses as it may. Remove one first.")
+	case errors.Is(err, identity.ErrPIN):
+		return mx.Errorf(mx.Forbidden, "This card needs its PIN. Open its address in a browser.")
 	case errors.Is(err, identity.ErrInvite):
 		return mx.Errorf(mx.Unauthorized, "The invite was used up, has expired or was withdrawn.")
 	}

@@ -48,7 +48,7 @@ var attacks = []struct {
 	{32, "many wrong passwords", []string{"attack_test.go TestAttack32WrongPasswords", "attack_test.go TestAttack32Parallel", "attack_test.go TestAttack32Work"}, ""},
 	{33, "a code of the authenticator app in a step that was used", []string{"second_test.go TestAttack33StepTwice"}, ""},
 	{34, "a passkey of another origin, or an old assertion", []string{"passkey_test.go TestAttack34Passkeys"}, ""},
-	{35, "an invite that was used, has expired, or is used twice at once", []string{"attack_test.go TestAttack35Invites"}, ""},
+	{35, "an invite that was used, has expired, or is used twice at once", []string{"attack_test.go TestAttack35Invites", "cards_test.go TestCardRace"}, ""},
 	{36, "a second claim", []string{"../web/web_test.go TestSetupFromClaimToInvite"}, ""},
 	{37, "a directory without a password, with a filter", []string{"directory_test.go TestDirectorySignIn"}, ""},
 	{38, "SAML that is unsigned, wrapped, for others, replayed or unsolicited", nil, "SAML is not built"},
@@ -59,7 +59,7 @@ var attacks = []struct {
 	{43, "a clock that goes back", []string{"clock_test.go TestAttack43ClockSetBack"}, ""},
 	{44, "next=//evil", []string{"attack_test.go TestAttack44Next"}, ""},
 	{45, "ten thousand registrations", []string{"attack_test.go TestAttack45RegistrationFlood"}, ""},
-	{46, "a stolen database file", []string{"attack_test.go TestAttack46StolenDatabase", "apps_test.go TestAppSecretsAtRest"}, ""},
+	{46, "a stolen database file", []string{"attack_test.go TestAttack46StolenDatabase", "apps_test.go TestAppSecretsAtRest", "cards_test.go TestCardPINs"}, ""},
 }
 
 // TestAttackTable keeps the table true: each test that it names is there.

@@ -60,6 +60,7 @@ var (
 	ErrNoUser        = account.ErrNoUser
 	ErrInvite        = account.ErrInvite
 	ErrMayNotInvite  = account.ErrMayNotInvite
+	ErrPIN           = account.ErrPIN
 	ErrEmail         = account.ErrEmail
 	ErrEmailInUse    = account.ErrEmailInUse
 	ErrEmailToken    = account.ErrEmailToken

@@ -39,8 +39,8 @@ func (s *Service) link(ctx context.Context, userID, kind string, lasts time.Dura
 
 // useLink sets a password by a link: the link, the password, the second factors and the
 // sessions change together or not at all.
-func (s *Service) useLink(ctx context.Context, token, password string) (l account.Link, err error) {
-	if l, err = s.accounts.LinkByToken(ctx, token); err != nil {
+func (s *Service) useLink(ctx context.Context, token, password, pin string) (l account.Link, err error) {
+	if l, err = s.accounts.LinkWithPIN(ctx, token, pin); err != nil {
 		return l, err
 	}
 	hash, err := s.accounts.HashPassword(ctx, password, "page", l.User.Localpart, l.User.DisplayName)

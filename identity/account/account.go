@@ -9,6 +9,7 @@
 //   - An invite is used up in the transaction that makes the account: parallel
 //     uses of the last one have one winner. The same holds of a link for a new password,
 //     which is used up in the transaction that sets it.
+//   - A card is such an invite or link, printed. Its PIN is asked wherever it is used.
 package account
 
 import (
@@ -170,6 +171,7 @@ type NewUser struct {
 	Password    string // "": no password login until one is set
 	Admin       bool
 	Invite      string // token of an invite to use up, or ""
+	PIN         string // of the invite's card; "": it has none, or nobody typed it
 	Source      string // "setup", "cli", "invite", "register", "admin-api", "appservice", FromDirectory, FromList, FromUpstream
 	// EmailSID and EmailSecret name the proof of an e-mail address that the account
 	// gets; "": none.
@@ -254,7 +256,7 @@ func (a *Accounts) about(names ...string) []string {
 }
 
 // Create makes an account. Errors: ErrBadName, ErrReserved, ErrUserExists,
-// ErrWeakPassword, ErrInvite, ErrEmailProof, ErrEmailInUse.
+// ErrWeakPassword, ErrInvite, ErrPIN, *SlowDown, ErrEmailProof, ErrEmailInUse.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 	var hash string
 	var invite Invite
@@ -263,6 +265,11 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		inv, err := a.InviteByToken(ctx, n.Invite)
 		if err != nil {
 			return User{}, err
+		}
+		if inv.PIN {
+			if err := a.checkPIN(ctx, inv.ID, n.Invite, n.PIN); err != nil {
+				return User{}, err
+			}
 		}
 		invite = inv
 		if inv.Localpart != "" {
@@ -332,6 +339,9 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		}
 		if invite.ID != "" {
 			d["invite"] = invite.ID
+			if _, err := tx.Exec(cardUsedBy, invite.ID, u.ID); err != nil { // if it is a card
+				return err
+			}
 		}
 		if err := a.Audit.Tx(ctx, tx, audit.Event{Name: "user.create", Target: u.UserID, Data: d}); err != nil || len(invite.groupIDs) == 0 {
 			return err

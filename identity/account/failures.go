@@ -323,5 +323,10 @@ func (a *Accounts) SweepTx(tx *store.Tx) error {
 	if _, err := tx.Exec(sweepLinks, now.Add(-keepLinks).UnixMilli()); err != nil {
 		return err
 	}
+	for _, q := range []string{sweepInvites, sweepCards, sweepBatches} {
+		if _, err := tx.Exec(q, now.Add(-keepLinks).UnixMilli()); err != nil {
+			return err
+		}
+	}
 	return sweepEmails(tx, now)
 }

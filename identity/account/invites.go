@@ -33,7 +33,8 @@ type Invite struct {
 	UsesLeft  int
 	Created   time.Time
 	Expires   time.Time
-	CreatedBy string // user ID; "": the command line, or the setup
+	CreatedBy string // user ID; "": the command line
+	PIN       bool   // it is a card with one; only from InviteByToken
 	Revoked   bool
 }
 
@@ -152,11 +153,7 @@ func scanInvite(scan func(...any) error) (inv Invite, err error) {
 	if err := scan(&inv.ID, &inv.Localpart, &roles, &groups, &inv.Uses, &inv.UsesLeft, &created, &expires, &inv.CreatedBy, &inv.Revoked); err != nil {
 		return Invite{}, err
 	}
-	for name := range strings.FieldsSeq(roles) {
-		if r, err := ParseRole(name); err == nil { // else of a later release
-			inv.Roles |= r
-		}
-	}
+	inv.Roles = readRoles(roles)
 	inv.groupIDs = strings.Fields(groups)
 	inv.Created, inv.Expires = time.UnixMilli(created), time.UnixMilli(expires)
 	return inv, nil
@@ -171,7 +168,10 @@ func (a *Accounts) InviteByToken(ctx context.Context, token string) (inv Invite,
 	err = a.DB.Read(ctx, func(q store.Querier) error {
 		inv, err = scanInvite(q.QueryRow(selectOpenInvite, Hash(token), a.Now().UnixMilli()).Scan)
 		if err == nil {
-			return a.still(q, inv)
+			if err = a.still(q, inv); err == nil {
+				inv.PIN, err = needsPIN(q, inv.ID)
+			}
+			return err
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -226,10 +226,31 @@ func (a *Accounts) joinInvitedTx(tx *store.Tx, inv Invite, u User) error {
 	return nil
 }
 
-// Invites lists the invites, newest first.
+// readRoles reads roles as they are kept.
+func readRoles(names string) (all Roles) {
+	for name := range strings.FieldsSeq(names) {
+		if r, err := ParseRole(name); err == nil { // else of a later release
+			all |= r
+		}
+	}
+	return all
+}
+
+// namesOf are the names of those groups that have one of the IDs.
+func namesOf(groups []Group, ids []string) []string {
+	out := []string{}
+	for _, g := range groups {
+		if slices.Contains(ids, g.ID) {
+			out = append(out, g.Name)
+		}
+	}
+	return out
+}
+
+// Invites lists the invites that are no cards, newest first.
 func (a *Accounts) Invites(ctx context.Context) (out []Invite, err error) {
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		rows, err := q.Query(inviteColumns + `ORDER BY id DESC LIMIT 1000`)
+		rows, err := q.Query(inviteColumns + `WHERE id NOT IN (SELECT id FROM id_cards) ORDER BY id DESC LIMIT 1000`)
 		if err != nil {
 			return err
 		}
@@ -246,11 +267,7 @@ func (a *Accounts) Invites(ctx context.Context) (out []Invite, err error) {
 		}
 		groups, err := scanGroups(q, groupColumns)
 		for i := range out {
-			for _, g := range groups {
-				if slices.Contains(out[i].groupIDs, g.ID) {
-					out[i].Groups = append(out[i].Groups, g.Name)
-				}
-			}
+			out[i].Groups = namesOf(groups, out[i].groupIDs)
 		}
 		return err
 	})

@@ -40,12 +40,17 @@ type Link struct {
 	User      User
 	Expires   time.Time
 	CreatedBy string // user ID; "": the command line
+	PIN       bool   // it is a card with one; only from LinkByToken
 }
 
 // CreateLinkTx makes a link for an account, in place of those that it has. Who asks is
 // in the context. Errors: ErrOwner, ErrLocked, ErrDeactivated, ErrElsewhere,
 // ErrHasPassword, ErrLinkTime.
 func (a *Accounts) CreateLinkTx(ctx context.Context, tx *store.Tx, u User, kind string, lasts time.Duration) (Link, error) {
+	return a.createLinkTx(ctx, tx, u, kind, lasts, Secret())
+}
+
+func (a *Accounts) createLinkTx(ctx context.Context, tx *store.Tx, u User, kind string, lasts time.Duration, token string) (Link, error) {
 	if lasts < time.Second || lasts > maxLinkExpiry {
 		return Link{}, ErrLinkTime
 	}
@@ -65,7 +70,7 @@ func (a *Accounts) CreateLinkTx(ctx context.Context, tx *store.Tx, u User, kind 
 		return Link{}, err
 	}
 	now := a.Now()
-	l := Link{ID: NewULID(now), Token: Secret(), Kind: kind, User: u, Expires: now.Add(lasts), CreatedBy: ActorOf(ctx).UserID}
+	l := Link{ID: NewULID(now), Token: token, Kind: kind, User: u, Expires: now.Add(lasts), CreatedBy: ActorOf(ctx).UserID}
 	if _, err := tx.Exec(insertLink, l.ID, Hash(l.Token), u.ID, kind, now.UnixMilli(), l.Expires.UnixMilli(), l.CreatedBy); err != nil {
 		return Link{}, err
 	}
@@ -76,9 +81,21 @@ func (a *Accounts) CreateLinkTx(ctx context.Context, tx *store.Tx, u User, kind 
 // LinkByToken finds a link that can be used now. Errors: ErrLink, ErrNoLink.
 func (a *Accounts) LinkByToken(ctx context.Context, token string) (l Link, err error) {
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		l, err = a.loadLink(q, token)
+		if l, err = a.loadLink(q, token); err == nil {
+			l.PIN, err = needsPIN(q, l.ID)
+		}
 		return err
 	})
+	return l, err
+}
+
+// LinkWithPIN is LinkByToken for who wants to use it: they know its PIN, if it has one.
+// Errors: ErrLink, ErrNoLink, ErrPIN, *SlowDown.
+func (a *Accounts) LinkWithPIN(ctx context.Context, token, pin string) (Link, error) {
+	l, err := a.LinkByToken(ctx, token)
+	if err == nil && l.PIN {
+		err = a.checkPIN(ctx, l.ID, token, pin)
+	}
 	return l, err
 }
 

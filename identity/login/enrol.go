@@ -17,14 +17,15 @@ func (p *Pages) showInvite(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	p.enrolForm(w, r, http.StatusOK, inv.Localpart, inv.Localpart, "", "")
+	p.enrolForm(w, r, http.StatusOK, inv, inv.Localpart, "", "")
 }
 
-func (p *Pages) enrolForm(w http.ResponseWriter, r *http.Request, status int, fixed, name, display, problem string) {
-	if fixed != "" {
-		name = fixed
+func (p *Pages) enrolForm(w http.ResponseWriter, r *http.Request, status int, inv account.Invite, name, display, problem string) {
+	if inv.Localpart != "" {
+		name = inv.Localpart
 	}
-	p.render(w, r, status, "invite", "", view{Action: r.URL.RequestURI(), Username: name, DisplayName: display, Fixed: fixed != "", Error: problem})
+	p.render(w, r, status, "invite", "", view{Action: r.URL.RequestURI(), Username: name, DisplayName: display, Fixed: inv.Localpart != "", Error: problem,
+		NeedsPIN: inv.PIN, PIN: r.PostForm.Get("pin")})
 }
 
 func (p *Pages) doInvite(w http.ResponseWriter, r *http.Request) {
@@ -34,7 +35,7 @@ func (p *Pages) doInvite(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, err)
 		return
 	}
-	u, ok := p.enrol(w, r, inv.Localpart, token, "invite")
+	u, ok := p.enrol(w, r, inv, token, "invite")
 	if !ok {
 		return
 	}
@@ -45,14 +46,14 @@ func (p *Pages) doInvite(w http.ResponseWriter, r *http.Request) {
 }
 
 // enrol makes the account that the form describes. It answers itself when that fails.
-func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, fixed, token, source string) (account.User, bool) {
+func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, inv account.Invite, token, source string) (account.User, bool) {
 	l := lang(r)
 	name, display := r.PostForm.Get("username"), r.PostForm.Get("display_name")
-	if fixed != "" {
-		name = fixed
+	if inv.Localpart != "" {
+		name = inv.Localpart
 	}
 	again := func(status int, key string) (account.User, bool) {
-		p.enrolForm(w, r, status, fixed, name, display, p.text(l, key))
+		p.enrolForm(w, r, status, inv, name, display, p.text(l, key))
 		return account.User{}, false
 	}
 	if len(display) > 256 {
@@ -64,7 +65,11 @@ func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, fixed, token, sour
 	if display == "" {
 		display = name
 	}
-	u, err := p.Accounts.Create(r.Context(), account.NewUser{Localpart: name, DisplayName: display, Password: r.PostForm.Get("password"), Invite: token, Source: source})
+	u, err := p.Accounts.Create(r.Context(), account.NewUser{Localpart: name, DisplayName: display, Password: r.PostForm.Get("password"), Invite: token, PIN: r.PostForm.Get("pin"), Source: source})
+	if status, text := p.pinText(r, err); status != 0 {
+		p.enrolForm(w, r, status, inv, name, display, text)
+		return account.User{}, false
+	}
 	switch {
 	case err == nil:
 		return u, true
@@ -98,7 +103,7 @@ func (p *Pages) showCreate(w http.ResponseWriter, r *http.Request) {
 		p.needInvite(w, r, req)
 		return
 	}
-	p.enrolForm(w, r, http.StatusOK, "", "", "", "")
+	p.enrolForm(w, r, http.StatusOK, account.Invite{}, "", "", "")
 }
 
 // needInvite says who makes accounts here; whoever has one can go on with the sign-in.
@@ -117,7 +122,7 @@ func (p *Pages) doCreate(w http.ResponseWriter, r *http.Request) {
 		p.needInvite(w, r, req)
 		return
 	}
-	u, ok := p.enrol(w, r, "", "", "register")
+	u, ok := p.enrol(w, r, account.Invite{}, "", "register")
 	if !ok {
 		return
 	}

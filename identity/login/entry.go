@@ -22,7 +22,8 @@ func (p *Pages) showEntry(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Pages) recoverForm(w http.ResponseWriter, r *http.Request, status int, l account.Link, problem string) {
-	v := view{Action: r.URL.EscapedPath(), User: l.User, UserID: l.User.UserID, Error: problem, Fixed: l.Kind == account.LinkRecovery}
+	v := view{Action: r.URL.EscapedPath(), User: l.User, UserID: l.User.UserID, Error: problem, Fixed: l.Kind == account.LinkRecovery,
+		NeedsPIN: l.PIN, PIN: r.PostForm.Get("pin")}
 	if l.Kind == account.LinkEnrol {
 		v.Title = p.text(lang(r), "recover.enrol.title")
 	}
@@ -45,7 +46,11 @@ func (p *Pages) doEntry(w http.ResponseWriter, r *http.Request) {
 		p.recoverForm(w, r, http.StatusBadRequest, l, p.text(lg, "invite.mismatch"))
 		return
 	}
-	used, err := p.UseLink(r.Context(), token, password)
+	used, err := p.UseLink(r.Context(), token, password, r.PostForm.Get("pin"))
+	if status, text := p.pinText(r, err); status != 0 {
+		p.recoverForm(w, r, status, l, text)
+		return
+	}
 	if errors.Is(err, account.ErrWeakPassword) { // which does not cost the link
 		p.recoverForm(w, r, http.StatusBadRequest, l, p.text(lg, weakKey(err)))
 		return
@@ -63,4 +68,35 @@ func (p *Pages) doEntry(w http.ResponseWriter, r *http.Request) {
 		page = "welcome"
 	}
 	p.render(w, r, http.StatusOK, page, "", view{User: used.User, UserID: used.User.UserID})
+}
+
+// pinText is what is said about a PIN that was not taken; 0: it is not about that.
+func (p *Pages) pinText(r *http.Request, err error) (status int, text string) {
+	var slow *account.SlowDown
+	switch {
+	case errors.As(err, &slow):
+		return http.StatusTooManyRequests, p.text(lang(r), "card.slow", "seconds", secondsUp(slow.Wait))
+	case errors.Is(err, account.ErrPIN):
+		return http.StatusForbidden, p.text(lang(r), "card.wrongPIN")
+	}
+	return 0, ""
+}
+
+// showTypeCode asks for the code of a card, where there is no camera.
+func (p *Pages) showTypeCode(w http.ResponseWriter, r *http.Request) {
+	p.render(w, r, http.StatusOK, "card", "", view{Action: "/e"})
+}
+
+// doTypeCode leads to where the QR code of the card leads.
+func (p *Pages) doTypeCode(w http.ResponseWriter, r *http.Request) {
+	typed := r.PostForm.Get("code")
+	code, ok := account.ParseCode(typed)
+	if !ok {
+		if len(typed) > 128 {
+			typed = ""
+		}
+		p.render(w, r, http.StatusBadRequest, "card", "", view{Action: "/e", Code: typed, Error: p.text(lang(r), "card.malformed")})
+		return
+	}
+	redirect(w, r, "/e/"+code)
 }

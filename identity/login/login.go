@@ -61,8 +61,9 @@ type Options struct {
 	SetPassword func(ctx context.Context, u account.User, password string, keepBrowser []byte, endOthers bool) error
 	Deactivate  func(ctx context.Context, u account.User) error
 	// UseLink sets a password by a link, which is used up. Errors: account.ErrLink,
-	// account.ErrNoLink, account.ErrWeakPassword, account.ErrElsewhere.
-	UseLink    func(ctx context.Context, token, password string) (account.Link, error)
+	// account.ErrNoLink, account.ErrWeakPassword, account.ErrElsewhere, account.ErrPIN,
+	// *account.SlowDown.
+	UseLink    func(ctx context.Context, token, password, pin string) (account.Link, error)
 	EndSession func(ctx context.Context, u account.User, sessionID string) error
 	// EndEverything signs somebody out of all browsers, applications and devices.
 	EndEverything func(ctx context.Context, u account.User) error
@@ -136,6 +137,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"GET /logout": p.showLogout, "POST /logout": p.doLogout,
 		"GET /reauth": p.showReauth, "POST /reauth": p.doReauth,
 		"GET /link": p.showLink, "POST /link": p.doLink,
+		"GET /e": p.showTypeCode, "POST /e": p.doTypeCode,
 		"GET /e/{token}": p.showEntry, "POST /e/{token}": p.doEntry,
 		"GET /account": p.showAccount, "GET /account/{$}": p.showAccount,
 		"POST /account/end": p.doEnd, "POST /account/password": p.doPassword,
@@ -197,6 +199,8 @@ type view struct {
 	Allowed                           []allowedView
 	Factor                            factorView
 	Done                              bool // a page that waits is told
+	NeedsPIN                          bool // of a card
+	PIN                               string
 }
 
 // allowedView is an application that somebody allowed to know them.
