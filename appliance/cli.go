@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"holdfast/appliance/config"
+	"holdfast/identity"
+	"holdfast/web"
 )
 
 func (c *cli) printJSON(v any) error {
@@ -188,6 +190,9 @@ func (c *cli) inviteRoles() []string {
 }
 
 func runUserRecover(ctx context.Context, c *cli, args []string) error {
+	if c.card.cards != "" || c.card.pins != "" {
+		return c.printNew(ctx, web.NewBatch{Name: args[0], Kind: identity.CardRecovery, Users: []string{args[0]}})
+	}
 	d, err := parseDuration(c.expires)
 	if err != nil || d < time.Second {
 		return &usageError{fmt.Sprintf("--expires %q is not a duration; write for example 30m, 12h or 7d", c.expires)}

@@ -30,6 +30,8 @@ func (a *Appliance) openWeb() error {
 		Setup:    setup{a},
 		Admins:   console{a},
 		Invites:  console{a},
+		Cards:    console{a},
+		Lists:    console{a},
 		People:   console{a},
 		Bridges:  console{a},
 		Status:   console{a},

@@ -273,6 +273,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.directoryControl(handle)
 	a.upstreamControl(handle)
 	a.listControl(handle)
+	a.cardControl(handle)
 	a.groupControl(handle)
 	a.placeControl(handle)
 	a.filesControl(handle)
@@ -334,6 +335,9 @@ func (a *Appliance) controlMessage(err error) string {
 		return m
 	}
 	if m := listMessage(err); m != "" {
+		return m
+	}
+	if m := cardMessage(err); m != "" {
 		return m
 	}
 	switch {

@@ -10,10 +10,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
+	"holdfast/identity"
 	"holdfast/identity/bulk"
+	"holdfast/identity/cards"
+	"holdfast/web"
 )
 
 // This file has lists of people: for the local socket and the command line.
@@ -34,7 +38,12 @@ type listAnswer struct {
 	Done *bulk.Done `json:"done,omitempty"`
 
 	Links []linkInfo `json:"links,omitempty"` // of the accounts that were made, where asked for
+
+	Printed *web.Printed `json:"printed,omitempty"` // their cards, the same
 }
+
+// errManyNew: there are more new people than cards are printed at once.
+var errManyNew = errors.New("too many new people to print cards for")
 
 func listQuery(c bulk.Choices, apply string) url.Values {
 	v := url.Values{"list": {c.List}, "apply": {apply}}
@@ -57,20 +66,72 @@ func (a *Appliance) listControl(handle func(pattern string, f func(r *http.Reque
 			return nil, err
 		}
 		q := r.URL.Query()
-		c := bulk.Choices{List: q.Get("list"), Join: q.Has("join"), Gone: q.Has("gone"), Names: q.Has("names"), Anyway: q.Has("anyway")}
-		lists := a.core.Load().identity.Lists()
-		if number := q.Get("apply"); number != "" {
-			d, err := lists.Apply(r.Context(), b, c, number)
-			a.log.Info("a list of people was taken over", "list", c.List, "made", d.Made, "joined", d.Joined, "locked", d.Locked, "unlocked", d.Unlocked, "complete", err == nil)
-			out := listAnswer{Done: &d}
-			if err == nil && q.Has("links") {
-				out.Links, err = a.enrolLinks(r.Context(), d.Names)
-			}
-			return out, err
+		if q.Get("apply") != "" {
+			return a.applyList(r.Context(), b, q, "")
 		}
-		p, err := lists.Plan(r.Context(), b, c)
-		return listAnswer{Plan: &p}, err
+		return a.planList(r.Context(), b, q)
 	})
+}
+
+func listChoices(q url.Values) bulk.Choices {
+	return bulk.Choices{List: q.Get("list"), Join: q.Has("join"), Gone: q.Has("gone"), Names: q.Has("names"), Anyway: q.Has("anyway")}
+}
+
+func (a *Appliance) planList(ctx context.Context, list []byte, q url.Values) (listAnswer, error) {
+	p, err := a.core.Load().identity.Lists().Plan(ctx, list, listChoices(q))
+	return listAnswer{Plan: &p}, err
+}
+
+// applyList does what was planned, and makes the links or cards that q asks for.
+func (a *Appliance) applyList(ctx context.Context, list []byte, q url.Values, origin string) (listAnswer, error) {
+	c, lists := listChoices(q), a.core.Load().identity.Lists()
+	perPage, err := strconv.Atoi(q.Get("cards"))
+	if q.Has("cards") {
+		if err != nil || perPage != 1 && perPage != 10 {
+			return listAnswer{}, cards.ErrPerPage
+		}
+		p, err := lists.Plan(ctx, list, c)
+		if err != nil {
+			return listAnswer{}, err
+		}
+		if len(p.Make) > identity.MaxCards {
+			return listAnswer{}, errManyNew
+		}
+	}
+	d, err := lists.Apply(ctx, list, c, q.Get("apply"))
+	a.log.Info("a list of people was taken over", "list", c.List, "made", d.Made, "joined", d.Joined, "locked", d.Locked, "unlocked", d.Unlocked, "complete", err == nil)
+	out := listAnswer{Done: &d}
+	if err == nil && q.Has("links") {
+		out.Links, err = a.enrolLinks(ctx, d.Names)
+	}
+	if err == nil && q.Has("cards") && len(d.Names) > 0 {
+		p, failed := a.printCards(ctx, web.NewBatch{Name: c.List, Kind: identity.CardEnrol, Users: d.Names, ExpiresIn: int64(enrolFor / time.Second), PINs: q.Has("pins"), PerPage: perPage, Origin: origin})
+		if out.Printed, err = &p, failed; err != nil {
+			err = fmt.Errorf("the accounts were made, but not their cards (make them with holdfast user recover NAME --cards FILE): %w", err)
+		}
+	}
+	return out, err
+}
+
+// listError is an error as the console shows it.
+func listError(err error) error {
+	if m := listMessage(err); m != "" {
+		return &web.Error{Status: http.StatusConflict, Code: "changed", Message: strings.ToUpper(m[:1]) + strings.ReplaceAll(strings.ReplaceAll(m[1:], " without --apply", ""), "add --anyway", "say so") + "."}
+	}
+	if errors.Is(err, bulk.ErrList) || errors.Is(err, bulk.ErrListName) {
+		return &web.Error{Code: "bad_list", Message: "The list cannot be used: " + err.Error() + "."}
+	}
+	return cardError(err)
+}
+
+func (a console) PlanList(ctx context.Context, list []byte, q url.Values) (any, error) {
+	out, err := a.planList(asCaller(ctx), list, q)
+	return out, listError(err)
+}
+
+func (a console) ApplyList(ctx context.Context, list []byte, q url.Values, origin string) (any, error) {
+	out, err := a.applyList(asCaller(ctx), list, q, origin)
+	return out, listError(err)
 }
 
 // enrolLinks makes links for the first passwords of new accounts.
@@ -135,23 +196,38 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	query := listQuery(c.list.choices, c.list.apply)
-	var file *os.File
+	var (
+		files newFiles
+		file  *os.File
+	)
+	// Before anything is done: links and cards are shown once. Whoever reads them has the accounts.
+	if c.list.links != "" || c.card.cards != "" {
+		switch {
+		case c.list.apply == "":
+			return &usageError{"--links and --cards go with --apply: they are made for the accounts that are"}
+		case c.list.links != "" && c.card.cards != "":
+			return &usageError{"take --links or --cards: the newer of two withdraws the older"}
+		}
+	}
+	cardFile, pinFile, err := c.openCards(&files)
+	if err != nil {
+		return err
+	}
+	if cardFile != nil {
+		query.Set("cards", strconv.Itoa(c.card.perPage))
+		if pinFile != nil {
+			query.Set("pins", "yes")
+		}
+	}
 	if c.list.links != "" {
-		if c.list.apply == "" {
-			return &usageError{"--links goes with --apply: links are made for the accounts that are"}
+		if file, err = files.open(c.list.links); err != nil {
+			return err
 		}
-		// Before anything is done: the links are shown once. Whoever reads them has the accounts.
-		if file, err = os.OpenFile(c.list.links, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-			return fmt.Errorf("the file for the links cannot be made, so nothing was done: %w", err)
-		}
-		defer file.Close()
 		query.Set("links", "yes")
 	}
 	var out listAnswer
 	if err := cl.send(ctx, "POST", "/v1/users/import?"+query.Encode(), bytes.NewReader(b), &out); err != nil {
-		if file != nil {
-			os.Remove(c.list.links)
-		}
+		files.drop()
 		return err
 	}
 	if file != nil {
@@ -160,13 +236,20 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 		}
 		out.Links = nil // they are in the file
 	}
+	if cardFile != nil && out.Printed == nil { // nobody is new
+		files.drop()
+	}
 	switch {
+	case out.Printed != nil:
+		if !c.json {
+			c.printDone(out.Done)
+		}
+		return c.savePrinted(*out.Printed, cardFile, pinFile)
 	case c.json:
 		return c.printJSON(out)
 	case out.Done != nil:
 		d := out.Done
-		fmt.Fprintf(c.out, "Done: %d accounts made, %d joined, %d renamed, %d with other groups, %d locked, %d unlocked.\n",
-			d.Made, d.Joined, d.Renamed, d.Grouped, d.Locked, d.Unlocked)
+		c.printDone(d)
 		switch {
 		case file != nil:
 			fmt.Fprintf(c.out, "Links for the new accounts' passwords are in %s, good for seven days. Whoever has one has the account.\n", c.list.links)
@@ -177,6 +260,11 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 	}
 	c.printPlan(out.Plan)
 	return nil
+}
+
+func (c *cli) printDone(d *bulk.Done) {
+	fmt.Fprintf(c.out, "Done: %d accounts made, %d joined, %d renamed, %d with other groups, %d locked, %d unlocked.\n",
+		d.Made, d.Joined, d.Renamed, d.Grouped, d.Locked, d.Unlocked)
 }
 
 // shownChanges are as many of each kind as are printed; --json has all.

@@ -33,6 +33,8 @@ func (s *Server) protect(next http.Handler) http.Handler {
 		most := int64(maxBody)
 		if r.URL.Path == updatePath {
 			most = maxBundle // only administrators get to have it read
+		} else if strings.HasPrefix(r.URL.Path, listPath) {
+			most = maxList // the same
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, most)
 		next.ServeHTTP(w, r)

@@ -29,6 +29,8 @@ type Options struct {
 	Setup    Setup
 	Admins   Admins
 	Invites  Invites
+	Cards    Cards
+	Lists    Lists
 	People   People
 	Bridges  Bridges
 	Status   Status

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,9 @@ type fake struct {
 	previews LinkPreviews
 	bridges  []string
 	ended    []string // calls, and who was taken out of one
+	printed  []NewBatch
+	revoked  []string
+	lists    []string
 }
 
 func (f *fake) State(context.Context) (State, error) {
@@ -67,6 +71,24 @@ func (f *fake) CreateInvite(_ context.Context, n NewInvite) (Invite, error) {
 }
 func (f *fake) Invites(context.Context) ([]Invite, error)  { return nil, nil }
 func (f *fake) RevokeInvite(context.Context, string) error { return nil }
+func (f *fake) PrintCards(_ context.Context, n NewBatch) (Printed, error) {
+	f.printed = append(f.printed, n)
+	return Printed{Batch: Batch{ID: "b"}, Cards: []byte("%PDF-1")}, nil
+}
+func (f *fake) Batches(context.Context) ([]Batch, error)          { return []Batch{}, nil }
+func (f *fake) Batch(_ context.Context, id string) (Batch, error) { return Batch{ID: id}, nil }
+func (f *fake) RevokeCards(_ context.Context, id string) (int, error) {
+	f.revoked = append(f.revoked, id)
+	return 1, nil
+}
+func (f *fake) PlanList(_ context.Context, list []byte, q url.Values) (any, error) {
+	f.lists = append(f.lists, "plan "+q.Get("list")+" "+string(list[:min(len(list), 20)]))
+	return struct{}{}, nil
+}
+func (f *fake) ApplyList(_ context.Context, list []byte, q url.Values, origin string) (any, error) {
+	f.lists = append(f.lists, "apply "+q.Get("apply")+" "+string(list)+" "+origin)
+	return struct{}{}, nil
+}
 func (f *fake) Users(context.Context) ([]User, error) {
 	return []User{{UserID: "@a:x.test", Admin: true}}, nil
 }
@@ -166,18 +188,6 @@ func (f *fake) SetMember(ctx context.Context, name, id string, in bool) error {
 	f.grants = append(f.grants, fmt.Sprint(Caller(ctx), ": ", name, " ", id, " ", in))
 	return nil
 }
-func (f *fake) GroupRooms(_ context.Context, name string) (GroupRooms, error) {
-	return GroupRooms{Rooms: []Room{{Name: name}}}, nil
-}
-func (f *fake) SetGroupRoom(_ context.Context, name string, r GroupRoom) error {
-	return f.did("room set", name, r.RoomID, r.Level, r.TakeOut, r.Rooms)
-}
-func (f *fake) RemoveGroupRoom(_ context.Context, name, room string, out bool) error {
-	return f.did("room remove", name, room, out)
-}
-func (f *fake) ApplyGroupRoom(_ context.Context, name, room string) error {
-	return f.did("room apply", name, room)
-}
 func (f *fake) MailServer(context.Context) (MailServer, error) {
 	m := f.mail
 	m.HasPassword, m.Password = m.Password != "", ""
@@ -220,7 +230,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f, Audit: f, Apps: f, Directories: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, Cards: f, Lists: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f, Audit: f, Apps: f, Directories: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,8 +389,7 @@ func TestConsoleStepUp(t *testing.T) {
 	for path, body := range map[string]string{
 		"POST /api/console/users/@b:x.test/disabled": `{"disabled":true}`, "POST /api/console/users/role": `{"user_id":"@b:x.test","role":"admin","on":true}`,
 		"POST /api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`, "POST /api/console/groups/delete": `{"name":"c"}`,
-		"POST /api/console/groups/rooms/set": `{"name":"c","room":"#r:x.test","take_out":"yes"}`,
-		"PUT /api/console/mail":              `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
+		"PUT /api/console/mail": `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
 		"PUT /api/console/previews": `{"enabled":true}`, "POST /api/console/bridges/remove": `{"id":"b"}`,
 		"POST /api/console/machine/update": "x", "POST /api/console/machine/shutdown": "{}", "PUT /api/console/machine/password": `{"password":"open sesame"}`,
 	} {
@@ -408,11 +417,9 @@ func TestRoles(t *testing.T) {
 		"/api/console/groups/rename": `{"name":"a/b","to":"c"}`, "/api/console/groups/delete": `{"name":"c"}`,
 		"/api/console/groups/role": `{"name":"c","role":"moderator","on":false}`, "/api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`,
 		"/api/console/users/@b:x.test/disabled": `{"disabled":true}`, "/api/console/invites": `{"uses":1}`,
-		"/api/console/groups/rooms/set":    `{"name":"a/b","room":"#r:x.test","level":50,"take_out":"all","rooms":true}`,
-		"/api/console/groups/rooms/remove": `{"name":"a/b","room":"!r","out":true}`, "/api/console/groups/rooms/apply": `{"name":"a/b","room":"!r"}`,
 	}
 	reads := map[string]bool{ // whether moderators may
-		"me": true, "status": true, "users": true, "groups": true, "groups/members?name=x": false, "groups/rooms?name=x": false, "mail": false, "invites": false, "files": false, "previews": false, "bridges": false,
+		"me": true, "status": true, "users": true, "groups": true, "groups/members?name=x": false, "mail": false, "invites": false, "files": false, "previews": false, "bridges": false,
 	}
 	for _, v := range []Visitor{{UserID: "@a:x.test", Auditor: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@m:x.test", Moderator: true, Auditor: true}} {
 		f.visitor = v
@@ -440,8 +447,7 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s: %d %v", path, res.StatusCode, out)
 		}
 	}
-	for _, want := range []string{"@b:x.test auditor true", "create a/b", "rename a/b c", "delete c", "group c moderator false", "@ada:x.test: c @b:x.test true",
-		"room set a/b #r:x.test 50 all true", "room remove a/b !r true", "room apply a/b !r"} {
+	for _, want := range []string{"@b:x.test auditor true", "create a/b", "rename a/b c", "delete c", "group c moderator false", "@ada:x.test: c @b:x.test true"} {
 		if !slices.Contains(f.grants, want) {
 			t.Errorf("no %q in %q", want, f.grants)
 		}
@@ -607,6 +613,75 @@ func TestInvitesThatGiveSomethingAskAnew(t *testing.T) {
 	}
 	if len(f.invites) != 2 || f.invites[1].By != "@ada:x.test" || !slices.Equal(f.invites[1].Roles, []string{"admin"}) || !slices.Equal(f.invites[1].Groups, []string{"Ward 7"}) {
 		t.Errorf("%+v", f.invites)
+	}
+}
+
+// TestCards: who may print what opens accounts, and take it back.
+func TestCards(t *testing.T) {
+	s, f := newServer(t)
+	body := `{"name":"Ward 7","kind":"invite","count":40,"roles":["moderator"],"groups":["Ward 7"],"expires_in":86400,"pins":true,"per_page":10}`
+	for _, x := range []struct {
+		v    Visitor
+		want int
+		code string
+	}{
+		{Visitor{}, 401, "signed_out"},
+		{Visitor{UserID: "@x:x.test"}, 403, "not_admin"},
+		{Visitor{UserID: "@m:x.test", Moderator: true, Fresh: true}, 403, "role"},
+		{Visitor{UserID: "@a:x.test", Auditor: true, Fresh: true}, 403, "role"},
+		{Visitor{UserID: "@ada:x.test", Admin: true}, 403, "reauth"},
+	} {
+		f.visitor = x.v
+		for _, path := range []string{"cards", "lists/apply"} {
+			if res, out := ask(t, s, nil, "POST", "/api/console/"+path, body); res.StatusCode != x.want || errCode(out) != x.code {
+				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
+			}
+		}
+		// What withdraws, and what only looks, needs no new proof.
+		want := x.want
+		if x.v.Admin {
+			want = 200
+		}
+		for _, path := range []string{"cards/c1/revoke", "lists/plan?list=p"} {
+			if res, out := ask(t, s, nil, "POST", "/api/console/"+path, "{}"); res.StatusCode != want {
+				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
+			}
+		}
+		if x.v.Auditor {
+			want = 200
+		}
+		for _, path := range []string{"cards", "cards/b"} {
+			if res, out := ask(t, s, nil, "GET", "/api/console/"+path, ""); res.StatusCode != want {
+				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
+			}
+		}
+	}
+	if len(f.printed) != 0 || !slices.Equal(f.revoked, []string{"c1"}) || !slices.Equal(f.lists, []string{"plan p {}"}) {
+		t.Fatalf("%v %v %v", f.printed, f.revoked, f.lists)
+	}
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
+	res, out := ask(t, s, nil, "POST", "/api/console/cards", body)
+	if res.StatusCode != 200 || out["cards_pdf"] != "JVBERi0x" || out["pins_pdf"] != nil || res.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if n := f.printed[0]; n.Count != 40 || !n.PINs || n.PerPage != 10 || n.ExpiresIn != 86400 || !slices.Equal(n.Groups, []string{"Ward 7"}) || n.Origin == "" {
+		t.Errorf("%+v", n)
+	}
+	for _, body := range []string{`{}`, `{"name":"x","kind":"owner","expires_in":60}`, `{"name":"x","kind":"invite"}`, `{"name":"x","kind":"invite","expires_in":-1}`,
+		`{"name":"x","kind":"invite","expires_in":99999999999}`, `{"name":"x","kind":"invite","expires_in":60,"Origin":"https://evil.test"}`, `[]`} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/cards", body); res.StatusCode != 400 || errCode(out) == "" {
+			t.Errorf("%s: %d %v", body, res.StatusCode, out)
+		}
+	}
+	// A list is larger than any other request.
+	if res, out := ask(t, s, nil, "POST", "/api/console/lists/plan?list=p", strings.Repeat("x", maxBody+1)); res.StatusCode != 200 {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/lists/plan?list=p", strings.Repeat("x", maxList+1)); res.StatusCode != 413 {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if res, _ := ask(t, s, nil, "POST", "/api/console/lists/apply?apply=n1", "u"); res.StatusCode != 200 || !strings.HasPrefix(f.lists[len(f.lists)-1], "apply n1 u http") {
+		t.Errorf("%d %v", res.StatusCode, f.lists)
 	}
 }
 

@@ -1,0 +1,340 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"holdfast/identity"
+	"holdfast/identity/cards"
+	"holdfast/web"
+)
+
+// This file has printed cards: for the console, the local socket and the command line.
+
+// cardFlags are those of the commands that print cards.
+type cardFlags struct {
+	count   int
+	perPage int
+	cards   string // file for the cards
+	pins    string // file for their PINs; "": they need none
+}
+
+func perPageFlag(f *flag.FlagSet, c *cli) {
+	f.IntVar(&c.card.perPage, "per-page", 10, "how many cards on a page: 10 to cut apart, or 1 (`number`)")
+	f.StringVar(&c.card.pins, "pins", "", "have each card need a PIN, and write the PINs into this new `file` (PDF), which is kept apart from the cards")
+}
+
+// cardTroubles are the mistakes that people can do something about.
+var cardTroubles = []struct {
+	err               error
+	status            int
+	code, field, text string
+}{
+	{identity.ErrNoCard, http.StatusNotFound, "not_found", "", "There is no such batch or card any more."},
+	{identity.ErrBatchName, http.StatusBadRequest, "bad_name", "name", "Give the cards a name of 1 to 128 bytes, such as Ward 7."},
+	{identity.ErrCards, http.StatusBadRequest, "bad_count", "count", "Print 1 to 1,000 cards at once."},
+	{identity.ErrCardTime, http.StatusBadRequest, "bad_expiry", "expires_in", "Invites on cards last for at most a year, cards for accounts that there are for 30 days."},
+	{cards.ErrPerPage, http.StatusBadRequest, "bad_per_page", "per_page", "Print one card to a page, or ten."},
+	{identity.ErrCardSelf, http.StatusConflict, "yourself", "", "You cannot make a recovery card for yourself. Ask another administrator."},
+	{identity.ErrHasPassword, http.StatusConflict, "has_password", "", "The account has a password. Make a recovery card instead."},
+	{identity.ErrLocked, http.StatusConflict, "locked", "", "The account is locked. Unlock it first."},
+	{identity.ErrElsewhere, http.StatusConflict, "elsewhere", "", "A directory has this person's password. It is reset there."},
+	{errManyNew, http.StatusBadRequest, "bad_count", "", "There are more than 1,000 new people. Print cards for at most so many at once: split the list."},
+}
+
+// cardError is an error as the console shows it.
+func cardError(err error) error {
+	for _, x := range cardTroubles {
+		if errors.Is(err, x.err) {
+			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: whose(err) + x.text}
+		}
+	}
+	return groupError(err)
+}
+
+// cardMessage is an error as the command line prints it, or "".
+func cardMessage(err error) string {
+	for _, x := range cardTroubles {
+		if errors.Is(err, x.err) && (x.err != identity.ErrLocked || whose(err) != "") {
+			return strings.TrimSuffix(whose(err)+strings.ToLower(x.text[:1])+x.text[1:], ".")
+		}
+	}
+	return ""
+}
+
+// whose names the person whose card could not be made.
+func whose(err error) string {
+	if e := new(identity.CardError); errors.As(err, &e) {
+		return e.User + ": "
+	}
+	return ""
+}
+
+// printCards makes a batch of cards, as documents that nobody can have again.
+func (a *Appliance) printCards(ctx context.Context, n web.NewBatch) (web.Printed, error) {
+	if n.PerPage != 1 && n.PerPage != 10 {
+		return web.Printed{}, cards.ErrPerPage
+	}
+	roles, err := parseRoles(n.Roles)
+	if err != nil {
+		return web.Printed{}, err
+	}
+	in := identity.NewBatch{Name: n.Name, Kind: n.Kind, Count: n.Count, Users: n.Users, Roles: roles, Groups: n.Groups, ExpiresIn: time.Duration(n.ExpiresIn) * time.Second, PINs: n.PINs}
+	b, err := a.core.Load().identity.CreateBatch(ctx, in)
+	if err != nil {
+		return web.Printed{}, err
+	}
+	a.log.Info("cards were made", "batch", b.ID, "kind", b.Kind, "cards", len(b.Cards))
+	s := cards.Sheet{Organisation: a.organisation(), Server: a.ServerName(), Address: strings.TrimSuffix(a.inviteURL("", n.Origin), "/e/"), Batch: b.Name, Kind: b.Kind,
+		PINs: b.PINs, Expires: b.Expires, PerPage: n.PerPage, Text: func(key string) string { return web.Text("en", "identity."+key) }}
+	if own := a.ownCA(); own != nil && a.hasTLS() {
+		s.Fingerprint = own.Fingerprint()
+	}
+	var list []cards.Card
+	for _, c := range b.Cards {
+		list = append(list, cards.Card{Number: c.Number, UserID: c.UserID, Name: c.DisplayName, Code: c.Code, Typed: identity.ShowCode(c.Code), PIN: c.PIN})
+	}
+	out := web.Printed{Batch: toBatch(b)}
+	var doc bytes.Buffer
+	err = s.Cards(&doc, list)
+	out.Cards = bytes.Clone(doc.Bytes())
+	if err == nil && b.PINs {
+		doc.Reset()
+		err = s.PINList(&doc, list)
+		out.PINs = doc.Bytes()
+	}
+	if err != nil { // nobody has them, so nobody shall use them
+		_, gone := a.core.Load().identity.RevokeCards(ctx, b.ID)
+		return web.Printed{}, errors.Join(err, gone)
+	}
+	return out, nil
+}
+
+func toBatch(b identity.Batch) web.Batch {
+	out := web.Batch{ID: b.ID, Name: b.Name, Kind: b.Kind, PINs: b.PINs, Roles: b.Roles.Names(), Groups: b.Groups, By: b.CreatedBy, Created: b.Created, Expires: b.Expires,
+		Open: b.Open, Used: b.Used, Expired: b.Expired, Withdrawn: b.Withdrawn}
+	for _, c := range b.Cards {
+		out.Cards = append(out.Cards, web.Card{ID: c.ID, Number: c.Number, State: c.State, UserID: c.UserID, DisplayName: c.DisplayName})
+	}
+	return out
+}
+
+func (a *Appliance) batches(ctx context.Context) ([]web.Batch, error) {
+	list, err := a.core.Load().identity.Batches(ctx)
+	out := []web.Batch{}
+	for _, b := range list {
+		out = append(out, toBatch(b))
+	}
+	return out, err
+}
+
+func (a console) PrintCards(ctx context.Context, n web.NewBatch) (web.Printed, error) {
+	p, err := a.printCards(asCaller(ctx), n)
+	return p, cardError(err)
+}
+
+func (a console) Batches(ctx context.Context) ([]web.Batch, error) { return a.batches(ctx) }
+
+func (a console) Batch(ctx context.Context, id string) (web.Batch, error) {
+	b, err := a.id().Batch(ctx, id)
+	return toBatch(b), cardError(err)
+}
+
+func (a console) RevokeCards(ctx context.Context, id string) (int, error) {
+	n, err := a.id().RevokeCards(asCaller(ctx), id)
+	return n, cardError(err)
+}
+
+// cardControl are the operations of the local socket about cards.
+func (a *Appliance) cardControl(handle func(pattern string, f func(r *http.Request) (any, error))) {
+	handle("POST /v1/cards", func(r *http.Request) (any, error) {
+		var in web.NewBatch
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		return a.printCards(r.Context(), in)
+	})
+	handle("GET /v1/cards", func(r *http.Request) (any, error) { return a.batches(r.Context()) })
+	handle("GET /v1/cards/{id}", func(r *http.Request) (any, error) {
+		b, err := a.core.Load().identity.Batch(r.Context(), r.PathValue("id"))
+		return toBatch(b), err
+	})
+	handle("POST /v1/cards/{id}/revoke", func(r *http.Request) (any, error) {
+		n, err := a.core.Load().identity.RevokeCards(r.Context(), r.PathValue("id"))
+		return map[string]int{"cards": n}, err
+	})
+}
+
+// newFiles are files that are made before what is to be written exists, since it is known
+// once: a file that is in the way is found while nothing has happened yet.
+type newFiles []*os.File
+
+// open makes a file that only its owner can read.
+func (n *newFiles) open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		n.drop()
+		return nil, fmt.Errorf("the file cannot be made, so nothing was done: %w", err)
+	}
+	*n = append(*n, f)
+	return f, nil
+}
+
+// drop removes them.
+func (n *newFiles) drop() {
+	for _, f := range *n {
+		f.Close()
+		os.Remove(f.Name())
+	}
+	*n = nil
+}
+
+func writeNew(f *os.File, b []byte) error {
+	_, err := f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// openCards makes the files of --cards and --pins.
+func (c *cli) openCards(n *newFiles) (cardFile, pinFile *os.File, err error) {
+	if c.card.cards == "" {
+		if c.card.pins != "" {
+			return nil, nil, &usageError{"--pins goes with --cards: the PINs are of the cards"}
+		}
+		return nil, nil, nil
+	}
+	if c.card.perPage != 1 && c.card.perPage != 10 {
+		return nil, nil, &usageError{"--per-page is 1 or 10"}
+	}
+	if cardFile, err = n.open(c.card.cards); err == nil && c.card.pins != "" {
+		pinFile, err = n.open(c.card.pins)
+	}
+	return cardFile, pinFile, err
+}
+
+// savePrinted writes what was printed and says so.
+func (c *cli) savePrinted(p web.Printed, cardFile, pinFile *os.File) error {
+	err := writeNew(cardFile, p.Cards)
+	if err == nil && pinFile != nil {
+		err = writeNew(pinFile, p.PINs)
+	}
+	if err != nil {
+		return fmt.Errorf("the cards were made, but could not be written (withdraw them with holdfast invite revoke %s): %w", p.Batch.ID, err)
+	}
+	if c.json {
+		return c.printJSON(p.Batch)
+	}
+	fmt.Fprintf(c.out, "%d cards are in %s, good until %s. Whoever has one can use it, once.\n", len(p.Batch.Cards), c.card.cards, p.Batch.Expires.Local().Format("2006-01-02 15:04"))
+	if pinFile != nil {
+		fmt.Fprintf(c.out, "Their PINs are in %s: hand them out apart.\n", c.card.pins)
+	}
+	fmt.Fprintf(c.out, "They cannot be printed again: only hashes are kept. To withdraw them: holdfast invite revoke %s\n", p.Batch.ID)
+	return nil
+}
+
+func (c *cli) lasts() (int64, error) {
+	d, err := parseDuration(c.expires)
+	if err != nil || d < time.Second {
+		return 0, &usageError{fmt.Sprintf("--expires %q is not a duration; write for example 30m, 12h or 7d", c.expires)}
+	}
+	return int64(d / time.Second), nil
+}
+
+// printNew has the appliance print cards into the files of --cards and --pins.
+func (c *cli) printNew(ctx context.Context, n web.NewBatch) error {
+	var err error
+	if n.ExpiresIn, err = c.lasts(); err != nil {
+		return err
+	}
+	n.PerPage, n.PINs = c.card.perPage, c.card.pins != ""
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var files newFiles
+	cardFile, pinFile, err := c.openCards(&files)
+	if err != nil {
+		return err
+	}
+	var out web.Printed
+	if err := cl.call(ctx, "POST", "/v1/cards", n, &out); err != nil {
+		files.drop()
+		return err
+	}
+	return c.savePrinted(out, cardFile, pinFile)
+}
+
+func runInviteBatch(ctx context.Context, c *cli, args []string) error {
+	switch {
+	case c.card.cards == "":
+		return &usageError{"name the file for the cards, as --cards cards.pdf"}
+	case c.card.count < 1:
+		return &usageError{"--count must be at least 1"}
+	}
+	return c.printNew(ctx, web.NewBatch{Name: args[0], Kind: identity.CardInvite, Count: c.card.count, Roles: c.inviteRoles(), Groups: c.groups})
+}
+
+func runInviteList(ctx context.Context, c *cli, args []string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		var b web.Batch
+		if err := cl.call(ctx, "GET", "/v1/cards/"+url.PathEscape(args[0]), nil, &b); err != nil {
+			return err
+		}
+		if c.json {
+			return c.printJSON(b)
+		}
+		w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "CARD\tID\tSTATE\tWHOSE")
+		for _, x := range b.Cards {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\n", x.Number, x.ID, x.State, x.UserID)
+		}
+		return w.Flush()
+	}
+	var list []web.Batch
+	if err := cl.call(ctx, "GET", "/v1/cards", nil, &list); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(c.out, "No cards were printed yet. holdfast invite batch NAME --count 10 --cards FILE prints some.")
+		return nil
+	}
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tNAME\tKIND\tOPEN\tUSED\tEXPIRED\tWITHDRAWN\tUNTIL")
+	for _, b := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", b.ID, b.Name, b.Kind, b.Open, b.Used, b.Expired, b.Withdrawn, b.Expires.Local().Format("2006-01-02 15:04"))
+	}
+	return w.Flush()
+}
+
+func runInviteRevoke(ctx context.Context, c *cli, args []string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var out struct {
+		Cards int `json:"cards"`
+	}
+	if err := cl.call(ctx, "POST", "/v1/cards/"+url.PathEscape(args[0])+"/revoke", nil, &out); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	fmt.Fprintf(c.out, "Withdrawn: %d. Accounts that cards made stay.\n", out.Cards)
+	return nil
+}

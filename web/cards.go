@@ -1,0 +1,139 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Cards are invites, and links to accounts that there are, on paper.
+type Cards interface {
+	// PrintCards makes a batch of cards. Errors: *Error.
+	PrintCards(ctx context.Context, n NewBatch) (Printed, error)
+	// Batches lists the batches without their cards, newest first.
+	Batches(ctx context.Context) ([]Batch, error)
+	// Batch has the cards, too. Errors: *Error 404.
+	Batch(ctx context.Context, id string) (Batch, error)
+	// RevokeCards withdraws a card, or all of a batch that are open, and says how many.
+	// Errors: *Error 404.
+	RevokeCards(ctx context.Context, id string) (int, error)
+}
+
+// NewBatch asks for cards.
+type NewBatch struct {
+	Name      string   `json:"name"`
+	Kind      string   `json:"kind"`            // "invite", or for accounts that there are "enrol" or "recovery"
+	Count     int      `json:"count,omitempty"` // of "invite"
+	Users     []string `json:"users,omitempty"` // of the others: whose cards
+	Roles     []string `json:"roles,omitempty"` // of "invite": what the account is given
+	Groups    []string `json:"groups,omitempty"`
+	ExpiresIn int64    `json:"expires_in"` // seconds
+	PINs      bool     `json:"pins"`
+	PerPage   int      `json:"per_page"` // 1 or 10
+
+	Origin string `json:"-"` // where the browser is; "": not known
+}
+
+// Printed are new cards. Their codes and PINs are in the documents alone.
+type Printed struct {
+	Batch Batch  `json:"batch"`
+	Cards []byte `json:"cards_pdf"`
+	PINs  []byte `json:"pins_pdf,omitempty"`
+}
+
+// Batch are cards that were made together.
+type Batch struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Kind      string    `json:"kind"`
+	PINs      bool      `json:"pins"`
+	Roles     []string  `json:"roles"`
+	Groups    []string  `json:"groups"`
+	By        string    `json:"by,omitempty"` // "": the command line
+	Created   time.Time `json:"created"`
+	Expires   time.Time `json:"expires"`
+	Open      int       `json:"open"`
+	Used      int       `json:"used"`
+	Expired   int       `json:"expired"`
+	Withdrawn int       `json:"withdrawn"`
+	Cards     []Card    `json:"cards,omitempty"`
+}
+
+// Card is one of a batch.
+type Card struct {
+	ID          string `json:"id"`
+	Number      int    `json:"number"`
+	State       string `json:"state"` // "open", "used", "expired" or "withdrawn"
+	UserID      string `json:"user_id,omitempty"`
+	DisplayName string `json:"display_name,omitempty"`
+}
+
+// Lists are lists of people that are taken over.
+type Lists interface {
+	// PlanList says what a list would change, as JSON of the appliance's. Errors: *Error.
+	PlanList(ctx context.Context, list []byte, q url.Values) (any, error)
+	// ApplyList does it, and prints cards for the new accounts where q asks for it.
+	// Errors: *Error.
+	ApplyList(ctx context.Context, list []byte, q url.Values, origin string) (any, error)
+}
+
+const (
+	listPath = "/api/console/lists/"
+	maxList  = 32 << 20 // bytes of a list
+)
+
+func (s *Server) cardRoutes(handle func(pattern string, f func(r *http.Request, admin string) (any, error))) {
+	handle("GET /api/console/cards", func(r *http.Request, _ string) (any, error) { return s.Cards.Batches(r.Context()) })
+	handle("GET /api/console/cards/{id}", func(r *http.Request, _ string) (any, error) {
+		return s.Cards.Batch(r.Context(), r.PathValue("id"))
+	})
+	handle("POST /api/console/cards", func(r *http.Request, _ string) (any, error) {
+		var in NewBatch
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		switch {
+		case in.Kind != "invite" && in.Kind != "enrol" && in.Kind != "recovery":
+			return nil, &Error{Code: "bad_kind", Field: "kind", Message: "Choose one of: invite, enrol, recovery."}
+		case in.ExpiresIn < 1 || in.ExpiresIn > int64(longestInvite/time.Second):
+			return nil, &Error{Code: "bad_expiry", Field: "expires_in", Message: "A card can be valid for one second to one year."}
+		}
+		in.Origin = s.origin(r)
+		return s.Cards.PrintCards(r.Context(), in)
+	})
+	handle("POST /api/console/cards/{id}/revoke", func(r *http.Request, _ string) (any, error) {
+		n, err := s.Cards.RevokeCards(r.Context(), r.PathValue("id"))
+		return map[string]int{"cards": n}, err
+	})
+	// The list itself is the body: spreadsheets come in several encodings.
+	handle("POST "+listPath+"plan", func(r *http.Request, _ string) (any, error) {
+		b, err := readList(r)
+		if err != nil {
+			return nil, err
+		}
+		return s.Lists.PlanList(r.Context(), b, r.URL.Query())
+	})
+	handle("POST "+listPath+"apply", func(r *http.Request, _ string) (any, error) {
+		b, err := readList(r)
+		if err != nil {
+			return nil, err
+		}
+		return s.Lists.ApplyList(r.Context(), b, r.URL.Query(), s.origin(r))
+	})
+}
+
+func readList(r *http.Request) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := io.Copy(&b, r.Body)
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		return nil, &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: "The list is larger than 32 MB. Split it."}
+	}
+	if err != nil {
+		return nil, &Error{Code: "unreadable", Message: "The list did not arrive complete. Try again."}
+	}
+	return b.Bytes(), nil
+}
