@@ -136,6 +136,40 @@ func (a *Appliance) places(ctx context.Context) ([]placeInfo, error) {
 	return out, err
 }
 
+func (a console) GroupRooms(ctx context.Context, name string) (web.GroupRooms, error) {
+	out := web.GroupRooms{Rules: []web.GroupRoom{}, Rooms: []web.Room{}}
+	if _, err := a.id().GroupID(ctx, name); err != nil {
+		return out, placeError(err)
+	}
+	list, err := a.places(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range list {
+		if strings.EqualFold(p.Group, name) {
+			out.Rules = append(out.Rules, web.GroupRoom{Room: web.Room{RoomID: p.RoomID, Name: p.Name, Alias: p.Alias, Space: p.Space}, Level: p.Level, TakeOut: p.TakeOut,
+				Rooms: p.Rooms, InRooms: p.InRooms, People: p.People, In: p.In, Left: p.Left, Waiting: p.Waiting, Troubles: p.Troubles})
+		}
+	}
+	rooms, err := a.core.Load().hs.GroupRooms.Choices(ctx)
+	for _, r := range rooms {
+		out.Rooms = append(out.Rooms, web.Room{RoomID: r.RoomID, Name: r.Name, Alias: r.Alias, Space: r.Space})
+	}
+	return out, err
+}
+
+func (a console) SetGroupRoom(ctx context.Context, name string, r web.GroupRoom) error {
+	return placeError(a.place(ctx, placeRequest{Group: name, Room: r.RoomID, Level: r.Level, TakeOut: r.TakeOut, Rooms: r.Rooms}))
+}
+
+func (a console) RemoveGroupRoom(ctx context.Context, name, room string, out bool) error {
+	return placeError(a.unplace(ctx, placeRequest{Group: name, Room: room, Out: out}))
+}
+
+func (a console) ApplyGroupRoom(ctx context.Context, name, room string) error {
+	return placeError(a.placeAgain(ctx, placeRequest{Group: name, Room: room}))
+}
+
 // placeControl are the operations of the local socket about groups in rooms.
 func (a *Appliance) placeControl(handle func(pattern string, f func(r *http.Request) (any, error))) {
 	handle("GET /v1/groups/rooms", func(r *http.Request) (any, error) {

@@ -180,6 +180,42 @@ type People interface {
 	Members(ctx context.Context, name string) ([]string, error)
 	// SetMember puts somebody into a group or takes them out. Errors: *Error.
 	SetMember(ctx context.Context, name, userID string, in bool) error
+	// GroupRooms tells into which rooms a group's people are put, and which rooms there are.
+	// Errors: *Error 404.
+	GroupRooms(ctx context.Context, name string) (GroupRooms, error)
+	// SetGroupRoom, RemoveGroupRoom and ApplyGroupRoom change such a rule; see package
+	// homeserver/grouprooms. Errors: *Error.
+	SetGroupRoom(ctx context.Context, name string, r GroupRoom) error
+	RemoveGroupRoom(ctx context.Context, name, room string, out bool) error
+	ApplyGroupRoom(ctx context.Context, name, room string) error
+}
+
+// GroupRooms are the rooms of a group, and those that there are.
+type GroupRooms struct {
+	Rules []GroupRoom `json:"rules"`
+	Rooms []Room      `json:"rooms"` // with a name or an alias; at most 1,000
+}
+
+// Room names a room.
+type Room struct {
+	RoomID string `json:"room_id"`
+	Name   string `json:"name"`
+	Alias  string `json:"alias,omitempty"`
+	Space  bool   `json:"space"`
+}
+
+// GroupRoom is that a group's people are put into a room, and how far that is.
+type GroupRoom struct {
+	Room
+	Level    int64    `json:"level"`    // power level that they get; 0: the room's default
+	TakeOut  string   `json:"take_out"` // who leaves the group is out: "yes", "no", or "all" who are in the room
+	Rooms    bool     `json:"rooms"`    // of a space: also its rooms
+	InRooms  int      `json:"in_rooms"`
+	People   int      `json:"people"` // in the group
+	In       int      `json:"in"`     // of them in the room
+	Left     int      `json:"left"`
+	Waiting  int      `json:"waiting"`
+	Troubles []string `json:"troubles"` // why some are not in it
 }
 
 // Group is a group of people.

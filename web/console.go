@@ -166,6 +166,31 @@ func (s *Server) groupRoutes(handle func(pattern string, f func(r *http.Request,
 	handle("GET /api/console/groups/members", func(r *http.Request, _ string) (any, error) {
 		return s.People.Members(r.Context(), r.URL.Query().Get("name"))
 	})
+	handle("GET /api/console/groups/rooms", func(r *http.Request, _ string) (any, error) {
+		return s.People.GroupRooms(r.Context(), r.URL.Query().Get("name"))
+	})
+	for _, name := range []string{"set", "remove", "apply"} {
+		handle("POST /api/console/groups/rooms/"+name, func(r *http.Request, _ string) (any, error) {
+			var in struct {
+				Name    string `json:"name"`
+				Room    string `json:"room"` // ID or alias
+				Level   int64  `json:"level"`
+				TakeOut string `json:"take_out"`
+				Rooms   bool   `json:"rooms"`
+				Out     bool   `json:"out"`
+			}
+			if err := decode(r, &in); err != nil {
+				return nil, err
+			}
+			switch name {
+			case "set":
+				return struct{}{}, s.People.SetGroupRoom(r.Context(), in.Name, GroupRoom{Room: Room{RoomID: in.Room}, Level: in.Level, TakeOut: in.TakeOut, Rooms: in.Rooms})
+			case "remove":
+				return struct{}{}, s.People.RemoveGroupRoom(r.Context(), in.Name, in.Room, in.Out)
+			}
+			return struct{}{}, s.People.ApplyGroupRoom(r.Context(), in.Name, in.Room)
+		})
+	}
 	post("groups/create", func(ctx context.Context, in request, _ string) error { return s.People.CreateGroup(ctx, in.Name) })
 	post("groups/rename", func(ctx context.Context, in request, _ string) error {
 		return s.People.RenameGroup(ctx, in.Name, in.To)

@@ -188,6 +188,18 @@ func (f *fake) SetMember(ctx context.Context, name, id string, in bool) error {
 	f.grants = append(f.grants, fmt.Sprint(Caller(ctx), ": ", name, " ", id, " ", in))
 	return nil
 }
+func (f *fake) GroupRooms(_ context.Context, name string) (GroupRooms, error) {
+	return GroupRooms{Rooms: []Room{{Name: name}}}, nil
+}
+func (f *fake) SetGroupRoom(_ context.Context, name string, r GroupRoom) error {
+	return f.did("room set", name, r.RoomID, r.Level, r.TakeOut, r.Rooms)
+}
+func (f *fake) RemoveGroupRoom(_ context.Context, name, room string, out bool) error {
+	return f.did("room remove", name, room, out)
+}
+func (f *fake) ApplyGroupRoom(_ context.Context, name, room string) error {
+	return f.did("room apply", name, room)
+}
 func (f *fake) MailServer(context.Context) (MailServer, error) {
 	m := f.mail
 	m.HasPassword, m.Password = m.Password != "", ""
@@ -389,7 +401,8 @@ func TestConsoleStepUp(t *testing.T) {
 	for path, body := range map[string]string{
 		"POST /api/console/users/@b:x.test/disabled": `{"disabled":true}`, "POST /api/console/users/role": `{"user_id":"@b:x.test","role":"admin","on":true}`,
 		"POST /api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`, "POST /api/console/groups/delete": `{"name":"c"}`,
-		"PUT /api/console/mail": `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
+		"POST /api/console/groups/rooms/set": `{"name":"c","room":"#r:x.test","take_out":"yes"}`,
+		"PUT /api/console/mail":              `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
 		"PUT /api/console/previews": `{"enabled":true}`, "POST /api/console/bridges/remove": `{"id":"b"}`,
 		"POST /api/console/machine/update": "x", "POST /api/console/machine/shutdown": "{}", "PUT /api/console/machine/password": `{"password":"open sesame"}`,
 	} {
@@ -417,9 +430,11 @@ func TestRoles(t *testing.T) {
 		"/api/console/groups/rename": `{"name":"a/b","to":"c"}`, "/api/console/groups/delete": `{"name":"c"}`,
 		"/api/console/groups/role": `{"name":"c","role":"moderator","on":false}`, "/api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`,
 		"/api/console/users/@b:x.test/disabled": `{"disabled":true}`, "/api/console/invites": `{"uses":1}`,
+		"/api/console/groups/rooms/set":    `{"name":"a/b","room":"#r:x.test","level":50,"take_out":"all","rooms":true}`,
+		"/api/console/groups/rooms/remove": `{"name":"a/b","room":"!r","out":true}`, "/api/console/groups/rooms/apply": `{"name":"a/b","room":"!r"}`,
 	}
 	reads := map[string]bool{ // whether moderators may
-		"me": true, "status": true, "users": true, "groups": true, "groups/members?name=x": false, "mail": false, "invites": false, "files": false, "previews": false, "bridges": false,
+		"me": true, "status": true, "users": true, "groups": true, "groups/members?name=x": false, "groups/rooms?name=x": false, "mail": false, "invites": false, "files": false, "previews": false, "bridges": false,
 	}
 	for _, v := range []Visitor{{UserID: "@a:x.test", Auditor: true}, {UserID: "@m:x.test", Moderator: true}, {UserID: "@m:x.test", Moderator: true, Auditor: true}} {
 		f.visitor = v
@@ -447,7 +462,8 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s: %d %v", path, res.StatusCode, out)
 		}
 	}
-	for _, want := range []string{"@b:x.test auditor true", "create a/b", "rename a/b c", "delete c", "group c moderator false", "@ada:x.test: c @b:x.test true"} {
+	for _, want := range []string{"@b:x.test auditor true", "create a/b", "rename a/b c", "delete c", "group c moderator false", "@ada:x.test: c @b:x.test true",
+		"room set a/b #r:x.test 50 all true", "room remove a/b !r true", "room apply a/b !r"} {
 		if !slices.Contains(f.grants, want) {
 			t.Errorf("no %q in %q", want, f.grants)
 		}

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,14 +75,15 @@ var (
 )
 
 const (
-	maxRules  = 1000
-	maxSpace  = 200              // rooms of a space
-	maxLevel  = 100              // the most that is given
-	batchSize = 20               // people whose membership changes in one write
-	noteSize  = 200              // people of whom only something is noted
-	maxPause  = time.Second      // after a write
-	every     = 10 * time.Minute // all is compared
-	retryWait = 30 * time.Second // after an error
+	maxRules   = 1000
+	maxSpace   = 200 // rooms of a space
+	maxChoices = 1000
+	maxLevel   = 100              // the most that is given
+	batchSize  = 20               // people whose membership changes in one write
+	noteSize   = 200              // people of whom only something is noted
+	maxPause   = time.Second      // after a write
+	every      = 10 * time.Minute // all is compared
+	retryWait  = 30 * time.Second // after an error
 )
 
 // reason is in the member events: why somebody is in a room, or not any more. It does not
@@ -375,6 +377,46 @@ func (s *Service) List(ctx context.Context) (out []Status, err error) {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Name, b.Name), cmp.Compare(a.RoomID, b.RoomID))
 	})
 	return out, err
+}
+
+// Choice is a room that a rule can be made for.
+type Choice struct {
+	RoomID, Name, Alias string
+	Space               bool
+}
+
+// Choices are the rooms that people tell apart, by a name or an alias: spaces first, at
+// most 1,000.
+func (s *Service) Choices(ctx context.Context) (out []Choice, err error) {
+	err = s.o.DB.Read(ctx, func(q store.Querier) error {
+		all, err := s.o.Rooms.Overviews(q, "")
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			if r.Name == "" && r.Alias == "" || r.Tombstoned {
+				continue
+			}
+			if whose, err := s.o.Rooms.NoticesOf(q, r.RoomID); err != nil || whose != "" {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			out = append(out, Choice{r.RoomID, r.Name, r.Alias, r.Type == "m.space"})
+		}
+		return nil
+	})
+	slices.SortFunc(out, func(a, b Choice) int {
+		if a.Space != b.Space {
+			if a.Space {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(strings.ToLower(cmp.Or(a.Name, a.Alias)), strings.ToLower(cmp.Or(b.Name, b.Alias))), cmp.Compare(a.RoomID, b.RoomID))
+	})
+	return out[:min(len(out), maxChoices)], err
 }
 
 func (s *Service) status(q store.Querier, r Rule) (st Status, err error) {

@@ -471,7 +471,7 @@ func (s *Service) placed(ctx context.Context, tx *store.Tx, roomID string, list 
 				st.p.level = -1 // not settled
 			case why != "":
 				st.p.trouble, st.p.level = why, -1
-				if st.drop {                       // it is tried again, and who comes back is put in again
+				if st.drop { // it is tried again, and who comes back is put in again
 					st.drop, st.p.state = false, waiting
 				}
 			default: // somebody else's decision

@@ -241,6 +241,33 @@ step("the console's groups, applications, directories and audit log", async (p) 
     assert.deepEqual(await obstacles(p), []);
     await pictures(p, "console-groups");
 
+    // Who is in the group is put into a room, which says how far it is; and out again with the rule.
+    const { access_token: token } = await api("POST", "/_matrix/client/v3/login", { type: "m.login.password", identifier: { type: "m.id.user", user: "ada" }, password });
+    const { room_id: room } = await api("POST", "/_matrix/client/v3/createRoom", { name: "Night watch", preset: "private_chat" }, token);
+    const members = async () => Object.keys((await api("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/joined_members`, undefined, token)).joined);
+    await p.getByTestId("groups").getByRole("button", { name: "Rooms" }).click();
+    await p.getByText("Nobody is put into a room").waitFor();
+    await p.getByTestId("grouproom-new").click();
+    await p.getByRole("textbox", { name: "Its address" }).fill("#nowhere:demo.example");
+    await p.getByTestId("grouproom-make").click();
+    await p.getByText("no such room here").waitFor();
+    await p.getByTestId("grouproom-room").selectOption(room);
+    await p.getByTestId("grouproom-level").selectOption("50");
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-grouprooms-new");
+    await p.getByTestId("grouproom-make").click();
+    await p.getByTestId("grouprooms").getByText("1 of 1 in it").waitFor();
+    await p.getByTestId("grouprooms").getByText("Level 50").waitFor();
+    assert.deepEqual((await members()).sort(), ["@ada:demo.example", "@otto:demo.example"]);
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-grouprooms");
+    await p.getByTestId("grouprooms").getByRole("button", { name: "Remove" }).click();
+    await p.getByTestId("grouproom-out").click();
+    await pictures(p, "console-grouprooms-remove");
+    await p.getByTestId("confirm").click();
+    await until("otto is out of the room", async () => (await members()).length === 1);
+    await p.keyboard.press("Escape");
+
     // An application: its secret is shown once, a second one can be made, the first removed.
     await p.goto(`${server.base}/console/apps`);
     await p.getByTestId("app-new").click();

@@ -3,6 +3,7 @@ import { useState } from "react";
 import { Button, Confirm, Dialog, Empty, ErrorNote, Switch, TextField, toast } from "../design";
 import { t } from "../i18n";
 import { api, messageOf } from "../setup/api";
+import { GroupRoomsDialog } from "./grouprooms";
 import { useLoaded } from "./load";
 import { SaveForm } from "./settings";
 
@@ -102,6 +103,7 @@ export function GroupsPage({ acts }: { acts: boolean }) {
     const [open, setOpen] = useState<string>();
     const [ranks, setRanks] = useState<string>();
     const [asked, setAsked] = useState<Group>();
+    const [placed, setPlaced] = useState<string>();
     const ranked = groups?.find((g) => g.name === ranks);
     return (
         <>
@@ -129,6 +131,9 @@ export function GroupsPage({ acts }: { acts: boolean }) {
                         <Button look="plain" icon="people" onPress={() => setOpen(g.name)}>
                             {t("console.groups.members", { count: g.members })}
                         </Button>
+                        <Button look="plain" icon="hash" onPress={() => setPlaced(g.name)}>
+                            {t("console.grouprooms")}
+                        </Button>
                         {acts && (
                             <>
                                 <Button look="plain" onPress={() => setRanks(g.name)}>
@@ -155,6 +160,7 @@ export function GroupsPage({ acts }: { acts: boolean }) {
             )}
             {ranked && <RolesDialog name={ranked.name} path="/api/console/groups/role" who={{ name: ranked.name }} have={ranked.roles} choice={roles.slice(1)} onChange={reload} onClose={() => setRanks(undefined)} />}
             {open && <Members name={open} acts={acts && groups?.find((g) => g.name === open)?.source === "local"} onChange={reload} onClose={() => setOpen(undefined)} />}
+            {placed && <GroupRoomsDialog name={placed} acts={acts} onClose={() => setPlaced(undefined)} />}
             {asked && (
                 <Confirm
                     title={t("console.groups.removeTitle", { name: asked.name })}
