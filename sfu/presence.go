@@ -21,13 +21,7 @@ type presence struct {
 	why   map[string]string            // of sessions that are taken out: the reason, where it is another than removal
 	// coming are those whose signalling connection stands, also before they are in.
 	coming map[string]map[string]int // room → identity → connections
-	next   int
-	subs   map[int]func(Change)
-
-	// Events are handed out by one goroutine, so that they keep their order.
-	queue  []Change
-	wake   chan struct{}
-	closed bool
+	told   *Changes
 }
 
 // Kind says what changed.
@@ -49,62 +43,12 @@ type Change struct {
 }
 
 func newPresence() *presence {
-	p := &presence{rooms: map[string]map[string]string{}, begun: map[string]time.Time{}, why: map[string]string{}, subs: map[int]func(Change){}, wake: make(chan struct{}, 1)}
-	go p.run()
-	return p
+	return &presence{rooms: map[string]map[string]string{}, begun: map[string]time.Time{}, why: map[string]string{}, told: NewChanges()}
 }
 
-func (p *presence) run() {
-	for range p.wake {
-		p.mu.Lock()
-		queue := p.queue
-		p.queue = nil
-		subs := make([]func(Change), 0, len(p.subs))
-		for _, f := range p.subs {
-			subs = append(subs, f)
-		}
-		p.mu.Unlock()
-		for _, e := range queue {
-			for _, f := range subs {
-				f(e)
-			}
-		}
-	}
-}
+func (p *presence) close() { p.told.Close() }
 
-func (p *presence) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.closed {
-		p.closed = true
-		close(p.wake) // what is queued and was announced is still handed out
-	}
-}
-
-// put queues an event. p.mu is held.
-func (p *presence) put(e Change) {
-	if p.closed {
-		return
-	}
-	p.queue = append(p.queue, e)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (p *presence) subscribe(f func(Change)) func() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	id := p.next
-	p.next++
-	p.subs[id] = f
-	return func() {
-		p.mu.Lock()
-		delete(p.subs, id)
-		p.mu.Unlock()
-	}
-}
+func (p *presence) subscribe(f func(Change)) func() { return p.told.Subscribe(f) }
 
 func (p *presence) joined(room, identity, session string) {
 	p.mu.Lock()
@@ -113,7 +57,7 @@ func (p *presence) joined(room, identity, session string) {
 	if r == nil {
 		r = map[string]string{}
 		p.rooms[room] = r
-		p.put(Change{Began, room, ""})
+		p.told.Put(Change{Began, room, ""})
 	}
 	_, was := r[identity]
 	if len(r) == 0 {
@@ -121,7 +65,7 @@ func (p *presence) joined(room, identity, session string) {
 	}
 	r[identity] = session
 	if !was {
-		p.put(Change{Joined, room, identity})
+		p.told.Put(Change{Joined, room, identity})
 	}
 }
 
@@ -131,7 +75,7 @@ func (p *presence) left(room, identity, session string) {
 	// The end of an old session may be reported after the start of its successor.
 	if p.rooms[room][identity] == session {
 		delete(p.rooms[room], identity)
-		p.put(Change{Left, room, identity})
+		p.told.Put(Change{Left, room, identity})
 	}
 }
 
@@ -140,7 +84,7 @@ func (p *presence) began(room string) {
 	defer p.mu.Unlock()
 	if p.rooms[room] == nil {
 		p.rooms[room] = map[string]string{}
-		p.put(Change{Began, room, ""})
+		p.told.Put(Change{Began, room, ""})
 	}
 }
 
@@ -148,12 +92,12 @@ func (p *presence) ended(room string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for identity := range p.rooms[room] {
-		p.put(Change{Left, room, identity})
+		p.told.Put(Change{Left, room, identity})
 	}
 	delete(p.begun, room)
 	if p.rooms[room] != nil {
 		delete(p.rooms, room)
-		p.put(Change{Ended, room, ""})
+		p.told.Put(Change{Ended, room, ""})
 	}
 }
 

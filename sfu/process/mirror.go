@@ -11,40 +11,15 @@ import (
 // mirror is what the house knows of who is where. It outlives the relay's process:
 // who was in a call when that ended is away, not gone, until the grace passes.
 type mirror struct {
-	mu    sync.Mutex
-	rooms map[string]map[string]bool // room → identity → away
-	next  int
-	subs  map[int]func(sfu.Change)
-	grace *time.Timer // ends the absences; nil: nobody is away
-
-	queue  []sfu.Change
-	wake   chan struct{}
+	mu     sync.Mutex
+	rooms  map[string]map[string]bool // room → identity → away
+	told   *sfu.Changes
+	grace  *time.Timer // ends the absences; nil: nobody is away
 	closed bool
 }
 
 func newMirror() *mirror {
-	m := &mirror{rooms: map[string]map[string]bool{}, subs: map[int]func(sfu.Change){}, wake: make(chan struct{}, 1)}
-	go m.run()
-	return m
-}
-
-// run calls the subscribers, one change after the other.
-func (m *mirror) run() {
-	for range m.wake {
-		m.mu.Lock()
-		queue := m.queue
-		m.queue = nil
-		subs := make([]func(sfu.Change), 0, len(m.subs))
-		for _, f := range m.subs {
-			subs = append(subs, f)
-		}
-		m.mu.Unlock()
-		for _, c := range queue {
-			for _, f := range subs {
-				f(c)
-			}
-		}
-	}
+	return &mirror{rooms: map[string]map[string]bool{}, told: sfu.NewChanges()}
 }
 
 func (m *mirror) close() {
@@ -53,42 +28,17 @@ func (m *mirror) close() {
 	if m.grace != nil {
 		m.grace.Stop()
 	}
-	if !m.closed {
-		m.closed = true
-		close(m.wake)
-	}
+	m.closed = true
+	m.told.Close()
 }
 
-// put queues a change for the subscribers. m.mu is held.
-func (m *mirror) put(c sfu.Change) {
-	if m.closed {
-		return
-	}
-	m.queue = append(m.queue, c)
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (m *mirror) subscribe(f func(sfu.Change)) func() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	id := m.next
-	m.next++
-	m.subs[id] = f
-	return func() {
-		m.mu.Lock()
-		delete(m.subs, id)
-		m.mu.Unlock()
-	}
-}
+func (m *mirror) subscribe(f func(sfu.Change)) func() { return m.told.Subscribe(f) }
 
 // began notes a room. m.mu is held.
 func (m *mirror) began(room string) {
 	if m.rooms[room] == nil {
 		m.rooms[room] = map[string]bool{}
-		m.put(sfu.Change{Kind: sfu.Began, Room: room})
+		m.told.Put(sfu.Change{Kind: sfu.Began, Room: room})
 	}
 }
 
@@ -111,20 +61,20 @@ func (m *mirror) apply(c sfu.Change) {
 		_, was := m.rooms[c.Room][c.Identity]
 		m.rooms[c.Room][c.Identity] = false
 		if !was {
-			m.put(c)
+			m.told.Put(c)
 		}
 	case sfu.Left:
 		if _, was := m.rooms[c.Room][c.Identity]; was {
 			delete(m.rooms[c.Room], c.Identity)
-			m.put(c)
+			m.told.Put(c)
 		}
 	case sfu.Ended:
 		if was, ok := m.rooms[c.Room]; ok {
 			for who := range was {
-				m.put(sfu.Change{Kind: sfu.Left, Room: c.Room, Identity: who})
+				m.told.Put(sfu.Change{Kind: sfu.Left, Room: c.Room, Identity: who})
 			}
 			delete(m.rooms, c.Room)
-			m.put(c)
+			m.told.Put(c)
 		}
 	}
 }
@@ -169,7 +119,7 @@ func (m *mirror) giveUp() {
 		for who, away := range r {
 			if away {
 				delete(r, who)
-				m.put(sfu.Change{Kind: sfu.Left, Room: room, Identity: who})
+				m.told.Put(sfu.Change{Kind: sfu.Left, Room: room, Identity: who})
 			}
 		}
 	}
