@@ -336,8 +336,7 @@ const maxTold = 4096
 
 // candidates makes of a host candidate of LiveKit's what the client is to be told: the
 // address that it came to stands before the others. Where several addresses are
-// configured, those take the place of the interfaces'; and of a family of which none is
-// configured, nothing is told.
+// configured, those take the place of the interfaces'.
 func (t *told) candidates(c string) []string {
 	f := strings.Fields(c) // foundation component protocol priority address port typ host
 	if len(f) < 8 {
@@ -349,9 +348,6 @@ func (t *told) candidates(c string) []string {
 		return []string{c}
 	}
 	list := []string{addr.String()}
-	if t.e.addr.fixed && (addr.Is4() && t.e.addr.v4 == "" || addr.Is6() && t.e.addr.v6 == "") {
-		return nil
-	}
 	if t.e.addr.mapped {
 		list = nil
 		for _, x := range t.e.addr.all {
