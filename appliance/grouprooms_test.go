@@ -1,6 +1,7 @@
 package appliance_test
 
 import (
+	"encoding/json"
 	"net/url"
 	"strings"
 	"testing"
@@ -89,7 +90,12 @@ func TestGroupRooms(t *testing.T) {
 	cli(0, "user", "disable", "bert", "--undo")
 	until("bert", true)
 	// A group keeps its rooms under another name.
-	cli(0, "group", "rename", "nurses", "carers")
+	cli(0, "app", "add", "Charts", "--template", "grafana", "--url", "https://charts.hs.test", "--group", "nurses", "--group", "staff")
+	cli(0, "group", "rename", "nurses", " carers ")
+	var apps []struct{ Groups []string }
+	if err := json.Unmarshal([]byte(cli(0, "app", "list", "--json")), &apps); err != nil || len(apps) != 1 || strings.Join(apps[0].Groups, " ") != "carers staff" {
+		t.Errorf("the application is for %v, %v", apps, err)
+	}
 	cli(0, "group", "leave", "carers", "anna")
 	until("anna", false)
 	cli(0, "group", "join", "carers", "anna")

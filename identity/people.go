@@ -172,10 +172,20 @@ func (s *Service) withGroup(ctx context.Context, name string, fn func(tx *store.
 	})
 }
 
-// RenameGroup gives a group another name. Errors: ErrNoGroup, ErrGroupName,
+// RenameGroup gives a group another name, also where applications are for its people
+// alone. Errors: ErrNoGroup, ErrGroupName,
 // ErrGroupExists, ErrGroupSource.
 func (s *Service) RenameGroup(ctx context.Context, name, to string) error {
-	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error { return s.accounts.RenameGroupTx(tx, g, to) })
+	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error {
+		if err := s.accounts.RenameGroupTx(tx, g, to); err != nil {
+			return err
+		}
+		now, err := s.accounts.GroupName(tx, g.ID)
+		if err != nil {
+			return err
+		}
+		return s.clients.RenameGroupTx(tx, g.Name, now)
+	})
 }
 
 // DeleteGroup removes a group; its members stay as people. Errors: ErrNoGroup.

@@ -405,6 +405,24 @@ func (g *Registry) ChangeApp(tx *store.Tx, id string, change func(*App) error) (
 	return a, g.note(tx, "app.change", a, a.noted())
 }
 
+// RenameGroupTx has the applications that are for a group's people know it by another name.
+func (g *Registry) RenameGroupTx(tx *store.Tx, from, to string) error {
+	all, err := loadApps(tx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		i := slices.Index(a.Groups, from)
+		if i < 0 || from == to {
+			continue
+		}
+		if _, err := g.ChangeApp(tx, a.ID, func(a *App) error { a.Groups[i] = to; return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DeleteAppTx removes an application. Errors: ErrNoClient.
 func (g *Registry) DeleteAppTx(tx *store.Tx, id string) error {
 	n, err := tx.Exec(deleteApp, id)
@@ -513,22 +531,26 @@ func (g *Registry) LoadApp(q store.Querier, id string) (*App, error) {
 	return a, err
 }
 
+func loadApps(q store.Querier) (out []*App, err error) {
+	rows, err := q.Query(selectApps)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		a, err := scanApp(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, rows.Err()
+}
+
 // Apps lists the applications that administrators made.
 func (g *Registry) Apps(ctx context.Context) (out []*App, err error) {
 	err = g.DB.Read(ctx, func(q store.Querier) error {
-		rows, err := q.Query(selectApps)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			a, err := scanApp(rows.Scan)
-			if err != nil {
-				return err
-			}
-			out = append(out, a)
-		}
-		if err := rows.Err(); err != nil {
+		if out, err = loadApps(q); err != nil {
 			return err
 		}
 		for _, a := range out {
