@@ -27,8 +27,8 @@ import (
 
 	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
+	"holdfast/appliance/masterkey"
 	"holdfast/appliance/settings"
-	"holdfast/identity"
 	"holdfast/sfu"
 	"holdfast/sfu/process"
 	"holdfast/store"
@@ -56,6 +56,7 @@ type Appliance struct {
 	blobs     *blob.Store
 	audit     *audit.Log
 	secrets   *sealed.Box // of the homeserver
+	master    *masterkey.Key
 	settings  *settings.Settings
 	certs     certs.Switch
 	sfu       *process.Relay // nil: no calls
@@ -123,7 +124,10 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	if err := a.listen(); err != nil {
 		return err
 	}
-	a.db, err = store.Open(ctx, filepath.Join(cfg.Data, "holdfast.db"), store.Options{Log: a.logs.component("store"), TakeBack: a.machine != nil})
+	if a.master, err = openMaster(cfg); err != nil {
+		return err
+	}
+	a.db, err = store.Open(ctx, filepath.Join(cfg.Data, "holdfast.db"), store.Options{Log: a.logs.component("store"), TakeBack: a.machine != nil, BeforeTakeBack: a.keepUndone})
 	if err != nil {
 		return openError(cfg.Data, err)
 	}
@@ -311,7 +315,7 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 
 // openSecrets makes ready what the homeserver's secrets in the database are sealed by.
 func (a *Appliance) openSecrets() error {
-	key, err := identity.DerivedKey(a.db, "holdfast homeserver secrets")
+	key, err := a.master.Derive(secretsPurpose)
 	if err != nil {
 		return err
 	}
@@ -322,7 +326,7 @@ func (a *Appliance) openSecrets() error {
 // callKey is what signs the tokens for calls. It is the same after a restart, so that
 // people come back into their calls, and is in no database.
 func (a *Appliance) callKey() (name, secret string, err error) {
-	key, err := identity.DerivedKey(a.db, "holdfast call tokens")
+	key, err := a.master.Derive(callPurpose)
 	if err != nil {
 		return "", "", err
 	}

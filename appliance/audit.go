@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"holdfast/appliance/config"
-	"holdfast/identity"
 	"holdfast/store/audit"
 )
 
@@ -26,7 +25,7 @@ import (
 // the console and the command line.
 
 func (a *Appliance) openAudit(ctx context.Context) error {
-	key, err := identity.AuditKey(a.db)
+	key, err := a.master.Derive(auditPurpose)
 	if err != nil {
 		return err
 	}
@@ -36,6 +35,16 @@ func (a *Appliance) openAudit(ctx context.Context) error {
 	}
 	a.onClose(a.audit.Close)
 	return a.audit.Append(ctx, audit.Event{Name: "appliance.start", Data: audit.Data{"version": Version}})
+}
+
+// keepUndone lays aside the entries of a version that was not kept, before its database is
+// thrown away.
+func (a *Appliance) keepUndone(ctx context.Context, newer, older string) error {
+	key, err := a.master.Derive(auditPurpose)
+	if err != nil {
+		return err
+	}
+	return audit.KeepUndone(ctx, key, newer, older)
 }
 
 // fromAddress has the audit log know where a request came from.
@@ -317,27 +326,37 @@ func (c *cli) compareHash(ctx context.Context, cl *controlClient, r *audit.Repor
 	return nil
 }
 
-// verifyFile reads an export, and compares it with the appliance that runs on the data
+// verifyFile reads the log in a database file, or an export, and compares it with the appliance that runs on the data
 // folder, if there is one.
 func (c *cli) verifyFile(ctx context.Context) (*audit.Report, error) {
-	in := io.Reader(os.Stdin)
+	in, database := io.Reader(os.Stdin), false
 	if c.audit.file != "-" {
 		f, err := os.Open(c.audit.file)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		in = f
+		var first [16]byte
+		n, _ := f.ReadAt(first[:], 0)
+		in, database = f, string(first[:n]) == "SQLite format 3\x00"
 	}
 	cfg, err := config.Load(c.in)
 	if err != nil {
 		return nil, err
 	}
+	if database {
+		cfg.Data = filepath.Dir(c.audit.file) // the key that it was written with lies beside it
+	}
 	var key []byte
-	if path := filepath.Join(cfg.Data, "identity.key"); fileSize(path) > 0 {
-		if key, err = identity.AuditKeyOf(path); err != nil {
+	if k, err := c.masterOffline(cfg); err != nil {
+		return nil, err
+	} else if k != nil {
+		if key, err = k.Derive(auditPurpose); err != nil {
 			return nil, err
 		}
+	}
+	if database {
+		return audit.VerifyDatabase(ctx, c.audit.file, key)
 	}
 	r, err := audit.VerifyExport(in, key)
 	if err != nil || !r.OK() {

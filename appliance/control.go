@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/appliance/masterkey"
 	"holdfast/homeserver/appservice"
 	"holdfast/homeserver/push/unifiedpush"
 	"holdfast/identity"
@@ -156,15 +157,16 @@ type linkInfo struct {
 
 // health is what doctor asks the running appliance.
 type health struct {
-	Version    string   `json:"version"`
-	ServerName string   `json:"server_name"`
-	URL        string   `json:"url"`
-	Claimed    bool     `json:"claimed"`
-	Problems   []string `json:"problems"`
-	Users      int      `json:"users"`
-	MemoryMiB  int64    `json:"memory_mib"`
-	DiskMiB    int64    `json:"disk_free_mib"`
-	TLS        string   `json:"tls"`
+	Version    string           `json:"version"`
+	ServerName string           `json:"server_name"`
+	URL        string           `json:"url"`
+	Claimed    bool             `json:"claimed"`
+	Problems   []string         `json:"problems"`
+	Users      int              `json:"users"`
+	MemoryMiB  int64            `json:"memory_mib"`
+	DiskMiB    int64            `json:"disk_free_mib"`
+	TLS        string           `json:"tls"`
+	MasterKey  masterkey.Status `json:"master_key"`
 	// Relay is the call relay's process; nil: calls are switched off.
 	Relay *process.Status `json:"relay,omitempty"`
 	// Cluster is how the relay's cluster is; nil without one.
@@ -284,6 +286,7 @@ func (a *Appliance) controlHandler() http.Handler {
 	a.previewsControl(handle)
 	a.appControl(handle)
 	a.auditControl(mux, handle)
+	a.masterControl(handle)
 	handle("POST /v1/clock/accept", func(r *http.Request) (any, error) {
 		return struct{}{}, a.core.Load().identity.AcceptClock(r.Context())
 	})
@@ -380,7 +383,7 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	h := health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
 		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.auditProblems(), a.clockProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
-		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(),
+		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(), MasterKey: a.master.Status(),
 	}
 	if a.sfu != nil {
 		relay := a.sfu.Status()

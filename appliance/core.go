@@ -53,6 +53,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Origin:       a.origin,
 		Organisation: a.organisation,
 		DB:           a.db,
+		Key:          a.master.Secret(),
 		Audit:        a.audit,
 		Log:          a.logs.component("identity"),
 		Devices:      sinks{a, c},

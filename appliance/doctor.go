@@ -16,6 +16,7 @@ import (
 
 	"holdfast/appliance/certs"
 	"holdfast/appliance/config"
+	"holdfast/appliance/masterkey"
 	"holdfast/store"
 )
 
@@ -95,6 +96,11 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 	out = append(out, diagnoseClock(dbFile)...)
 	out = append(out, diagnoseDatabase(ctx, dbFile)...)
 
+	if kept, err := masterkey.Look(keyFile(cfg)); err != nil {
+		add("master key", false, "%v", err)
+	} else if kept != "" {
+		add("master key", true, "%s", keptText(masterkey.Status{Kept: kept}))
+	}
 	var h health
 	err = newControlClient(cfg.Data).call(ctx, "GET", "/v1/health", nil, &h)
 	running := err == nil

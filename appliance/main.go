@@ -237,9 +237,9 @@ func commands() []command {
 		{name: "role revoke", args: "ROLE USER", nargs: [2]int{1, 2}, short: "take a role away", run: runRoleRevoke,
 			long: "Takes a role away. What a person has through a group stays. The last owner stays one.", flags: groupFlag},
 		{name: "audit verify", data: true, short: "see that the audit log is whole and nobody changed it", run: runAuditVerify,
-			long: "Reads the whole audit log of the running appliance: that every entry follows on the one\nbefore, was written with the appliance's key, and that none is missing at the end. With\n--file it reads an export, without an appliance too; the MACs are looked at where\nidentity.key is in the data folder. --head compares with what was noted down earlier.\nExit code 1 if something is wrong.",
+			long: "Reads the whole audit log of the running appliance: that every entry follows on the one\nbefore, was written with the appliance's key, and that none is missing at the end. With\n--file it reads an export, or the log in a database file (holdfast.db), without an appliance\ntoo; the MACs are looked at where identity.key is in the data folder, or beside that file. --head compares with what was noted down earlier.\nExit code 1 if something is wrong.",
 			flags: func(f *flag.FlagSet, c *cli) {
-				f.StringVar(&c.audit.file, "file", "", "an export in JSON Lines: a `file`, or - for standard input")
+				f.StringVar(&c.audit.file, "file", "", "an export in JSON Lines, or a database: a `file`, or - for standard input")
 				f.StringVar(&c.audit.head, "head", "", "a number and hash that was printed before, as `SEQ:HASH`")
 			}},
 		{name: "audit export", short: "write the audit log to a file, with its hashes", run: runAuditExport,
@@ -257,6 +257,15 @@ func commands() []command {
 				f.StringVar(&c.audit.event, "event", "", "only this `event`; with a dot at its end all that begin so, as user.")
 				f.IntVar(&c.audit.limit, "limit", 100, "how many at most: a `number` up to 500")
 			}},
+		{name: "masterkey show", data: true, short: "tell how the key is kept that seals the secrets in the database", run: runMasterShow},
+		{name: "masterkey passphrase", short: "seal the master key under a passphrase, or change it", run: runMasterPassphrase,
+			long: "Seals the master key under a passphrase, in place of what it was sealed by, while the\nappliance runs. From then on each start needs it: from the file that key.passphrase_file\nnames, as systemd's credential holdfast.passphrase, or typed at the terminal. The one\nbefore is not asked for.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.BoolVar(&c.passwordStdin, "passphrase-stdin", false, "read the passphrase from standard input")
+			}},
+		{name: "masterkey tpm", data: true, short: "seal the master key by this machine's TPM 2.0 chip", run: runMasterTPM,
+			long: "Gives the master key to the chip, which gives it back on this machine alone and while Secure\nBoot is as it is (PCR 7); updates do not change that. Prints, once, a recovery passphrase\nfor when it does not."},
+		{name: "masterkey plain", short: "keep the master key in its file as it is", run: runMasterPlain},
 		{name: "clock accept", short: "take the machine's clock for right although it was set back", run: runClockAccept,
 			long: "Tokens, sign-ins and invites that have expired stay so when the clock is set back: time\ngoes on from the latest that was seen. Where the clock was ahead by mistake, this takes\nthe time that it shows now for right."},
 		{name: "mail set", data: true, short: "name the mail server by which e-mail is sent", run: runMailSet,

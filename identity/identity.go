@@ -120,6 +120,7 @@ type Options struct {
 	Devices      DeviceSink                    // nil: none
 	Profiles     ProfileSink                   // nil: none
 	Text         func(lang, key string) string // message catalogue; nil: keys are shown
+	Key          []byte                        // 32 secret bytes that are not in the database; nil: those of KeyFile
 	KeyFile      string                        // 32 secret bytes, made if missing; "": identity.key beside the database
 	Mail         login.Mailer                  // nil: no e-mail is sent
 	Limits       bool                          // slow down repeated failures and registrations
@@ -230,9 +231,11 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.PasswordCost == (PasswordCost{}) && !o.Limits {
 		o.PasswordCost = account.Floor
 	}
-	key, err := loadKeyFile(o.KeyFile)
-	if err != nil {
-		return nil, err
+	key := o.Key
+	if key == nil {
+		if key, err = loadKeyFile(o.KeyFile); err != nil {
+			return nil, err
+		}
 	}
 	s := &Service{o: o, clock: passing, origins: []string{o.PublicURL}}
 	if s.seal, err = hkdf.Key(sha256.New, key, nil, "holdfast settings", 32); err != nil {

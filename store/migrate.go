@@ -134,7 +134,7 @@ func (db *DB) Healthy() error {
 
 // takeBack puts the copy from before a migration in the place of a file that was
 // written by a newer version. It gives the cause back where there is no copy.
-func (db *DB) takeBack(cause error) error {
+func (db *DB) takeBack(ctx context.Context, cause error, tell func(ctx context.Context, newer, older string) error) error {
 	copies, err := filepath.Glob(db.path + ".before-*[0-9]")
 	if err != nil || len(copies) == 0 {
 		return cause
@@ -143,6 +143,11 @@ func (db *DB) takeBack(cause error) error {
 	// state that was left first.
 	slices.SortFunc(copies, func(a, b string) int { return copySchema(a) - copySchema(b) })
 	db.log.Warn("the newer version was not kept; the database from before it is used again", "copy", copies[0])
+	if tell != nil {
+		if err := tell(ctx, db.path, copies[0]); err != nil {
+			db.log.Error("what the newer version wrote could not be looked through before it goes", "err", err)
+		}
+	}
 	if err := os.Rename(copies[0], db.path+returning); err != nil {
 		return unavailable(err)
 	}

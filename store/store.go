@@ -103,6 +103,9 @@ type Options struct {
 	// by a newer version. It is for machines on which a new version acknowledges
 	// nothing before Healthy: elsewhere it would lose writes.
 	TakeBack bool
+	// BeforeTakeBack is told which file is about to be thrown away and which takes its
+	// place. nil: nobody is. An error of it is logged: the way back is more important.
+	BeforeTakeBack func(ctx context.Context, newer, older string) error
 }
 
 // DB is an open store. Its methods are safe for concurrent use.
@@ -354,7 +357,7 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	}
 	if o.TakeBack && errors.Is(err, ErrNewer) {
 		db.sql.Close()
-		if err = db.takeBack(err); err == nil {
+		if err = db.takeBack(ctx, err, o.BeforeTakeBack); err == nil {
 			err = db.open(ctx)
 		}
 	}

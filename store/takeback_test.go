@@ -88,3 +88,21 @@ func TestTakeBackWithoutCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestTakeBackTells names both files while both are still there.
+func TestTakeBackTells(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "holdfast.db")
+	newerOver(t, path)
+	told := 0
+	if n := kept(t, path, store.Options{TakeBack: true, BeforeTakeBack: func(_ context.Context, newer, older string) error {
+		told++
+		for _, f := range []string{newer, older} {
+			if _, err := os.Stat(f); err != nil {
+				t.Error(err)
+			}
+		}
+		return errors.New("the way back is more important")
+	}}); n != 4711 || told != 1 {
+		t.Errorf("the value is %d, told %d times", n, told)
+	}
+}

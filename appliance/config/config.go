@@ -57,6 +57,11 @@ type Config struct {
 		PolicyServerKey string `toml:"policy_server_key" doc:"The ed25519 public key, in unpadded base64, of a Matrix policy server that goes by this\nserver's name. It is told at /.well-known/matrix/policy_server. Empty: there is none."`
 	} `toml:"rooms"`
 
+	Key struct {
+		PassphraseFile string `toml:"passphrase_file" doc:"A file whose first line is the passphrase of the master key, where it is sealed under one\n(holdfast masterkey). It may be a pipe, as /dev/fd/3. Empty: systemd's credential\nholdfast.passphrase, or whoever starts it at a terminal is asked."`
+		TPM            string `toml:"tpm" doc:"The TPM 2.0 chip: its device, or the socket of one in software. Empty: /dev/tpmrm0."`
+	} `toml:"key"`
+
 	Limits struct {
 		Enabled bool `toml:"enabled" doc:"Limit how fast one device, user or address may do things. Off only for load tests."`
 	} `toml:"limits"`

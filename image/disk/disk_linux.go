@@ -35,10 +35,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/appliance/tpm"
 	"holdfast/image/disk/gpt"
 	"holdfast/image/disk/luks"
 	"holdfast/image/disk/mapper"
-	"holdfast/image/tpm"
 )
 
 // Names on the disk.

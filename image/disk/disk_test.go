@@ -20,12 +20,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/crypto/xts"
 
+	"holdfast/appliance/tpm"
+	"holdfast/appliance/tpm/tpmtest"
 	"holdfast/image/disk/disktest"
 	"holdfast/image/disk/gpt"
 	"holdfast/image/disk/luks"
 	"holdfast/image/disk/mapper"
-	"holdfast/image/tpm"
-	"holdfast/image/tpm/tpmtest"
 )
 
 var (

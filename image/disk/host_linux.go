@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/appliance/tpm"
 	"holdfast/image/disk/mapper"
-	"holdfast/image/tpm"
 )
 
 // device is a disk, or a file in its place.

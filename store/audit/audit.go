@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -160,10 +161,24 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 // begin compares the log's end with the head file, and notes what is not as it was left.
 func (l *Log) begin(ctx context.Context) error {
 	kept, problem := readHead(l.o.Head, l.o.Key)
-	return l.o.DB.Write(ctx, func(tx *store.Tx) error {
+	aside, err := readUndone(filepath.Join(filepath.Dir(l.o.Head), undoneFile), l.o.Key)
+	if err != nil {
+		l.o.Log.Warn("the entries that a version wrote which was not kept cannot be used", "file", undoneFile, "err", err)
+	}
+	said := false // what was undone
+	err = l.o.DB.Write(ctx, func(tx *store.Tx) error {
 		last, err := lastEntry(tx)
 		if err != nil {
 			return err
+		}
+		switch {
+		case problem == "" && follows(aside, last, kept) && (last.Seq == 0 || last.sound(l.o.Key)):
+			said = true
+			return l.noteUndone(ctx, tx, aside)
+		case problem == "" && l.undoneSaid(tx, aside):
+			if said = true; has(aside, kept) { // the power went before the head file was written
+				kept = head{last.Seq, last.Hash}
+			}
 		}
 		if problem == "" {
 			problem, err = l.compare(tx, kept, last)
@@ -184,6 +199,14 @@ func (l *Log) begin(ctx context.Context) error {
 		return l.Tx(ctx, tx, Event{Name: "audit.broken", Actor: System, Data: Data{
 			"trouble": problem, "kept_seq": kept.seq, "kept_hash": hex.EncodeToString(kept.hash)}})
 	})
+	if err != nil || !said {
+		return err
+	}
+	// First the head file, then the other: so long it excuses what is missing.
+	if l.flush(); l.written.seq > 0 {
+		os.Remove(filepath.Join(filepath.Dir(l.o.Head), undoneFile))
+	}
+	return nil
 }
 
 // compare says what is wrong with the log's end, or "".

@@ -251,6 +251,9 @@ func (c *checker) next(e *Entry) {
 		json.Unmarshal([]byte(e.Data), &d)
 		r.Notes = append(r.Notes, fmt.Sprintf("%s, entry %d: %s", e.Time().Format(time.DateTime), e.Seq, d.Trouble))
 	}
+	if e.Event == "audit.undone" {
+		r.Notes = append(r.Notes, undoneNote(e))
+	}
 	r.Entries, r.Last, r.Until, r.Hash, c.prev = r.Entries+1, e.Seq, e.Time(), hex.EncodeToString(e.Hash), e.Hash
 }
 

@@ -86,7 +86,7 @@ var floors = [][]string{
 }
 
 // testKits may be imported by tests only.
-var testKits = []string{"homeserver/hstest", "homeserver/apitest", "appliance/appliancetest", "image/disk/disktest", "image/tpm/tpmtest", "identity/directory/directorytest"}
+var testKits = []string{"homeserver/hstest", "homeserver/apitest", "appliance/appliancetest", "image/disk/disktest", "appliance/tpm/tpmtest", "identity/directory/directorytest"}
 
 func floor(t *testing.T, p string) int {
 	t.Helper()

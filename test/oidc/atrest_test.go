@@ -448,3 +448,90 @@ func TestAttack46StolenDatabaseOfTheProgram(t *testing.T) {
 	k.start()
 	k.works()
 }
+
+// TestMasterKeyUnderPassphrase seals the key of a running appliance and starts it with the
+// right passphrase, a wrong one and none, by a file, a variable and systemd's credential.
+func TestMasterKeyUnderPassphrase(t *testing.T) {
+	k := newKeeper(t)
+	k.fill()
+	k.keyID, k.public = k.readKey()
+	file := filepath.Join(k.data, "identity.key")
+	plain, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pass = "five words that nobody guesses"
+	if _, e, err := k.try("short\n", "masterkey", "passphrase", "--passphrase-stdin"); err == nil || !bytes.Contains(e, []byte("12 characters")) {
+		t.Errorf("a short passphrase: %v %s", err, e)
+	}
+	k.cli(pass+"\n", "masterkey", "passphrase", "--passphrase-stdin")
+	if b, err := os.ReadFile(file); err != nil || bytes.Contains(b, plain) {
+		t.Fatalf("the key is in clear: %v", err)
+	}
+	if out := k.cli("", "masterkey", "show"); !bytes.Contains(out, []byte("under a passphrase")) {
+		t.Errorf("%s", out)
+	}
+	k.works()
+	k.stop()
+	k.know("passphrase of the master key", pass)
+	k.none("with a passphrase")
+	sealed, _ := os.ReadFile(file)
+	secretFile := filepath.Join(t.TempDir(), "passphrase")
+	put := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(secretFile, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct{ set, text, want string }{
+		"none":  {"", "", "key.passphrase_file"},
+		"wrong": {"key.passphrase_file=" + secretFile, "another passphrase", "not what is in"},
+		"empty": {"key.passphrase_file=" + secretFile, "", "is empty"},
+	} {
+		put(c.text)
+		var set []string
+		if c.set != "" {
+			set = append(set, c.set)
+		}
+		args := []string{"serve", "--set", "tls.mode=off", "--set", "listen.http=127.0.0.1:0", "--set", "listen.metrics=", "--set", "sfu.enabled=false"}
+		for _, x := range set {
+			args = append(args, "--set", x)
+		}
+		if _, e, err := k.try("", args...); err == nil || !bytes.Contains(e, []byte(c.want)) {
+			t.Errorf("%s: %v %s", name, err, e)
+		}
+		if b, _ := os.ReadFile(file); !bytes.Equal(b, sealed) {
+			t.Fatalf("%s: the file was changed", name)
+		}
+	}
+	put(pass)
+	k.start("key.passphrase_file=" + secretFile)
+	k.works()
+	// A copy of the folder opens with the passphrase, as a restored backup does; the log of
+	// the stopped appliance is verified by its file.
+	k.stop()
+	backup := filepath.Join(t.TempDir(), "data")
+	if out, err := exec.Command("cp", "-a", k.data, backup).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	k.data = backup
+	if out := k.cli("", "audit", "verify", "--file", filepath.Join(backup, "holdfast.db"), "--set", "key.passphrase_file="+secretFile); !bytes.Contains(out, []byte("as the appliance wrote it")) {
+		t.Errorf("%s", out)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(secretFile))
+	if err := os.Rename(secretFile, filepath.Join(filepath.Dir(secretFile), "holdfast.passphrase")); err != nil {
+		t.Fatal(err)
+	}
+	k.start()
+	k.works()
+	if out := k.cli("", "audit", "list", "--event", "masterkey."); !bytes.Contains(out, []byte("masterkey.change")) || !bytes.Contains(out, []byte("masterkey.failed")) || bytes.Contains(out, []byte(pass)) {
+		t.Errorf("%s", out)
+	}
+	k.cli("", "masterkey", "plain")
+	if b, err := os.ReadFile(file); err != nil || !bytes.Equal(b, sealed) {
+		t.Error("the folder that the copy was made of changed", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(backup, "identity.key")); err != nil || !bytes.Equal(b, plain) {
+		t.Error("the key is another", err)
+	}
+}

@@ -19,10 +19,10 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	"golang.org/x/sys/unix"
 
+	"holdfast/appliance/tpm"
 	"holdfast/image/disk"
 	"holdfast/image/disk/luks"
 	"holdfast/image/hardware"
-	"holdfast/image/tpm"
 )
 
 type answer struct {

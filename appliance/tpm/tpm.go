@@ -52,8 +52,11 @@ type TPM struct {
 }
 
 // Open opens the machine's chip. Errors: ErrNone.
-func Open() (*TPM, error) {
-	f, err := os.OpenFile(Device, os.O_RDWR, 0)
+func Open() (*TPM, error) { return OpenAt(Device) }
+
+// OpenAt is Open for another device. Errors: ErrNone.
+func OpenAt(device string) (*TPM, error) {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrNone, err)
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"holdfast/image/tpm/tpmtest"
+	"holdfast/appliance/tpm/tpmtest"
 )
 
 func chip(t *testing.T, dir string, events ...string) *TPM {
