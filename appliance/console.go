@@ -66,8 +66,12 @@ func (a console) Visitor(r *http.Request) (web.Visitor, error) {
 	if err != nil {
 		return web.Visitor{}, err
 	}
+	enough, enrol, err := a.id().Enough(r.Context(), b)
+	if err != nil {
+		return web.Visitor{}, err
+	}
 	roles := b.User.Roles
-	return web.Visitor{UserID: b.User.UserID, Admin: b.User.Admin, Moderator: roles&identity.Moderator != 0, Auditor: roles&identity.Auditor != 0, Fresh: fresh}, nil
+	return web.Visitor{Weak: !enough, Enrol: enrol, UserID: b.User.UserID, Admin: b.User.Admin, Moderator: roles&identity.Moderator != 0, Auditor: roles&identity.Auditor != 0, Fresh: fresh}, nil
 }
 
 func (a console) CreateInvite(ctx context.Context, n web.NewInvite) (web.Invite, error) {

@@ -71,6 +71,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 			return c.hs.Userdata.SetDisplayName(ctx, userID, displayName)
 		},
 		RegistrationOpen: a.cfg.Registration.Open,
+		Policy:           a.signInPolicy,
 		Alarm:            a.alarm,
 		Tell:             a.tell,
 		Client:           named(a.cfg.Network.AllowPrivate),

@@ -50,6 +50,8 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.Forbidden, "The user name or the password is wrong.")
 	case errors.Is(err, identity.ErrSecondFactor):
 		return mx.Errorf(mx.Forbidden, "This account has a second factor. Sign in or confirm with the browser (single sign-on) instead of the password.")
+	case errors.Is(err, identity.ErrFactorMissing):
+		return mx.Errorf(mx.Forbidden, "This account must have a second factor. Sign in with the browser (single sign-on), which helps you to add one.")
 	case errors.Is(err, identity.ErrUserExists):
 		return mx.Errorf(mx.UserInUse, "This user name is taken. Choose another.")
 	case errors.Is(err, identity.ErrBadName):

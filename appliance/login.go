@@ -2,70 +2,218 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"holdfast/appliance/settings"
 	"holdfast/homeserver/account"
+	"holdfast/identity"
+	"holdfast/web"
 )
 
-// loginRules say which ways of the legacy login are open: "on" or "off" each.
+// loginRules are the rules of signing in, as they are typed. Password, SSO and
+// PasswordAlone are "on" or "off".
 type loginRules struct {
-	Password string `json:"password"`
-	SSO      string `json:"sso"`
+	Password      string `json:"password"`
+	SSO           string `json:"sso"`
+	PasswordAlone string `json:"password_alone"`
+	SecondFactor  string `json:"second_factor"` // "nobody", "roles" or "everyone"
+	// Groups whose members must have a second factor, too: names with commas between,
+	// or "none".
+	Groups string `json:"second_factor_groups"`
+	Grace  string `json:"second_factor_grace"` // days
 }
 
 const (
 	loginOn  = "on"
 	loginOff = "off"
+	noGroups = "none"
 )
+
+// maxGraceDays is the longest time for which a second factor can be put off.
+const maxGraceDays = 365
 
 // logins is what the homeserver is told.
 func (a *Appliance) logins() account.Logins {
 	return account.Logins{Password: a.settings.Get(settings.LoginPassword) != loginOff, SSO: a.settings.Get(settings.LoginSSO) != loginOff}
 }
 
-func (a *Appliance) loginRules() loginRules {
+// signInPolicy is what identity is told.
+func (a *Appliance) signInPolicy() identity.Policy {
+	days, _ := strconv.Atoi(a.settings.Get(settings.FactorGrace))
+	since, _ := time.Parse(time.RFC3339, a.settings.Get(settings.FactorSince))
+	return identity.Policy{
+		PasswordAlone: a.settings.Get(settings.PasswordAlone) == loginOn,
+		Factor: identity.FactorPolicy{
+			Who: a.settings.Get(settings.FactorWho), Groups: strings.Fields(a.settings.Get(settings.FactorGroups)),
+			Grace: time.Duration(days) * 24 * time.Hour, Since: since,
+		},
+	}
+}
+
+func (a *Appliance) loginRules(ctx context.Context) (loginRules, error) {
 	state := func(on bool) string {
 		if on {
 			return loginOn
 		}
 		return loginOff
 	}
-	l := a.logins()
-	return loginRules{state(l.Password), state(l.SSO)}
+	l, p := a.logins(), a.signInPolicy()
+	r := loginRules{Password: state(l.Password), SSO: state(l.SSO), PasswordAlone: state(p.PasswordAlone), SecondFactor: p.Factor.Who,
+		Groups: noGroups, Grace: strconv.Itoa(int(p.Factor.Grace / (24 * time.Hour)))}
+	if r.SecondFactor == "" {
+		r.SecondFactor = identity.FactorNobody
+	}
+	names, err := a.factorGroups(ctx, p.Factor.Groups)
+	if len(names) > 0 {
+		r.Groups = strings.Join(names, ", ")
+	}
+	return r, err
 }
 
-// setLoginRules changes the rules that are not empty.
+// factorGroups are the names of groups by their IDs. Those that are gone are left out.
+func (a *Appliance) factorGroups(ctx context.Context, ids []string) (names []string, err error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	all, err := a.core.Load().identity.Groups(ctx)
+	for _, g := range all {
+		if slices.Contains(ids, g.ID) {
+			names = append(names, g.Name)
+		}
+	}
+	return names, err
+}
+
+// setLoginRules changes the rules that are not empty. Errors: *ruleError.
 func (a *Appliance) setLoginRules(ctx context.Context, change loginRules) error {
 	values := map[string]string{}
-	for _, r := range []struct{ option, key, value string }{
-		{"password", settings.LoginPassword, change.Password}, {"sso", settings.LoginSSO, change.SSO},
+	for _, r := range []struct{ option, key, value, standard string }{
+		{"password", settings.LoginPassword, change.Password, loginOn}, {"sso", settings.LoginSSO, change.SSO, loginOn},
+		{"password-alone", settings.PasswordAlone, change.PasswordAlone, loginOff},
 	} {
 		switch r.value {
 		case "":
-		case loginOn:
+		case r.standard:
 			values[r.key] = ""
-		case loginOff:
-			values[r.key] = loginOff
+		case loginOn, loginOff:
+			values[r.key] = r.value
 		default:
-			return fmt.Errorf("--%s must be on or off, not %q", r.option, r.value)
+			return &ruleError{r.option, fmt.Sprintf("must be on or off, not %q", r.value)}
+		}
+	}
+	switch change.SecondFactor {
+	case "":
+	case identity.FactorNobody:
+		values[settings.FactorWho] = ""
+	case identity.FactorRoles, identity.FactorEveryone:
+		values[settings.FactorWho] = change.SecondFactor
+	default:
+		return &ruleError{"second-factor", fmt.Sprintf("must be nobody, roles or everyone, not %q", change.SecondFactor)}
+	}
+	if change.Groups != "" {
+		ids, err := a.groupIDs(ctx, change.Groups)
+		if err != nil {
+			return err
+		}
+		values[settings.FactorGroups] = strings.Join(ids, " ")
+	}
+	if change.Grace != "" {
+		days, err := strconv.Atoi(change.Grace)
+		if err != nil || days < 0 || days > maxGraceDays {
+			return &ruleError{"second-factor-grace", fmt.Sprintf("must be a number of days from 0 to %d, not %q", maxGraceDays, change.Grace)}
+		}
+		values[settings.FactorGrace] = strings.TrimPrefix(strconv.Itoa(days), "0")
+	}
+	// The time to add one begins when it is decided who must.
+	for _, key := range []string{settings.FactorWho, settings.FactorGroups} {
+		if v, ok := values[key]; ok && v != a.settings.Get(key) {
+			values[settings.FactorSince] = time.Now().UTC().Truncate(time.Second).Format(time.RFC3339)
 		}
 	}
 	return a.settings.Put(ctx, values)
 }
 
-// loginControl are the operations of the local socket about the legacy login.
+// groupIDs are the IDs of groups, in the order of their age. Errors: *ruleError.
+func (a *Appliance) groupIDs(ctx context.Context, names string) (ids []string, err error) {
+	if names == noGroups {
+		return nil, nil
+	}
+	all, err := a.core.Load().identity.Groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		name = strings.TrimSpace(name)
+		i := slices.IndexFunc(all, func(g identity.Group) bool { return strings.EqualFold(g.Name, name) })
+		if i < 0 {
+			return nil, &ruleError{"second-factor-groups", fmt.Sprintf("names %q, and there is no such group", name)}
+		}
+		ids = append(ids, all[i].ID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// loginControl are the operations of the local socket about signing in.
 func (a *Appliance) loginControl(handle func(pattern string, f func(r *http.Request) (any, error))) {
-	handle("GET /v1/login", func(*http.Request) (any, error) { return a.loginRules(), nil })
+	handle("GET /v1/login", func(r *http.Request) (any, error) { return a.loginRules(r.Context()) })
 	handle("PUT /v1/login", func(r *http.Request) (any, error) {
 		var in loginRules
 		if err := readJSON(r, &in); err != nil {
 			return nil, err
 		}
-		err := a.setLoginRules(r.Context(), in)
-		return a.loginRules(), err
+		if err := a.setLoginRules(r.Context(), in); err != nil {
+			return nil, err
+		}
+		return a.loginRules(r.Context())
 	})
+}
+
+func (a console) SignIn(ctx context.Context) (web.SignIn, error) {
+	l, p := a.logins(), a.signInPolicy()
+	out := web.SignIn{Password: l.Password, SSO: l.SSO, PasswordAlone: p.PasswordAlone, SecondFactor: p.Factor.Who, Groups: []string{}, AllGroups: []string{},
+		GraceDays: int(p.Factor.Grace / (24 * time.Hour))}
+	if out.SecondFactor == "" {
+		out.SecondFactor = identity.FactorNobody
+	}
+	if due := p.Factor.Since.Add(p.Factor.Grace); !p.Factor.Since.IsZero() && (p.Factor.Who != "" || len(p.Factor.Groups) > 0) {
+		out.Due = due.UTC().Format(time.RFC3339)
+	}
+	all, err := a.id().Groups(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, g := range all {
+		out.AllGroups = append(out.AllGroups, g.Name)
+		if slices.Contains(p.Factor.Groups, g.ID) {
+			out.Groups = append(out.Groups, g.Name)
+		}
+	}
+	n, err := a.id().CountFactors(ctx)
+	out.Wanted, out.Missing = n.Wanted, n.Missing
+	return out, err
+}
+
+func (a console) SetSignIn(ctx context.Context, s web.SignIn) error {
+	state := map[bool]string{true: loginOn, false: loginOff}
+	r := loginRules{Password: state[s.Password], SSO: state[s.SSO], PasswordAlone: state[s.PasswordAlone], SecondFactor: s.SecondFactor,
+		Groups: strings.Join(s.Groups, ","), Grace: strconv.Itoa(s.GraceDays)}
+	if r.Groups == "" {
+		r.Groups = noGroups
+	}
+	err := a.setLoginRules(ctx, r)
+	var wrong *ruleError
+	if errors.As(err, &wrong) {
+		field := map[string]string{"second-factor": "second_factor", "second-factor-groups": "groups", "second-factor-grace": "grace_days"}[wrong.option]
+		return &web.Error{Code: "bad_rule", Field: field, Message: "This rule " + wrong.text + "."}
+	}
+	return err
 }
 
 func runLoginSet(ctx context.Context, c *cli, _ []string) error {
@@ -91,6 +239,7 @@ func (c *cli) loginRules(ctx context.Context, method string, in any) error {
 	if c.json {
 		return c.printJSON(l)
 	}
-	fmt.Fprintf(c.out, "Password in the application:   %s\nBrowser and login token (SSO): %s\n", l.Password, l.SSO)
+	fmt.Fprintf(c.out, "Password in the application:   %s\nBrowser and login token (SSO): %s\nPassword past a second factor: %s\n", l.Password, l.SSO, l.PasswordAlone)
+	fmt.Fprintf(c.out, "Who must have a second factor: %s\nMembers of these groups, too:  %s\nDays to add one:               %s\n", l.SecondFactor, l.Groups, l.Grace)
 	return nil
 }

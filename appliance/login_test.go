@@ -1,6 +1,7 @@
 package appliance_test
 
 import (
+	"encoding/json"
 	"net/url"
 	"strings"
 	"testing"
@@ -82,5 +83,66 @@ func TestLegacyLoginSwitches(t *testing.T) {
 	}
 	if out, _, _ := s.CLI(t, "login", "show"); !strings.Contains(out, "application:   off") {
 		t.Error(out)
+	}
+}
+
+// Who must have a second factor is set at the machine, holds at once and after a restart,
+// and is in the audit log.
+func TestSecondFactorRules(t *testing.T) {
+	s := appliancetest.Start(t)
+	s.Login(t, "alice")
+	s.Login(t, "bob")
+	p := newPeer(t, s)
+	set := func(args ...string) {
+		t.Helper()
+		if _, e, code := s.CLI(t, append([]string{"login", "set"}, args...)...); code != 0 {
+			t.Fatal(e)
+		}
+	}
+	for _, args := range [][]string{{"group", "add", "Money Office"}, {"group", "join", "Money Office", "bob"}} {
+		if _, e, code := s.CLI(t, args...); code != 0 {
+			t.Fatal(e)
+		}
+	}
+	set("--second-factor", "roles", "--second-factor-groups", "money office", "--second-factor-grace", "0")
+	may := func(name string, may bool) {
+		t.Helper()
+		r := p.call("POST", "/login", password(name, appliancetest.Password))
+		if may {
+			r.want(t, 200, "")
+		} else if r.want(t, 403, "M_FORBIDDEN"); !strings.Contains(r.m["error"].(string), "second factor") {
+			t.Error(r.m)
+		}
+	}
+	may("alice", true)
+	may("bob", false)
+	set("--second-factor-grace", "3")
+	may("bob", true)
+	set("--second-factor", "everyone", "--second-factor-grace", "0")
+	may("alice", false)
+	set("--password-alone", "on")
+	may("alice", true)
+	set("--password-alone", "off")
+	s.Restart(t)
+	p = newPeer(t, s)
+	may("alice", false)
+	out, _, _ := s.CLI(t, "login", "show", "--json")
+	var shown map[string]string
+	if err := json.Unmarshal([]byte(out), &shown); err != nil || shown["second_factor"] != "everyone" || shown["second_factor_groups"] != "Money Office" || shown["second_factor_grace"] != "0" || shown["password_alone"] != "off" {
+		t.Error(err, out)
+	}
+	set("--second-factor", "nobody", "--second-factor-groups", "none")
+	may("alice", true)
+	may("bob", true)
+	for _, bad := range [][]string{{"--second-factor", "some"}, {"--second-factor-groups", "Nobody's"}, {"--second-factor-grace", "soon"}, {"--second-factor-grace", "366"}, {"--second-factor-grace", "-1"}, {"--password-alone", "yes"}} {
+		if _, e, code := s.CLI(t, append([]string{"login", "set"}, bad...)...); code == 0 || !strings.Contains(e, bad[0]) {
+			t.Error(bad, code, e)
+		}
+	}
+	out, _, _ = s.CLI(t, "audit", "list")
+	for _, want := range []string{`"login.second_factor":"everyone"`, `"login.password_alone":"on"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s is not in the audit log: %s", want, out)
+		}
 	}
 }

@@ -292,13 +292,17 @@ func commands() []command {
 				f.StringVar(&c.files.Open, "open", "", "give files to old clients that do not sign in: never, always, or those from before a `day`, as 2027-01-31")
 			}},
 		{name: "files show", data: true, short: "print the rules for uploaded files", run: runFilesShow},
-		{name: "login set", data: true, short: "open or close the legacy login of older clients", run: runLoginSet,
-			long: "Opens or closes ways of the legacy login, at once. What is not named stays as it is, and so\ndo sessions that exist. Applications that sign in in the browser (OAuth 2.0), such as Element X\nand the built-in client, and application services are not touched.",
+		{name: "login set", data: true, short: "decide how people sign in, and who must have a second factor", run: runLoginSet,
+			long: "Changes the rules of signing in, at once. What is not named stays as it is, and so do sessions\nthat exist. The ways of the legacy login of older clients are --password and --sso; applications\nthat sign in in the browser (OAuth 2.0), such as Element X and the built-in client, and\napplication services are not touched by them. Who must have a second factor and has none adds it\nat the next sign-in in the browser; nobody is shut out.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.StringVar(&c.login.Password, "password", "", "whether clients may take the password themselves: on or off (`state`; standard: on)")
 				f.StringVar(&c.login.SSO, "sso", "", "whether clients may send the browser here for a login token: on or off (`state`; standard: on)")
+				f.StringVar(&c.login.PasswordAlone, "password-alone", "", "whether clients that know no second factor may sign in with the password of who has, or must have, one: on or off (`state`; standard: off)")
+				f.StringVar(&c.login.SecondFactor, "second-factor", "", "`who` must have a second factor: nobody, roles (owners, administrators, moderators, auditors) or everyone (standard: nobody)")
+				f.StringVar(&c.login.Groups, "second-factor-groups", "", "`groups` whose members must have one, too, with commas between, or none")
+				f.StringVar(&c.login.Grace, "second-factor-grace", "", "for how many `days` that can be put off; 0: not (standard: 0)")
 			}},
-		{name: "login show", data: true, short: "print which ways of the legacy login are open", run: runLoginShow},
+		{name: "login show", data: true, short: "print the rules of signing in", run: runLoginShow},
 		{name: "push add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "let a person's phone fetch its notifications from here", run: runPushAdd,
 			long: "Makes a user and password for a distributor of UnifiedPush, as the ntfy app, on a person's\nphone. People do the same for themselves on their account's page.",
 			flags: func(f *flag.FlagSet, c *cli) {

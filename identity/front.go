@@ -297,6 +297,15 @@ func (s *Service) authorize(w http.ResponseWriter, r *http.Request) {
 			refuse("login_required")
 			return
 		}
+		enough, err := s.pages.Enough(r.Context(), b)
+		switch {
+		case err != nil:
+			refuse("temporarily_unavailable")
+			return
+		case !enough:
+			refuse("login_required")
+			return
+		}
 		if err := s.sessions.MayUse(r.Context(), client, b.User.ID); err != nil {
 			refuse(map[bool]string{true: "access_denied", false: "temporarily_unavailable"}[errors.Is(err, opstore.ErrNotAllowed)])
 			return

@@ -143,9 +143,8 @@ type Options struct {
 	Alarm func(ctx context.Context, text string)
 	// Tell tells somebody what happened to their account. nil: nobody is told.
 	Tell func(ctx context.Context, u User, text string)
-	// PasswordAlone reports whether applications that know no second factor may sign
-	// in with the password of somebody who has one. nil: they may not.
-	PasswordAlone func() bool
+	// Policy is what was decided about signing in, as it is now. nil: the zero Policy.
+	Policy func() Policy
 	// QR draws a text. nil: pages show it as text only.
 	QR func(text string) (svg string, err error)
 	// Client goes to addresses that administrators named. nil: applications are not told
@@ -264,7 +263,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: machine, RPID: factor.RPID(o.PublicURL), Organisation: o.Organisation, Note: s.noteFactor,
+	s.factors, err = factor.New(factor.Options{DB: o.DB, Key: key, Now: machine, RPID: factor.RPID(o.PublicURL), Organisation: o.Organisation, Note: s.noteFactor, Needed: s.factorNeeded,
 		Seal:   func(b []byte) ([]byte, error) { return opstore.Seal(s.seal, b) },
 		Unseal: func(b []byte) ([]byte, error) { return opstore.Unseal(s.seal, b) }})
 	if err != nil {
@@ -287,7 +286,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		Keeps: s.roster.Keeps, Groups: s.directoryGroups})
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Upstreams: s.upstreams, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
-		Refuse: s.refuse, SetPassword: s.changePassword, UseLink: s.useLink, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
+		Demand: s.demand, Refuse: s.refuse, SetPassword: s.changePassword, UseLink: s.useLink, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
 		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
@@ -508,15 +507,22 @@ func (s *Service) Users(ctx context.Context) ([]User, error) { return s.accounts
 
 // VerifyPassword checks a password; from is the address it came from, for the
 // slow-down. It is for applications that know no second factor. Errors:
-// ErrWrongPassword, *SlowDown, ErrLocked, ErrDeactivated, ErrSecondFactor.
+// ErrWrongPassword, *SlowDown, ErrLocked, ErrDeactivated, ErrSecondFactor, ErrFactorMissing.
 func (s *Service) VerifyPassword(ctx context.Context, userID, password, from string) (User, error) {
 	u, err := s.accounts.Verify(ctx, userID, password, from)
-	if err != nil || s.o.PasswordAlone != nil && s.o.PasswordAlone() {
+	if err != nil || s.policy().PasswordAlone {
 		return u, err
 	}
 	has, err := s.factors.Of(ctx, u.ID)
-	if err == nil && has.Any() {
-		err = ErrSecondFactor
+	if err != nil {
+		return u, err
+	}
+	if has.Any() {
+		return u, ErrSecondFactor
+	}
+	d, err := s.demand(ctx, u)
+	if err == nil && d.Overdue(s.o.Now()) {
+		err = ErrFactorMissing
 	}
 	return u, err
 }

@@ -205,7 +205,9 @@ func TestGuessedDigits(t *testing.T) {
 // Applications that only know a password do not get past the second factor.
 func TestPasswordAlone(t *testing.T) {
 	alone := false
-	r := newRig(t, func(o *identity.Options) { o.PasswordAlone = func() bool { return alone } })
+	r := newRig(t, func(o *identity.Options) {
+		o.Policy = func() identity.Policy { return identity.Policy{PasswordAlone: alone} }
+	})
 	r.user("alice")
 	verify := func(password string) error {
 		_, err := r.svc.VerifyPassword(t.Context(), "@alice:example.org", password, "192.0.2.9")

@@ -96,6 +96,8 @@ type Visitor struct {
 	Admin     bool
 	Moderator bool // handles reports, rooms and media
 	Auditor   bool // sees what administrators see, and changes nothing
+	Weak      bool // the rules want a second factor that they did not prove
+	Enrol     bool // ... because they have none yet
 	Fresh     bool // they proved lately, and as strongly as they can, who they are
 }
 

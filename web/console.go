@@ -27,6 +27,12 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 			}
 			return nil, "", &Error{Status: http.StatusForbidden, Code: "not_admin", Message: "Only an administrator can open the console. You are signed in as " + v.UserID + "."}
 		}
+		if v.Enrol {
+			return nil, "", &Error{Status: http.StatusForbidden, Code: "second_factor", Message: "Only who has a second factor may open the console here. Sign in again: you are shown how to add one."}
+		}
+		if v.Weak {
+			return nil, "", &Error{Status: http.StatusForbidden, Code: "reauth", Message: "Only who signed in with a second factor may open the console here. Sign in again."}
+		}
 		if !strings.HasPrefix(pattern, "GET ") && !slices.Contains(harmless, pattern) && !v.Fresh {
 			return nil, "", errReauth
 		}

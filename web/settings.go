@@ -16,6 +16,24 @@ type Settings interface {
 	FileRules(ctx context.Context) (FileRules, error)
 	// SetFileRules changes the rules that are not empty. Errors: *Error with Field.
 	SetFileRules(ctx context.Context, f FileRules) error
+	SignIn(ctx context.Context) (SignIn, error)
+	// SetSignIn changes the rules of signing in. Errors: *Error with Field.
+	SetSignIn(ctx context.Context, s SignIn) error
+}
+
+// SignIn is how people sign in, and who must have a second factor.
+type SignIn struct {
+	Password      bool     `json:"password"`       // the legacy login with a password
+	SSO           bool     `json:"sso"`            // the legacy login through the browser
+	PasswordAlone bool     `json:"password_alone"` // the first also where there is a second factor
+	SecondFactor  string   `json:"second_factor"`  // who must have one: "nobody", "roles" or "everyone"
+	Groups        []string `json:"groups"`         // whose members must, too
+	GraceDays     int      `json:"grace_days"`     // for how long it can be put off
+	// What there is, and not decided here.
+	AllGroups []string `json:"all_groups"`
+	Due       string   `json:"due,omitempty"` // from when on it cannot be put off, RFC 3339
+	Wanted    int      `json:"wanted"`        // people who must have one
+	Missing   int      `json:"missing"`       // those of them who have none
 }
 
 // MailServer is where e-mail is handed in. The password goes in, never out.
@@ -62,6 +80,18 @@ func (s *Server) settingsRoutes(handle func(pattern string, f func(r *http.Reque
 			return nil, err
 		}
 		return struct{}{}, s.Settings.TestMail(r.Context(), in.To)
+	})
+	signIn := func(r *http.Request) (any, error) { return s.Settings.SignIn(r.Context()) }
+	handle("GET /api/console/signin", func(r *http.Request, _ string) (any, error) { return signIn(r) })
+	handle("PUT /api/console/signin", func(r *http.Request, _ string) (any, error) {
+		var in SignIn
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := s.Settings.SetSignIn(r.Context(), in); err != nil {
+			return nil, err
+		}
+		return signIn(r)
 	})
 	handle("GET /api/console/files", func(r *http.Request, _ string) (any, error) { return files(r) })
 	handle("PUT /api/console/files", func(r *http.Request, _ string) (any, error) {

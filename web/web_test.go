@@ -31,6 +31,7 @@ type fake struct {
 	mail     MailServer
 	tested   []string
 	rules    FileRules
+	signIn   SignIn
 	previews LinkPreviews
 	bridges  []string
 	ended    []string // calls, and who was taken out of one
@@ -214,6 +215,14 @@ func (f *fake) SetMailServer(_ context.Context, m MailServer) error {
 }
 func (f *fake) TestMail(_ context.Context, to string) error {
 	f.tested = append(f.tested, to)
+	return nil
+}
+func (f *fake) SignIn(context.Context) (SignIn, error) { return f.signIn, nil }
+func (f *fake) SetSignIn(_ context.Context, s SignIn) error {
+	if s.GraceDays < 0 {
+		return &Error{Code: "bad_rule", Field: "grace_days", Message: "This is no number of days."}
+	}
+	f.signIn = s
 	return nil
 }
 func (f *fake) FileRules(context.Context) (FileRules, error) { return f.rules, nil }
@@ -403,6 +412,7 @@ func TestConsoleStepUp(t *testing.T) {
 		"POST /api/console/groups/member": `{"name":"c","user_id":"@b:x.test","on":true}`, "POST /api/console/groups/delete": `{"name":"c"}`,
 		"POST /api/console/groups/rooms/set": `{"name":"c","room":"#r:x.test","take_out":"yes"}`,
 		"PUT /api/console/mail":              `{"host":"mail.x.test","port":25,"security":"none","from":"a@x.test"}`, "PUT /api/console/files": `{"quota":"none"}`,
+		"PUT /api/console/signin":   `{"second_factor":"nobody"}`,
 		"PUT /api/console/previews": `{"enabled":true}`, "POST /api/console/bridges/remove": `{"id":"b"}`,
 		"POST /api/console/machine/update": "x", "POST /api/console/machine/shutdown": "{}", "PUT /api/console/machine/password": `{"password":"open sesame"}`,
 	} {
@@ -411,7 +421,7 @@ func TestConsoleStepUp(t *testing.T) {
 			t.Errorf("%s: %d %v", path, res.StatusCode, out)
 		}
 	}
-	if len(f.grants)+len(f.disabled)+len(f.bridges)+len(m.asked) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) || f.previews.Enabled {
+	if len(f.grants)+len(f.disabled)+len(f.bridges)+len(m.asked) != 0 || f.mail != (MailServer{}) || f.rules != (FileRules{}) || f.previews.Enabled || f.signIn.SecondFactor != "" {
 		t.Fatalf("done without a proof: %v %v %v %v", f.grants, f.disabled, f.bridges, m.asked)
 	}
 	for _, path := range []string{"GET /api/console/users", "GET /api/console/mail", "POST /api/console/selftest", "POST /api/console/invites"} {
@@ -470,6 +480,41 @@ func TestRoles(t *testing.T) {
 	}
 	if res, out := ask(t, s, nil, "POST", "/api/console/users/role", `{"user_id":"@ada:x.test","role":"admin","on":false}`); res.StatusCode != 409 {
 		t.Errorf("a role taken from oneself: %d %v", res.StatusCode, out)
+	}
+}
+
+// Where the rules want a second factor, no role opens the console without.
+func TestConsoleWantsTheSecondFactor(t *testing.T) {
+	s, f := newServer(t)
+	for _, v := range []Visitor{{UserID: "@ada:x.test", Admin: true, Fresh: true}, {UserID: "@m:x.test", Moderator: true, Fresh: true}, {UserID: "@a:x.test", Auditor: true, Fresh: true}} {
+		for why, weak := range map[string]Visitor{"reauth": {Weak: true}, "second_factor": {Weak: true, Enrol: true}} {
+			weak.UserID, weak.Admin, weak.Moderator, weak.Auditor, weak.Fresh = v.UserID, v.Admin, v.Moderator, v.Auditor, v.Fresh
+			f.visitor = weak
+			for _, pattern := range s.patterns {
+				method, path, _ := strings.Cut(pattern, " ")
+				path = strings.NewReplacer("{userID}", "@b:x.test", "{id}", "1", "{secret}", "2").Replace(path)
+				res, out := ask(t, s, nil, method, path, map[bool]string{true: "", false: "{}"}[method == "GET"])
+				if code := errCode(out); res.StatusCode != 403 || code != why && code != "role" {
+					t.Errorf("%s as %+v: %d %s", pattern, weak, res.StatusCode, code)
+				}
+			}
+		}
+		f.visitor = v
+		if res, _ := ask(t, s, nil, "GET", "/api/console/users", ""); res.StatusCode != 200 {
+			t.Errorf("%+v: %d", v, res.StatusCode)
+		}
+	}
+}
+
+func TestSignInRules(t *testing.T) {
+	s, f := newServer(t)
+	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
+	res, out := ask(t, s, nil, "PUT", "/api/console/signin", `{"password":true,"sso":true,"password_alone":false,"second_factor":"roles","groups":["Finance"],"grace_days":14}`)
+	if res.StatusCode != 200 || out["second_factor"] != "roles" || f.signIn.GraceDays != 14 || len(f.signIn.Groups) != 1 {
+		t.Fatalf("%d %v %+v", res.StatusCode, out, f.signIn)
+	}
+	if res, out := ask(t, s, nil, "PUT", "/api/console/signin", `{"grace_days":-1}`); res.StatusCode != 400 || errCode(out) != "bad_rule" {
+		t.Errorf("%d %v", res.StatusCode, out)
 	}
 }
 

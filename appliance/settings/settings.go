@@ -44,6 +44,13 @@ const (
 	LoginPassword = "login.password"
 	LoginSSO      = "login.sso"
 
+	// Rules of signing in, as holdfast login set takes them; "": the standard.
+	PasswordAlone = "login.password_alone"       // "on"
+	FactorWho     = "login.second_factor"        // "roles", "everyone"; "": nobody
+	FactorGroups  = "login.second_factor_groups" // IDs, with spaces between
+	FactorGrace   = "login.second_factor_grace"  // days
+	FactorSince   = "login.second_factor_since"  // when it was decided who must, RFC 3339
+
 	// Notifications, as holdfast push set takes them; "": the standard.
 	PushKeep    = "push.keep"
 	PushForeign = "push.foreign"

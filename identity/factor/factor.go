@@ -14,6 +14,7 @@
 package factor
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -31,6 +32,8 @@ var (
 	ErrCode  = errors.New("identity: the code is wrong, too old, or was used")
 	ErrNone  = errors.New("identity: there is no such second factor")
 	ErrExist = errors.New("identity: there is an authenticator app already")
+	// ErrNeeded: the last factor must stay.
+	ErrNeeded = errors.New("identity: the rules want a second factor, and this is the last")
 )
 
 // Options of New.
@@ -45,6 +48,8 @@ type Options struct {
 	Organisation func() string
 	// Note writes the audit log: what happened to whose factors. nil: nothing is.
 	Note func(ctx context.Context, tx *store.Tx, user, event, name string) error
+	// Needed reports whether somebody must keep their last factor. nil: nobody must.
+	Needed func(q store.Querier, user string) (bool, error)
 }
 
 // Factors keeps the factors.
@@ -113,6 +118,26 @@ const (
 	deleteCodes = `DELETE FROM id_recovery_codes WHERE user_id = $1`
 )
 
+const selectEverybody = `SELECT user_id FROM id_totp UNION SELECT user_id FROM id_passkeys`
+
+// EverybodyTx is who has a second factor, by their ULIDs.
+func (f *Factors) EverybodyTx(q store.Querier) (map[string]bool, error) {
+	rows, err := q.Query(selectEverybody)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]bool{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out[id] = true
+	}
+	return out, rows.Err()
+}
+
 // DropTx takes everything away that an account has.
 func (f *Factors) DropTx(tx *store.Tx, user string) error {
 	for _, q := range []string{deleteTOTP, deleteCodes, dropPasskeys} {
@@ -123,11 +148,17 @@ func (f *Factors) DropTx(tx *store.Tx, user string) error {
 	return nil
 }
 
-// tidyTx drops the recovery codes once there is nothing that they stand in for.
+// tidyTx drops the recovery codes once there is nothing that they stand in for. Errors:
+// ErrNeeded where there must be something.
 func (f *Factors) tidyTx(tx *store.Tx, user string) error {
 	s, err := f.OfTx(tx, user)
 	if err != nil || s.Any() {
 		return err
+	}
+	if f.Needed != nil {
+		if needed, err := f.Needed(tx, user); err != nil || needed {
+			return cmp.Or(err, ErrNeeded)
+		}
 	}
 	_, err = tx.Exec(deleteCodes, user)
 	return err

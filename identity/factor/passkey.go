@@ -460,7 +460,7 @@ func (f *Factors) RenamePasskey(ctx context.Context, user, id, name string) erro
 	return f.changePasskey(ctx, user, id, "factor.passkey.rename", name, renamePasskey, name)
 }
 
-// RemovePasskey takes a passkey away.
+// RemovePasskey takes a passkey away. Errors: ErrNeeded.
 func (f *Factors) RemovePasskey(ctx context.Context, user, id string) error {
 	return f.changePasskey(ctx, user, id, "factor.passkey.remove", "", deletePasskey)
 }

@@ -144,7 +144,7 @@ func (f *Factors) UseApp(ctx context.Context, user, typed string) error {
 	})
 }
 
-// RemoveApp forgets the authenticator app.
+// RemoveApp forgets the authenticator app. Errors: ErrNeeded.
 func (f *Factors) RemoveApp(ctx context.Context, user string) error {
 	return f.DB.Write(ctx, func(tx *store.Tx) error {
 		n, err := tx.Exec(deleteTOTP, user)

@@ -125,6 +125,13 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 		return
 	}
 	v := view{User: b.User, UserID: b.User.UserID, Error: problem, Notice: notice}
+	if err = p.showDemand(r, b.User, &v.Factor); err == nil && v.Factor.Wanted {
+		v.Factor.State, err = p.Factors.Of(r.Context(), b.User.ID)
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	if v.Emails, err = p.Accounts.Emails(r.Context(), b.User.ID); err != nil {
 		p.fail(w, r, err)
 		return

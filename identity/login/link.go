@@ -90,7 +90,15 @@ func (p *Pages) waiting(w http.ResponseWriter, r *http.Request, b account.Browse
 // freshLink has the person prove anew who they are, if they did not lately: whoever
 // finds a browser open must not get a device signed in.
 func (p *Pages) freshLink(w http.ResponseWriter, r *http.Request, b account.Browser, code string) bool {
-	fresh, err := p.Fresh(r.Context(), b)
+	enough, err := p.Enough(r.Context(), b)
+	if err == nil && !enough {
+		redirect(w, r, "/login?"+url.Values{"next": {linkPath(opstore.ShowUserCode(code))}}.Encode())
+		return false
+	}
+	fresh := false
+	if err == nil {
+		fresh, err = p.Fresh(r.Context(), b)
+	}
 	if err != nil {
 		p.fail(w, r, err)
 		return false

@@ -55,6 +55,8 @@ type Options struct {
 	// it was when the account was made.
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	Rename      func(ctx context.Context, userID, displayName string) error
+	// Demand is what the rules want of somebody. nil: nothing.
+	Demand func(ctx context.Context, u account.User) (Demand, error)
 	// Refuse answers the application that the person declined or could not sign in.
 	Refuse func(w http.ResponseWriter, r *http.Request, req *opstore.Request, code string)
 	// SetPassword, Deactivate and EndSession change accounts together with their sessions.
@@ -124,6 +126,9 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"POST /login/passkey/alone": p.doPasskeyAlone, "GET /login/passkey.js": script(passkeyScript), "GET /reauth/done": p.showReauthDone, "GET /reauth/done.js": script(doneScript),
 		"GET /account/security/passkey": p.showAddPasskey, "POST /account/security/passkey": p.doAddPasskey,
 		"POST /account/security/passkey/rename": p.doRenamePasskey, "POST /account/security/passkey/remove": p.doRemovePasskey,
+		"GET /login/enrol": p.showEnrol, "POST /login/enrol": p.doEnrolLater,
+		"GET /login/enrol/app": p.showEnrolApp, "POST /login/enrol/app": p.doEnrolApp,
+		"GET /login/enrol/passkey": p.showEnrolPasskey, "POST /login/enrol/passkey": p.doEnrolPasskey,
 		"GET /login/totp": p.showTOTP, "POST /login/totp": p.doTOTP,
 		"GET /login/code": p.showCode, "POST /login/code": p.doCode,
 		"GET /account/security":     p.showSecurity,

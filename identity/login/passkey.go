@@ -163,19 +163,34 @@ func (p *Pages) doPasskeyAlone(w http.ResponseWriter, r *http.Request) {
 
 func (p *Pages) showAddPasskey(w http.ResponseWriter, r *http.Request) {
 	if b, ok := p.stepUp(w, r); ok {
-		p.addPasskeyPage(w, r, http.StatusOK, b, "", "")
+		p.addPasskeyPage(w, r, http.StatusOK, p.addHere(w, r, b), "", "")
 	}
 }
 
-func (p *Pages) addPasskeyPage(w http.ResponseWriter, r *http.Request, status int, b account.Browser, name, problem string) {
-	v := view{User: b.User, UserID: b.User.UserID, Action: "/account/security/passkey", DisplayName: name, Error: problem}
+// adding is where and for whom a passkey is added.
+type adding struct {
+	u            account.User
+	action, back string
+	refuse       func(problem string) // shows why there can be none
+}
+
+// addHere adds one to the account of who is signed in.
+func (p *Pages) addHere(w http.ResponseWriter, r *http.Request, b account.Browser) adding {
+	return adding{b.User, "/account/security/passkey", "/account/security", func(problem string) {
+		p.securityPage(w, r, http.StatusConflict, b, problem, "")
+	}}
+}
+
+func (p *Pages) addPasskeyPage(w http.ResponseWriter, r *http.Request, status int, a adding, name, problem string) {
+	v := view{User: a.u, UserID: a.u.UserID, Action: a.action, DisplayName: name, Error: problem}
+	v.Factor.Back = a.back
 	var err error
-	v.Factor.Options, err = p.Factors.BeginPasskey(r.Context(), person(b.User), p.Origin(r), p.EnsureBrowser(w, r))
+	v.Factor.Options, err = p.Factors.BeginPasskey(r.Context(), person(a.u), p.Origin(r), p.EnsureBrowser(w, r))
 	switch {
 	case errors.Is(err, factor.ErrNoPasskeys):
-		p.securityPage(w, r, http.StatusConflict, b, "", "") // it says why
+		a.refuse("") // the page says why
 	case errors.Is(err, factor.ErrManyKeys):
-		p.securityPage(w, r, http.StatusConflict, b, p.text(lang(r), "security.manyPasskeys"), "")
+		a.refuse(p.text(lang(r), "security.manyPasskeys"))
 	case err != nil:
 		p.fail(w, r, err)
 	default:
@@ -183,32 +198,43 @@ func (p *Pages) addPasskeyPage(w http.ResponseWriter, r *http.Request, status in
 	}
 }
 
+// addedPasskey takes a new passkey. It answers itself where it is not added.
+func (p *Pages) addedPasskey(w http.ResponseWriter, r *http.Request, a adding) (proved, codes []string, ok bool) {
+	l, name := lang(r), r.PostForm.Get("name")
+	proved, codes, err := p.Factors.AddPasskey(r.Context(), person(a.u), p.Origin(r), p.BrowserHash(r), r.PostForm.Get("response"), name)
+	switch {
+	case errors.Is(err, factor.ErrPasskeyName):
+		p.addPasskeyPage(w, r, http.StatusBadRequest, a, "", p.text(l, "addpasskey.badName"))
+	case errors.Is(err, factor.ErrPasskey), errors.Is(err, factor.ErrNoPasskeys), errors.Is(err, factor.ErrManyKeys):
+		p.Log.Info("a passkey was not added", "user", a.u.UserID, "err", err)
+		p.addPasskeyPage(w, r, http.StatusBadRequest, a, name, p.text(l, "addpasskey.failed"))
+	case err != nil:
+		p.fail(w, r, err)
+	default:
+		return proved, codes, true
+	}
+	return nil, nil, false
+}
+
 func (p *Pages) doAddPasskey(w http.ResponseWriter, r *http.Request) {
 	b, ok := p.stepUp(w, r)
 	if !ok {
 		return
 	}
-	l, name := lang(r), r.PostForm.Get("name")
-	proved, codes, err := p.Factors.AddPasskey(r.Context(), person(b.User), p.Origin(r), p.BrowserHash(r), r.PostForm.Get("response"), name)
-	switch {
-	case errors.Is(err, factor.ErrPasskeyName):
-		p.addPasskeyPage(w, r, http.StatusBadRequest, b, "", p.text(l, "addpasskey.badName"))
-	case errors.Is(err, factor.ErrPasskey), errors.Is(err, factor.ErrNoPasskeys), errors.Is(err, factor.ErrManyKeys):
-		p.Log.Info("a passkey was not added", "user", b.User.UserID, "err", err)
-		p.addPasskeyPage(w, r, http.StatusBadRequest, b, name, p.text(l, "addpasskey.failed"))
-	case err != nil:
-		p.fail(w, r, err)
-	default:
-		if err := p.SignIn(w, r, b.User, with(b.Methods, append(proved, "mfa")...)...); err != nil {
-			p.fail(w, r, err)
-			return
-		}
-		if codes == nil {
-			p.securityPage(w, r, http.StatusOK, b, "", p.text(l, "security.passkeyAdded"))
-			return
-		}
-		p.codesPage(w, r, b.User, codes, p.text(l, "security.passkeyAdded"), "/account/security")
+	proved, codes, ok := p.addedPasskey(w, r, p.addHere(w, r, b))
+	if !ok {
+		return
 	}
+	if err := p.SignIn(w, r, b.User, with(b.Methods, append(proved, "mfa")...)...); err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	l := lang(r)
+	if codes == nil {
+		p.securityPage(w, r, http.StatusOK, b, "", p.text(l, "security.passkeyAdded"))
+		return
+	}
+	p.codesPage(w, r, b.User, codes, p.text(l, "security.passkeyAdded"), "/account/security")
 }
 
 func (p *Pages) doRenamePasskey(w http.ResponseWriter, r *http.Request) {
@@ -233,11 +259,8 @@ func (p *Pages) doRemovePasskey(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := p.Factors.RemovePasskey(r.Context(), b.User.ID, r.PostForm.Get("passkey")); err != nil {
-		p.fail(w, r, err)
-		return
-	}
-	p.securityPage(w, r, http.StatusOK, b, "", p.text(lang(r), "security.passkeyRemoved"))
+	err := p.Factors.RemovePasskey(r.Context(), b.User.ID, r.PostForm.Get("passkey"))
+	p.removed(w, r, b, err, "security.passkeyRemoved")
 }
 
 // passkeyView is a passkey as the page shows it.

@@ -75,27 +75,36 @@ func (p *Pages) at(r *http.Request, localpart string) account.At {
 }
 
 // passed goes on once methods were passed: to the second factor where the account has
-// one, else the person is signed in. It reports whether they are; otherwise it answered.
+// one, to a page that adds one where the rules want it, else the person is signed in. It
+// reports whether they are; otherwise it answered.
 func (p *Pages) passed(w http.ResponseWriter, r *http.Request, u account.User, methods ...string) bool {
 	has, err := p.Factors.Of(r.Context(), u.ID)
 	if err != nil {
 		p.fail(w, r, err)
 		return false
 	}
+	path, lasts := p.secondPath(r, has), pendingFor
 	if !has.Any() {
-		if err := p.SignIn(w, r, u, methods...); err != nil {
+		asks, err := p.asksToEnrol(r, u, methods)
+		if err == nil && !asks {
+			err = p.SignIn(w, r, u, methods...)
+		}
+		if err != nil {
 			p.fail(w, r, err)
 			return false
 		}
-		return true
+		if !asks {
+			return true
+		}
+		path, lasts = "/login/enrol", enrolFor
 	}
-	text, err := p.sealed("pending", pending{u.ID, methods, p.Now().Add(pendingFor)})
+	text, err := p.sealed("pending", pending{u.ID, methods, p.Now().Add(lasts)})
 	if err != nil {
 		p.fail(w, r, err)
 		return false
 	}
-	p.setCookie(w, r, pendingCookie, text, pendingFor)
-	redirect(w, r, p.secondPath(r, has)+"?"+r.URL.RawQuery)
+	p.setCookie(w, r, pendingCookie, text, lasts)
+	redirect(w, r, path+"?"+r.URL.RawQuery)
 	return false
 }
 
@@ -205,12 +214,13 @@ func (p *Pages) check(w http.ResponseWriter, r *http.Request, page string, use f
 }
 
 // onward goes on with what the sign-in was for.
-func (p *Pages) onward(w http.ResponseWriter, r *http.Request) {
+func (p *Pages) onward(w http.ResponseWriter, r *http.Request) { redirect(w, r, onwardTo(r)) }
+
+func onwardTo(r *http.Request) string {
 	if id := r.URL.Query().Get("request"); id != "" {
-		redirect(w, r, "/login?request="+url.QueryEscape(id))
-		return
+		return "/login?request=" + url.QueryEscape(id)
 	}
-	redirect(w, r, nextOr(r, "/account"))
+	return nextOr(r, "/account")
 }
 
 // Fresh reports whether a person proved lately who they are, as strongly as they can:
@@ -251,12 +261,19 @@ type factorView struct {
 	File   string        // the same, in a form
 	Left   string
 
+	Wanted bool   // by the rules of the appliance
+	Due    string // the day from which on there is no signing in without; "": it has come
+	Back   string // where adding one is given up
+
 	Options string // for passkeys, JSON; "": they cannot be used
 	Alone   string // where a passkey instead of a password goes
 	Address string // where passkeys work
 	Here    bool   // they work at this address
 	Listed  []passkeyView
 }
+
+// Last reports whether what there is must stay.
+func (v factorView) Last() bool { return v.Wanted && (v.Passkeys == 0 || v.Passkeys == 1 && !v.App) }
 
 // setup is an authenticator app that somebody is adding.
 type setup struct {
@@ -276,6 +293,10 @@ func (p *Pages) securityPage(w http.ResponseWriter, r *http.Request, status int,
 	}
 	v := view{User: b.User, UserID: b.User.UserID, Error: problem, Notice: notice}
 	v.Factor = factorView{State: has, Left: strconv.Itoa(has.Codes), Address: p.passkeyAddress(), Here: p.Factors.PasskeysAt(p.Origin(r))}
+	if err := p.showDemand(r, b.User, &v.Factor); err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	if v.Factor.Listed, err = p.passkeyViews(r, b.User.ID); err != nil {
 		p.fail(w, r, err)
 		return
@@ -292,11 +313,11 @@ func (p *Pages) showSecurity(w http.ResponseWriter, r *http.Request) {
 // showAddApp shows the secret for an authenticator app.
 func (p *Pages) showAddApp(w http.ResponseWriter, r *http.Request) {
 	if b, ok := p.stepUp(w, r); ok {
-		p.addApp(w, r, http.StatusOK, b.User, factor.NewSecret(), "/account/security/app", "")
+		p.addApp(w, r, http.StatusOK, b.User, factor.NewSecret(), "/account/security/app", "/account/security", "")
 	}
 }
 
-func (p *Pages) addApp(w http.ResponseWriter, r *http.Request, status int, u account.User, secret, action, problem string) {
+func (p *Pages) addApp(w http.ResponseWriter, r *http.Request, status int, u account.User, secret, action, back, problem string) {
 	sealed, err := p.sealed("setup", setup{u.ID, secret, p.Now().Add(setupFor)})
 	if err != nil {
 		p.fail(w, r, err)
@@ -304,7 +325,7 @@ func (p *Pages) addApp(w http.ResponseWriter, r *http.Request, status int, u acc
 	}
 	uri := factor.KeyURI(p.Organisation(), u.Localpart+"@"+p.ServerName, secret)
 	v := view{User: u, UserID: u.UserID, Action: action, Error: problem}
-	v.Factor = factorView{Setup: sealed, URI: template.URL(uri)} //nolint:gosec // made of escaped parts, with a scheme of its own
+	v.Factor = factorView{Setup: sealed, Back: back, URI: template.URL(uri)} //nolint:gosec // made of escaped parts, with a scheme of its own
 	for i := 0; i < len(secret); i += 4 {
 		v.Factor.Secret += " " + secret[i:min(i+4, len(secret))]
 	}
@@ -325,7 +346,7 @@ func (p *Pages) doAddApp(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	codes, ok := p.addedApp(w, r, b.User, "/account/security/app")
+	codes, ok := p.addedApp(w, r, b.User, "/account/security/app", "/account/security")
 	if !ok {
 		return
 	}
@@ -353,17 +374,17 @@ func with(methods []string, more ...string) []string {
 
 // addedApp takes the first code of a new authenticator app. It answers itself where the
 // app is not added.
-func (p *Pages) addedApp(w http.ResponseWriter, r *http.Request, u account.User, action string) (codes []string, ok bool) {
+func (p *Pages) addedApp(w http.ResponseWriter, r *http.Request, u account.User, action, back string) (codes []string, ok bool) {
 	l := lang(r)
 	var s setup
 	if !p.unsealed("setup", r.PostForm.Get("setup"), &s) || s.User != u.ID || p.Now().After(s.Until) {
-		p.addApp(w, r, http.StatusBadRequest, u, factor.NewSecret(), action, p.text(l, "addapp.old"))
+		p.addApp(w, r, http.StatusBadRequest, u, factor.NewSecret(), action, back, p.text(l, "addapp.old"))
 		return nil, false
 	}
 	codes, err := p.Factors.AddApp(r.Context(), u.ID, s.Secret, r.PostForm.Get("code"))
 	switch {
 	case errors.Is(err, factor.ErrCode):
-		p.addApp(w, r, http.StatusBadRequest, u, s.Secret, action, p.text(l, "addapp.wrong"))
+		p.addApp(w, r, http.StatusBadRequest, u, s.Secret, action, back, p.text(l, "addapp.wrong"))
 	case errors.Is(err, factor.ErrExist):
 		p.message(w, r, http.StatusConflict, "appThere")
 	case err != nil:
@@ -380,11 +401,20 @@ func (p *Pages) doRemoveApp(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := p.Factors.RemoveApp(r.Context(), b.User.ID); err != nil {
+	err := p.Factors.RemoveApp(r.Context(), b.User.ID)
+	p.removed(w, r, b, err, "security.appRemoved")
+}
+
+// removed answers to taking a factor away.
+func (p *Pages) removed(w http.ResponseWriter, r *http.Request, b account.Browser, err error, done string) {
+	switch {
+	case errors.Is(err, factor.ErrNeeded):
+		p.securityPage(w, r, http.StatusConflict, b, p.text(lang(r), "security.needed"), "")
+	case err != nil:
 		p.fail(w, r, err)
-		return
+	default:
+		p.securityPage(w, r, http.StatusOK, b, "", p.text(lang(r), done))
 	}
-	p.securityPage(w, r, http.StatusOK, b, "", p.text(lang(r), "security.appRemoved"))
 }
 
 // doNewCodes makes recovery codes, and shows them this once.

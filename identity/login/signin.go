@@ -56,15 +56,29 @@ func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if b, in := p.SignedIn(r); in && p.fresh(req, c, b) && req.UserID == "" {
-			p.proceed(w, r, req, c, b)
-			return
+			enough, err := p.Enough(r.Context(), b)
+			if err != nil {
+				p.fail(w, r, err)
+				return
+			}
+			if enough {
+				p.proceed(w, r, req, c, b)
+				return
+			}
 		}
 		p.loginForm(w, r, http.StatusOK, req, c, loginHint(req.LoginHint), "")
 		return
 	}
-	if _, in := p.SignedIn(r); in {
-		redirect(w, r, nextOr(r, "/account"))
-		return
+	if b, in := p.SignedIn(r); in {
+		enough, err := p.Enough(r.Context(), b)
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		if enough {
+			redirect(w, r, nextOr(r, "/account"))
+			return
+		}
 	}
 	p.loginForm(w, r, http.StatusOK, nil, nil, loginHint(r.URL.Query().Get("hint")), "")
 }
@@ -200,7 +214,14 @@ func (p *Pages) fresh(req *opstore.Request, c *register.Client, b account.Browse
 // allowed reports whether the person may use the application, and signed in as strongly
 // as it must have it. It answers itself when not.
 func (p *Pages) allowed(w http.ResponseWriter, r *http.Request, req *opstore.Request, c *register.Client, b account.Browser) bool {
-	err := p.Sessions.MayUse(r.Context(), c, b.User.ID)
+	enough, err := p.Enough(r.Context(), b)
+	if err == nil && !enough {
+		redirect(w, r, "/login?request="+url.QueryEscape(req.ID)) // which asks for the password
+		return false
+	}
+	if err == nil {
+		err = p.Sessions.MayUse(r.Context(), c, b.User.ID)
+	}
 	if errors.Is(err, opstore.ErrNotAllowed) {
 		p.message(w, r, http.StatusForbidden, "appNotAllowed")
 		return false
@@ -361,6 +382,13 @@ func (p *Pages) sso(w http.ResponseWriter, r *http.Request) (*url.URL, account.B
 		return nil, account.Browser{}, false
 	}
 	b, in := p.SignedIn(r)
+	if in {
+		var err error
+		if in, err = p.Enough(r.Context(), b); err != nil {
+			p.fail(w, r, err)
+			return nil, account.Browser{}, false
+		}
+	}
 	if !in {
 		redirect(w, r, "/login?"+url.Values{"next": {"/login/sso?" + r.URL.RawQuery}}.Encode())
 		return nil, account.Browser{}, false

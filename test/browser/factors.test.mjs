@@ -1,10 +1,11 @@
 // Second factors on the real program in a real browser: an authenticator app, recovery codes, passkeys on Chromium's
 // virtual authenticator, and proving anew who one is. Every page is looked at for what keeps people from using it.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { createHash, createHmac, X509Certificate } from "node:crypto";
 import { after, before, test } from "node:test";
 import { connect } from "node:tls";
-import { keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed, until } from "./lib.mjs";
+import { binary, keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed, until } from "./lib.mjs";
 
 const skip = skipReason();
 const name = "demo.example";
@@ -269,4 +270,134 @@ test("the console asks who it is before a change that can do harm, and what was 
         await page.getByTestId("files-save").click();
         await page.getByText("The rules hold from now on").waitFor();
         assert.deepEqual(desk.problems, []);
+    }));
+
+function command(...args) {
+    const r = spawnSync(binary, [...args, "--data", server.data], { encoding: "utf8" });
+    assert.equal(r.status, 0, r.stderr);
+    return r.stdout;
+}
+
+test("who must have a second factor adds it before a session starts", { skip, timeout: 180_000 }, (t) =>
+    checked(t, async () => {
+        for (const who of ["eve", "finn"]) command("user", "add", who, "--password", password);
+        command("group", "add", "Finance");
+        // The console decides who must, and says who has none.
+        const admin = desk.page;
+        await admin.goto(`${base}/console/signin`);
+        await admin.getByTestId("signin-factor").waitFor();
+        await admin.getByText("Members of these groups", { exact: true }).waitFor();
+        await admin.getByTestId("signin-who").getByText("Everyone").click();
+        await admin.getByTestId("signin-grace").fill("400");
+        await admin.getByTestId("signin-factor-save").click();
+        await admin.getByText("must be a number of days from 0 to 365").waitFor();
+        await admin.getByTestId("signin-grace").fill("5");
+        await admin.getByTestId("signin-factor-save").click();
+        await admin.getByTestId("signin-missing").getByText("2 of the 3 people").waitFor();
+        await pictures(admin, "console-signin");
+        assert.deepEqual(await obstacles(admin), []);
+
+        // Eve may put it off, until she may not.
+        const eve = await openBrowser("eve", { ignoreHTTPSErrors: false }, browserArgs);
+        eve.context.setDefaultTimeout(30_000);
+        const { page } = eve;
+        const enter = async (who) => {
+            await page.context().clearCookies();
+            await page.goto(`${base}/login?next=/account/security`);
+            await page.getByLabel("User name").fill(who);
+            await page.getByLabel("Password").fill(password);
+            await page.getByRole("button", { name: "Sign in", exact: true }).click();
+        };
+        const title = (text) => page.getByRole("heading", { level: 1, name: text }).waitFor();
+        try {
+            await enter("eve");
+            await title("Add a second factor");
+            await pictures(page, "enrolfactor-later");
+            assert.deepEqual(await obstacles(page), []);
+            await page.getByRole("button", { name: "Later" }).click();
+            await title("Security");
+            await pictures(page, "security-wanted");
+            await admin.getByTestId("signin-grace").fill("0");
+            await admin.getByTestId("signin-factor-save").click();
+            await until("it counts at once", async () => JSON.parse(command("login", "show", "--json")).second_factor_grace === "0");
+
+            await enter("eve");
+            await title("Add a second factor");
+            await pictures(page, "enrolfactor");
+            assert.deepEqual(await obstacles(page), []);
+            assert.equal(await page.getByRole("button", { name: "Later" }).count(), 0);
+            await page.goto(`${base}/account`);
+            await title("Sign in"); // no session yet
+            await page.goto(`${base}/login/enrol?next=/account/security`);
+            await page.getByRole("link", { name: "Add an authenticator app" }).click();
+            const key = await page.locator("#secret").innerText();
+            await page.getByLabel("Digits of the app").fill(digits(key, -1));
+            await page.keyboard.press("Enter");
+            await title("Your recovery codes");
+            assert.equal(await page.locator(".hf-codes code").count(), 10);
+            await page.getByRole("link", { name: "I have kept them" }).click();
+            await title("Security");
+            await page.getByText("the last one cannot be removed").waitFor();
+            assert.equal(await page.getByRole("button", { name: "Remove the app" }).count(), 0);
+            await enter("eve");
+            await title("Second factor");
+
+            // Finn has a passkey on this device.
+            const wire = await eve.context.newCDPSession(page);
+            await wire.send("WebAuthn.enable");
+            await wire.send("WebAuthn.addVirtualAuthenticator", {
+                options: { protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
+            });
+            await enter("finn");
+            await title("Add a second factor");
+            await page.getByRole("link", { name: "Add a passkey" }).click();
+            await page.getByLabel("What to call it").fill("this one");
+            await page.getByRole("button", { name: "Continue" }).click();
+            await title("Your recovery codes");
+            await page.getByRole("link", { name: "I have kept them" }).click();
+            await title("Security");
+            assert.deepEqual(eve.problems, []);
+        } catch (e) {
+            await keepEvidence("factors-rules", [eve, desk]);
+            throw e;
+        } finally {
+            await eve.browser.close();
+        }
+        await admin.reload();
+        await admin.getByTestId("signin-missing").getByText("All 3 people").waitFor();
+        assert.deepEqual(desk.problems, []);
+    }));
+
+test("the console opens to nobody whose session has no second factor", { skip, timeout: 90_000 }, (t) =>
+    checked(t, async () => {
+        command("login", "set", "--second-factor", "nobody");
+        command("user", "add", "gus", "--password", password, "--admin");
+        const gus = await openBrowser("gus", { ignoreHTTPSErrors: false }, browserArgs);
+        gus.context.setDefaultTimeout(30_000);
+        const { page } = gus;
+        try {
+            await page.goto(`${base}/login?next=/console/people`);
+            await page.getByLabel("User name").fill("gus");
+            await page.getByLabel("Password").fill(password);
+            await page.getByRole("button", { name: "Sign in", exact: true }).click();
+            await page.getByRole("heading", { level: 1, name: "People" }).waitFor();
+            command("login", "set", "--second-factor", "roles");
+            await page.reload();
+            await page.getByText("Only who has a second factor may open the console here.").waitFor();
+            await pictures(page, "console-weak");
+            await page.getByRole("link", { name: "Sign in" }).click();
+            await page.getByLabel("User name").fill("gus");
+            await page.getByLabel("Password").fill(password);
+            await page.getByRole("button", { name: "Sign in", exact: true }).click();
+            await page.getByRole("link", { name: "Add an authenticator app" }).click();
+            await page.getByLabel("Digits of the app").fill(digits(await page.locator("#secret").innerText()));
+            await page.keyboard.press("Enter");
+            await page.getByRole("link", { name: "I have kept them" }).click();
+            await page.getByRole("heading", { level: 1, name: "People" }).waitFor();
+        } catch (e) {
+            await keepEvidence("factors-weak", [gus]);
+            throw e;
+        } finally {
+            await gus.browser.close();
+        }
     }));

@@ -18,6 +18,7 @@ import { Nav, type Page, allPages } from "./nav";
 import { PushPage } from "./push";
 import { Reauth } from "./reauth";
 import { SettingsPage } from "./settings";
+import { SignInPage } from "./signin";
 import "../setup/setup.css";
 import "./console.css";
 
@@ -117,6 +118,7 @@ export default function Console() {
                 {page === "push" && <PushPage />}
                 <fieldset className="console-fieldset" disabled={!me.admin}>
                     {page === "settings" && <SettingsPage />}
+                    {page === "signin" && <SignInPage />}
                     {page === "bridges" && <BridgesPage />}
                     {page === "machine" && <MachinePage />}
                 </fieldset>
@@ -139,7 +141,7 @@ function Outside({ trouble }: { trouble: ApiError }) {
                     <a className="hf-button hf-button--plain" href="/">
                         {t("console.toChat")}
                     </a>
-                    {out && (
+                    {(out || trouble.code === "reauth" || trouble.code === "second_factor") && (
                         <a className="hf-button" href={`/login?next=${encodeURIComponent(location.pathname)}`}>
                             {t("setup.signIn")}
                         </a>
