@@ -149,6 +149,26 @@ func (a console) Batch(ctx context.Context, id string) (web.Batch, error) {
 	return toBatch(b), cardError(err)
 }
 
+func (a console) Link(ctx context.Context, n web.NewLink) (web.Invite, error) {
+	ctx = asCaller(ctx)
+	if n.UserID == web.Caller(ctx) {
+		return web.Invite{}, cardError(identity.ErrCardSelf)
+	}
+	make := a.id().RecoveryLink
+	if n.Kind == identity.CardEnrol {
+		make = a.id().EnrolLink
+	}
+	l, err := make(ctx, n.UserID, time.Duration(n.ExpiresIn)*time.Second)
+	if errors.Is(err, identity.ErrLinkTime) {
+		err = identity.ErrCardTime
+	}
+	if err != nil {
+		return web.Invite{}, cardError(err)
+	}
+	a.log.Info("a link was made in the console", "user", l.User.UserID, "kind", l.Kind, "link", l.ID)
+	return web.Invite{ID: l.ID, URL: a.inviteURL(l.Token, n.Origin), Localpart: l.User.Localpart, Uses: 1, By: l.CreatedBy, Expires: l.Expires}, nil
+}
+
 func (a console) RevokeCards(ctx context.Context, id string) (int, error) {
 	n, err := a.id().RevokeCards(asCaller(ctx), id)
 	return n, cardError(err)

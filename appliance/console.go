@@ -139,7 +139,7 @@ func (a console) Users(ctx context.Context) ([]web.User, error) {
 			if err != nil {
 				return err
 			}
-			out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Roles: u.Roles.Names(), Disabled: u.State != "active",
+			out = append(out, web.User{UserID: u.UserID, DisplayName: u.DisplayName, Admin: u.Admin, Roles: u.Roles.Names(), Disabled: u.State != "active", HasPassword: u.HasPassword,
 				Devices: len(ids), Created: u.Created, LastSeen: u.LastSeen})
 		}
 		return nil

@@ -235,6 +235,7 @@ type User struct {
 	Admin       bool      `json:"admin"`
 	Roles       []string  `json:"roles"` // also those through groups
 	Disabled    bool      `json:"disabled"`
+	HasPassword bool      `json:"has_password"` // here; a directory or another provider may have one
 	Devices     int       `json:"devices"`
 	Created     time.Time `json:"created"`
 	LastSeen    time.Time `json:"last_seen,omitzero"`

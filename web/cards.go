@@ -18,6 +18,8 @@ type Cards interface {
 	Batches(ctx context.Context) ([]Batch, error)
 	// Batch has the cards, too. Errors: *Error 404.
 	Batch(ctx context.Context, id string) (Batch, error)
+	// Link makes a link for one person: Kind is "enrol" or "recovery". Errors: *Error.
+	Link(ctx context.Context, n NewLink) (Invite, error)
 	// RevokeCards withdraws a card, or all of a batch that are open, and says how many.
 	// Errors: *Error 404.
 	RevokeCards(ctx context.Context, id string) (int, error)
@@ -36,6 +38,15 @@ type NewBatch struct {
 	PerPage   int      `json:"per_page"` // 1 or 10
 
 	Origin string `json:"-"` // where the browser is; "": not known
+}
+
+// NewLink asks for a link to an account that there is.
+type NewLink struct {
+	UserID    string `json:"user_id"`
+	Kind      string `json:"kind"`
+	ExpiresIn int64  `json:"expires_in"` // seconds
+
+	Origin string `json:"-"`
 }
 
 // Printed are new cards. Their codes and PINs are in the documents alone.
@@ -108,6 +119,21 @@ func (s *Server) cardRoutes(handle func(pattern string, f func(r *http.Request, 
 	handle("POST /api/console/cards/{id}/revoke", func(r *http.Request, _ string) (any, error) {
 		n, err := s.Cards.RevokeCards(r.Context(), r.PathValue("id"))
 		return map[string]int{"cards": n}, err
+	})
+	handle("POST /api/console/links", func(r *http.Request, _ string) (any, error) {
+		var in NewLink
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		switch {
+		case in.Kind != "enrol" && in.Kind != "recovery":
+			return nil, &Error{Code: "bad_kind", Field: "kind", Message: "Choose one of: enrol, recovery."}
+		case in.ExpiresIn < 1 || in.ExpiresIn > int64(longestInvite/time.Second):
+			return nil, &Error{Code: "bad_expiry", Field: "expires_in", Message: "A link can be valid for one second to 30 days."}
+		}
+		in.Origin = s.origin(r)
+		inv, err := s.Cards.Link(r.Context(), in)
+		return withQR(inv, err)
 	})
 	// The list itself is the body: spreadsheets come in several encodings.
 	handle("POST "+listPath+"plan", func(r *http.Request, _ string) (any, error) {

@@ -264,6 +264,11 @@ func (s *Server) invite(r *http.Request, in inviteRequest, by string) (any, erro
 		return nil, &Error{Code: "too_long", Field: "localpart", Message: "Shorten the user name."}
 	}
 	inv, err := s.Invites.CreateInvite(r.Context(), n)
+	return withQR(inv, err)
+}
+
+// withQR is an invite with the QR code of its link.
+func withQR(inv Invite, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,7 @@ type fake struct {
 	ended    []string // calls, and who was taken out of one
 	printed  []NewBatch
 	revoked  []string
+	linked   []NewLink
 	lists    []string
 }
 
@@ -81,6 +82,10 @@ func (f *fake) Batch(_ context.Context, id string) (Batch, error) { return Batch
 func (f *fake) RevokeCards(_ context.Context, id string) (int, error) {
 	f.revoked = append(f.revoked, id)
 	return 1, nil
+}
+func (f *fake) Link(_ context.Context, n NewLink) (Invite, error) {
+	f.linked = append(f.linked, n)
+	return Invite{ID: "1", URL: n.Origin + "/e/abcdef"}, nil
 }
 func (f *fake) PlanList(_ context.Context, list []byte, q url.Values) (any, error) {
 	f.lists = append(f.lists, "plan "+q.Get("list")+" "+string(list[:min(len(list), 20)]))
@@ -693,7 +698,7 @@ func TestCards(t *testing.T) {
 		{Visitor{UserID: "@ada:x.test", Admin: true}, 403, "reauth"},
 	} {
 		f.visitor = x.v
-		for _, path := range []string{"cards", "lists/apply"} {
+		for _, path := range []string{"cards", "lists/apply", "links"} {
 			if res, out := ask(t, s, nil, "POST", "/api/console/"+path, body); res.StatusCode != x.want || errCode(out) != x.code {
 				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
 			}
@@ -717,7 +722,7 @@ func TestCards(t *testing.T) {
 			}
 		}
 	}
-	if len(f.printed) != 0 || !slices.Equal(f.revoked, []string{"c1"}) || !slices.Equal(f.lists, []string{"plan p {}"}) {
+	if len(f.printed) != 0 || len(f.linked) != 0 || !slices.Equal(f.revoked, []string{"c1"}) || !slices.Equal(f.lists, []string{"plan p {}"}) {
 		t.Fatalf("%v %v %v", f.printed, f.revoked, f.lists)
 	}
 	f.visitor = Visitor{UserID: "@ada:x.test", Admin: true, Fresh: true}
@@ -731,6 +736,14 @@ func TestCards(t *testing.T) {
 	for _, body := range []string{`{}`, `{"name":"x","kind":"owner","expires_in":60}`, `{"name":"x","kind":"invite"}`, `{"name":"x","kind":"invite","expires_in":-1}`,
 		`{"name":"x","kind":"invite","expires_in":99999999999}`, `{"name":"x","kind":"invite","expires_in":60,"Origin":"https://evil.test"}`, `[]`} {
 		if res, out := ask(t, s, nil, "POST", "/api/console/cards", body); res.StatusCode != 400 || errCode(out) == "" {
+			t.Errorf("%s: %d %v", body, res.StatusCode, out)
+		}
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/links", `{"user_id":"@b:x.test","kind":"recovery","expires_in":60}`); res.StatusCode != 200 || out["url"] != "https://x.test/e/abcdef" || !strings.HasPrefix(out["qr_svg"].(string), "<svg") {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	for _, body := range []string{`{}`, `{"user_id":"@b:x.test","kind":"invite","expires_in":60}`, `{"user_id":"@b:x.test","kind":"enrol","expires_in":0}`} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/links", body); res.StatusCode != 400 || errCode(out) == "" {
 			t.Errorf("%s: %d %v", body, res.StatusCode, out)
 		}
 	}

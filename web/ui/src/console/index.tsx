@@ -10,9 +10,11 @@ import { bytes, date, duration, number, useLoaded } from "./load";
 import { AppsPage } from "./apps";
 import { AuditPage } from "./audit";
 import { BridgesPage } from "./bridges";
+import { CardsPage, WayIn } from "./cards";
 import { CallsPage } from "./calls";
 import { DirectoriesPage } from "./directories";
 import { type Gifts, GiftFields, GroupsPage, type Role, RoleTags, RolesDialog, roles } from "./groups";
+import { ListsPage } from "./lists";
 import { MachinePage } from "./machine";
 import { Nav, type Page, allPages } from "./nav";
 import { PushPage } from "./push";
@@ -28,6 +30,7 @@ interface User {
     admin: boolean;
     roles: Role[];
     disabled: boolean;
+    has_password: boolean;
     devices: number;
     created: string;
     last_seen?: string;
@@ -111,6 +114,8 @@ export default function Console() {
                 {page === "people" && <PeoplePage me={me.user_id} acts={me.admin} />}
                 {page === "groups" && <GroupsPage acts={me.admin} />}
                 {page === "invites" && <InvitesPage acts={me.admin} />}
+                {page === "cards" && <CardsPage acts={me.admin} />}
+                {page === "lists" && <ListsPage acts={me.admin} />}
                 {page === "directories" && <DirectoriesPage acts={me.admin} />}
                 {page === "apps" && <AppsPage acts={me.admin} />}
                 {page === "audit" && <AuditPage />}
@@ -230,6 +235,7 @@ function PeoplePage({ me, acts }: { me: string; acts: boolean }) {
     const [search, setSearch] = useState("");
     const [asked, setAsked] = useState<User>();
     const [ranks, setRanks] = useState<string>();
+    const [lost, setLost] = useState<User>();
     const ranked = users?.find((u) => u.user_id === ranks);
     const shown = (users ?? []).filter((u) => (u.user_id + " " + u.display_name).toLowerCase().includes(search.trim().toLowerCase()));
     const lock = async (u: User, disabled: boolean): Promise<void> => {
@@ -272,6 +278,11 @@ function PeoplePage({ me, acts }: { me: string; acts: boolean }) {
                                 {t("console.roles")}
                             </Button>
                         )}
+                        {acts && u.user_id !== me && !u.disabled && (
+                            <Button look="plain" icon="key" onPress={() => setLost(u)} data-testid="way-in-open">
+                                {t(u.has_password ? "console.wayIn" : "console.wayIn.first")}
+                            </Button>
+                        )}
                         {acts && u.user_id !== me && (
                             <Button look="plain" icon={u.disabled ? "unlock" : "lock"} onPress={() => (u.disabled ? void lock(u, false).catch((e) => toast(messageOf(e))) : setAsked(u))}>
                                 {u.disabled ? t("console.people.unlock") : t("console.people.lock")}
@@ -281,6 +292,7 @@ function PeoplePage({ me, acts }: { me: string; acts: boolean }) {
                 ))}
             </ul>
             {ranked && <RolesDialog name={ranked.display_name || ranked.user_id} path="/api/console/users/role" who={{ user_id: ranked.user_id }} have={ranked.roles} choice={roles} onChange={reload} onClose={() => setRanks(undefined)} />}
+            {lost && <WayIn user={lost} onClose={() => setLost(undefined)} />}
             {asked && (
                 <Confirm title={t("console.people.lockTitle", { name: asked.display_name || asked.user_id })} yes={t("console.people.lock")} danger isOpen onYes={() => lock(asked, true)} onClose={() => setAsked(undefined)}>
                     {t("console.people.lockText")}

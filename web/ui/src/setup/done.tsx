@@ -150,14 +150,14 @@ function localLink(url: string | undefined): string | undefined {
     return location.origin + new URL(url).pathname;
 }
 
-export function InviteCard({ invite }: { invite: Invite }) {
+export function InviteCard({ invite, text }: { invite: Invite; text?: string }) {
     const local = localLink(invite.url);
     const until = new Intl.DateTimeFormat(locale, { dateStyle: "long", timeStyle: "short" }).format(new Date(invite.expires));
     return (
         <div className="setup-invite">
             {invite.qr_svg && <img className="setup-qr" src={`data:image/svg+xml,${encodeURIComponent(invite.qr_svg)}`} alt={t("setup.invite.qr")} width={176} height={176} />}
             <div className="setup-invite-text">
-                <p>{t("setup.invite.text", { count: invite.uses })}</p>
+                <p>{text ?? t("setup.invite.text", { count: invite.uses })}</p>
                 <code className="hf-code" data-testid="invite-url">
                     {invite.url}
                 </code>
