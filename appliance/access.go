@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
 	"holdfast/identity"
 	"holdfast/identity/directory"
 	"holdfast/identity/roster"
+	"holdfast/identity/upstream"
 	"holdfast/store/audit"
 	"holdfast/web"
 )
@@ -234,4 +236,89 @@ func (a console) SyncDirectory(ctx context.Context, id string, anyway bool) erro
 
 func (a console) RemoveDirectory(ctx context.Context, id string) error {
 	return dirError(a.id().Directories().Remove(ctx, id))
+}
+
+// providerError is an error about providers as the console shows it.
+func providerError(err error) error {
+	bad := func(status int, code, field, text string) error {
+		return &web.Error{Status: status, Code: code, Field: field, Message: text}
+	}
+	var settings *upstream.SettingsError
+	switch {
+	case errors.As(err, &settings):
+		return bad(http.StatusBadRequest, "bad_provider", "", "These settings cannot work: "+settings.Text+".")
+	case errors.Is(err, upstream.ErrNone):
+		return bad(http.StatusNotFound, "not_found", "", "There is no such provider, or its settings cannot be read. Set it anew.")
+	case errors.Is(err, upstream.ErrID):
+		return bad(http.StatusBadRequest, "bad_id", "id", "A provider's short name has 1 to 30 of a-z, 0-9 and -.")
+	case errors.Is(err, upstream.ErrTooMany):
+		return bad(http.StatusConflict, "too_many", "", "There are as many providers as can be.")
+	case errors.Is(err, upstream.ErrDown):
+		return bad(http.StatusBadGateway, "down", "", "The provider gave no answer that can be used: "+strings.TrimPrefix(err.Error(), upstream.ErrDown.Error()+": ")+".")
+	}
+	return err
+}
+
+func (a console) Providers(ctx context.Context) ([]web.Provider, error) {
+	list, err := a.id().Upstreams().List(ctx)
+	out := make([]web.Provider, 0, len(list))
+	some := func(s []string) []string { return append([]string{}, s...) }
+	for _, p := range list {
+		c := p.Config
+		groups := map[string]string{}
+		maps.Copy(groups, c.Groups)
+		out = append(out, web.Provider{ID: p.ID, Kind: "openid", Secret: p.Secret, Redirect: a.sharedURL() + "/upstream/" + p.ID + "/callback", People: p.People, Asked: p.Asked, Down: p.Down,
+			Settings: web.ProviderSettings{Name: c.Name, Issuer: c.Issuer, ClientID: c.ClientID, CA: c.CA, Scopes: some(c.Scopes), UserClaim: c.UserClaim, NameClaim: c.NameClaim,
+				NameFollows: c.NameFollows, MailClaim: c.MailClaim, MailTrusted: c.MailTrusted, MailTaken: c.MailTaken, GroupsClaim: c.GroupsClaim, Groups: groups,
+				RequireClaim: c.RequireClaim, RequireValues: some(c.RequireValues), Domains: some(c.Domains), Closed: c.Closed, Prompt: c.Prompt, ACRs: some(c.ACRs),
+				RequireACR: c.RequireACR, RequireMFA: c.RequireMFA, TrustMFA: c.TrustMFA}})
+	}
+	return out, err
+}
+
+func (a console) provider(ctx context.Context, id string) (upstream.Provider, error) {
+	list, err := a.id().Upstreams().List(ctx)
+	for _, p := range list {
+		if p.ID == id {
+			return p, nil
+		}
+	}
+	if err == nil {
+		err = providerError(upstream.ErrNone)
+	}
+	return upstream.Provider{}, err
+}
+
+// SetProvider keeps what only the command line sets.
+func (a console) SetProvider(ctx context.Context, id string, p web.ProviderSettings) error {
+	had, err := a.provider(ctx, id)
+	var missing *web.Error
+	if err != nil && !errors.As(err, &missing) {
+		return err
+	}
+	c := had.Config
+	c.Name, c.Issuer, c.ClientID, c.ClientSecret, c.CA, c.Scopes = p.Name, p.Issuer, p.ClientID, p.ClientSecret, p.CA, p.Scopes
+	c.UserClaim, c.NameClaim, c.NameFollows, c.MailClaim, c.MailTrusted, c.MailTaken = p.UserClaim, p.NameClaim, p.NameFollows, p.MailClaim, p.MailTrusted, p.MailTaken
+	c.GroupsClaim, c.Groups, c.RequireClaim, c.RequireValues, c.Domains, c.Closed = p.GroupsClaim, p.Groups, p.RequireClaim, p.RequireValues, p.Domains, p.Closed
+	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA
+	return providerError(a.id().Upstreams().Set(ctx, id, c))
+}
+
+func (a console) TestProvider(ctx context.Context, id string) error {
+	_, err := a.id().Upstreams().Test(ctx, id)
+	return providerError(err)
+}
+
+func (a console) ProviderPeople(ctx context.Context, id string) (all, only int, err error) {
+	p, err := a.provider(ctx, id)
+	if err != nil {
+		return 0, 0, err
+	}
+	only, err = a.id().Upstreams().OnlyHere(ctx, id)
+	return p.People, only, providerError(err)
+}
+
+func (a console) RemoveProvider(ctx context.Context, id, people string) (int, error) {
+	n, err := a.id().Upstreams().Remove(ctx, id, people)
+	return n, providerError(err)
 }

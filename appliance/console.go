@@ -46,6 +46,7 @@ func (a *Appliance) openWeb() error {
 		Audit:       console{a},
 		Apps:        console{a},
 		Directories: console{a},
+		Providers:   console{a},
 	})
 	a.web = w
 	return err

@@ -140,6 +140,7 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 		if r := h.Relay; r != nil && r.Running && !r.Draining && h.Claimed {
 			out = append(out, diagnoseCalls(ctx, newControlClient(cfg.Data))...)
 		}
+		out = append(out, diagnoseUpstreams(ctx, newControlClient(cfg.Data))...)
 		if !h.Claimed {
 			add("setup", true, "nobody has claimed the appliance yet; holdfast claim prints a code")
 		}

@@ -186,6 +186,7 @@ func commands() []command {
 				f.StringVar(&c.upstream.c.Issuer, "issuer", "", "the provider's `address`, as https://login.example.org")
 				f.StringVar(&c.upstream.c.ClientID, "client-id", "", "the `ID` that it gave out for here")
 				f.BoolVar(&c.upstream.stdin, "secret-stdin", false, "read the secret from standard input")
+				f.StringVar(&c.upstream.caFile, "ca-file", "", "a PEM `file` with the certificate authority of the provider, if it is one of your own; no other is trusted for it then")
 				f.StringVar(&c.upstream.c.Name, "name", "", "the `text` on the button")
 				f.Var(list{&c.upstream.scopes}, "scope", "a `scope` to ask for besides openid; may be repeated; else profile")
 				f.StringVar(&c.upstream.c.UserClaim, "user-claim", "", "the `claim` with the user name (default preferred_username)")
@@ -206,9 +207,12 @@ func commands() []command {
 				f.BoolVar(&c.upstream.c.TrustMFA, "trust-mfa", false, "a second factor there counts as one here")
 				f.BoolVar(&c.upstream.c.Closed, "closed", false, "make no accounts: only who has one here signs in")
 			}},
-		{name: "upstream list", data: true, short: "list the OpenID providers that people sign in with", run: runUpstreamList},
+		{name: "upstream list", data: true, short: "list the OpenID providers that people sign in with, and whether they answer", run: runUpstreamList},
 		{name: "upstream test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "see whether an OpenID provider answers", run: runUpstreamTest},
-		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget an OpenID provider", run: runUpstreamRemove},
+		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget an OpenID provider", run: runUpstreamRemove,
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.upstream.people, "people", "keep", "what becomes of its people: keep has their accounts wait for it to come back, unlink has them be local ones, lock also locks who has no other way in (`what`)")
+			}},
 		{name: "group room add", args: "GROUP ROOM", nargs: [2]int{2, 2}, short: "put a group's people into a room or space", run: runGroupRoomAdd,
 			long: "Puts everybody who is in a group, or comes into it, into a room or space, which is named by\nits alias or ID, and takes out again who leaves the group or is locked. A rule that there\nis already is changed: what is not named is as if it were new.",
 			flags: func(f *flag.FlagSet, c *cli) {

@@ -2,14 +2,17 @@ package appliance
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"holdfast/identity/upstream"
 )
@@ -21,11 +24,18 @@ type upstreamFlags struct {
 	scopes []string
 	groups []string
 	stdin  bool
+	caFile string
+	people string
 }
 
 func (a *Appliance) upstreamControl(handle func(string, func(*http.Request) (any, error))) {
 	ups := func() *upstream.Upstreams { return a.core.Load().identity.Upstreams() }
-	handle("GET /v1/upstreams", func(r *http.Request) (any, error) { return ups().List(r.Context()) })
+	handle("GET /v1/upstreams", func(r *http.Request) (any, error) {
+		if r.URL.Query().Get("ask") != "" {
+			ups().AskAll(r.Context(), askFor)
+		}
+		return ups().List(r.Context())
+	})
 	handle("PUT /v1/upstreams/{id}", func(r *http.Request) (any, error) {
 		var in upstream.Config
 		if err := readJSON(r, &in); err != nil {
@@ -37,12 +47,43 @@ func (a *Appliance) upstreamControl(handle func(string, func(*http.Request) (any
 		return map[string]string{"redirect_uri": a.sharedURL() + "/upstream/" + r.PathValue("id") + "/callback"}, nil
 	})
 	handle("DELETE /v1/upstreams/{id}", func(r *http.Request) (any, error) {
-		return struct{}{}, ups().Remove(r.Context(), r.PathValue("id"))
+		n, err := ups().Remove(r.Context(), r.PathValue("id"), cmp.Or(r.URL.Query().Get("people"), upstream.Keep))
+		return map[string]int{"locked": n}, err
 	})
 	handle("POST /v1/upstreams/{id}/test", func(r *http.Request) (any, error) {
 		at, err := ups().Test(r.Context(), r.PathValue("id"))
 		return map[string]string{"authorization_endpoint": at}, err
 	})
+}
+
+// askFor is how long providers have to answer whoever waits for the list of them.
+const askFor = 5 * time.Second
+
+// diagnoseUpstreams asks the providers that people sign in with.
+func diagnoseUpstreams(ctx context.Context, c *controlClient) (out []finding) {
+	var list []upstream.Provider
+	if err := c.call(ctx, "GET", "/v1/upstreams?ask=1", nil, &list); err != nil {
+		return []finding{{"providers", false, err.Error()}}
+	}
+	for _, p := range list {
+		f := finding{Name: "provider " + p.ID, OK: p.Down == "", Detail: upstreamState(p)}
+		if !f.OK {
+			f.Detail += "; until it answers its people cannot sign in anew, those who are signed in go on. See whether it runs and can be reached from here: holdfast upstream test " + p.ID
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// upstreamState says what is known of a provider.
+func upstreamState(p upstream.Provider) string {
+	switch {
+	case p.Down != "":
+		return "down: " + p.Down
+	case p.Asked.IsZero(): // it was not asked yet
+		return "no trouble known"
+	}
+	return "answers"
 }
 
 // upstreamMessage says what a failed command about providers means.
@@ -74,6 +115,13 @@ func runUpstreamAdd(ctx context.Context, c *cli, args []string) error {
 		}
 		in.Groups[there] = here
 	}
+	if c.upstream.caFile != "" {
+		b, err := os.ReadFile(c.upstream.caFile)
+		if err != nil {
+			return fmt.Errorf("the file with the certificate authority cannot be read: %w", err)
+		}
+		in.CA = string(b)
+	}
 	if c.upstream.stdin {
 		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 1<<16)).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -98,7 +146,7 @@ func runUpstreamAdd(ctx context.Context, c *cli, args []string) error {
 
 func runUpstreamList(ctx context.Context, c *cli, _ []string) error {
 	var list []upstream.Provider
-	if err := c.ask(ctx, "GET", "/v1/upstreams", nil, &list); err != nil {
+	if err := c.ask(ctx, "GET", "/v1/upstreams?ask=1", nil, &list); err != nil {
 		return err
 	}
 	if c.json {
@@ -111,11 +159,7 @@ func runUpstreamList(ctx context.Context, c *cli, _ []string) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tNAME\tISSUER\tPEOPLE\tSTATE")
 	for _, p := range list {
-		state := "no trouble known" // it may not have been asked yet
-		if p.Down != "" {
-			state = "down: " + p.Down
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.ID, p.Config.Name, p.Config.Issuer, p.People, state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.ID, p.Config.Name, p.Config.Issuer, p.People, upstreamState(p))
 	}
 	return w.Flush()
 }
@@ -135,9 +179,23 @@ func runUpstreamTest(ctx context.Context, c *cli, args []string) error {
 }
 
 func runUpstreamRemove(ctx context.Context, c *cli, args []string) error {
-	if err := c.ask(ctx, "DELETE", "/v1/upstreams/"+args[0], nil, &struct{}{}); err != nil {
+	var out struct {
+		Locked int `json:"locked"`
+	}
+	if err := c.ask(ctx, "DELETE", "/v1/upstreams/"+args[0]+"?people="+url.QueryEscape(c.upstream.people), nil, &out); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.out, "It signs nobody in any more. Its people keep their accounts; holdfast user password gives them one.")
+	if c.json {
+		return c.printJSON(out)
+	}
+	fmt.Fprint(c.out, "It signs nobody in any more, and the groups that it gave are taken back. ")
+	switch c.upstream.people {
+	case upstream.Lock:
+		fmt.Fprintf(c.out, "%d people who had no other way in are locked.\n", out.Locked)
+	case upstream.Unlink:
+		fmt.Fprintln(c.out, "Its people keep their accounts, which nobody of it gets by signing in there again; holdfast user password gives them a password.")
+	default:
+		fmt.Fprintln(c.out, "Its people keep their accounts, and sign in to them should it come back; holdfast user password gives them a password.")
+	}
 	return nil
 }

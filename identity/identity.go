@@ -277,7 +277,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.accounts.Ask(s.roster)
 	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit,
-		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.sessions.DropUser})
+		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.sessions.DropUser, Lock: s.lockOut, OtherWay: s.otherWay})
 	if err != nil {
 		return nil, err
 	}
@@ -340,6 +340,16 @@ func (s *Service) Directories() *roster.Roster { return s.roster }
 
 // Lists are the lists of people that accounts were made of.
 func (s *Service) Lists() *bulk.Lists { return s.lists }
+
+// otherWay reports whether somebody has a way in besides a password and other providers.
+func (s *Service) otherWay(q store.Querier, u User) (bool, error) {
+	directory, err := s.roster.Keeps(q, u.ID)
+	if err != nil || directory != "" {
+		return directory != "", err
+	}
+	has, err := s.factors.OfTx(q, u.ID)
+	return has.Passkeys > 0, err
+}
 
 // Upstreams are the other OpenID providers that sign people in here.
 func (s *Service) Upstreams() *upstream.Upstreams { return s.upstreams }

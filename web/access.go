@@ -117,6 +117,60 @@ type Directories interface {
 	RemoveDirectory(ctx context.Context, id string) error
 }
 
+// Providers are those elsewhere that sign people in here.
+type Providers interface {
+	Providers(ctx context.Context) ([]Provider, error)
+	// SetProvider adds one or changes it. Errors: *Error.
+	SetProvider(ctx context.Context, id string, p ProviderSettings) error
+	// TestProvider asks one now. Errors: *Error.
+	TestProvider(ctx context.Context, id string) error
+	// ProviderPeople counts the people of one, and those that have no other way in.
+	// Errors: *Error.
+	ProviderPeople(ctx context.Context, id string) (all, only int, err error)
+	// RemoveProvider removes one; people is "keep", "unlink" or "lock". It returns how many
+	// were locked. Errors: *Error.
+	RemoveProvider(ctx context.Context, id, people string) (locked int, err error)
+}
+
+// ProviderSettings are those of a provider. An empty secret leaves the one that is kept.
+type ProviderSettings struct {
+	Name          string            `json:"name"`
+	Issuer        string            `json:"issuer"`
+	ClientID      string            `json:"client_id"`
+	ClientSecret  string            `json:"client_secret,omitempty"`
+	CA            string            `json:"ca"`
+	Scopes        []string          `json:"scopes"`
+	UserClaim     string            `json:"user_claim"`
+	NameClaim     string            `json:"name_claim"`
+	NameFollows   bool              `json:"name_follows"`
+	MailClaim     string            `json:"mail_claim"`
+	MailTrusted   bool              `json:"mail_trusted"`
+	MailTaken     bool              `json:"mail_taken"`
+	GroupsClaim   string            `json:"groups_claim"`
+	Groups        map[string]string `json:"groups"` // there: here
+	RequireClaim  string            `json:"require_claim"`
+	RequireValues []string          `json:"require_values"`
+	Domains       []string          `json:"domains"`
+	Closed        bool              `json:"closed"`
+	Prompt        string            `json:"prompt"`
+	ACRs          []string          `json:"acr_values"`
+	RequireACR    bool              `json:"require_acr"`
+	RequireMFA    bool              `json:"require_mfa"`
+	TrustMFA      bool              `json:"trust_mfa"`
+}
+
+// Provider is a provider, and what it answered when it was last asked.
+type Provider struct {
+	ID       string           `json:"id"`
+	Kind     string           `json:"kind"` // "openid"
+	Settings ProviderSettings `json:"settings"`
+	Secret   bool             `json:"secret"` // it has one
+	Redirect string           `json:"redirect_uri"`
+	People   int              `json:"people"`
+	Asked    time.Time        `json:"asked,omitzero"` // zero: not since the start
+	Down     string           `json:"down,omitempty"` // why it gave no answer then
+}
+
 // DirectorySettings are how a directory is read. An empty password leaves the one that is
 // there.
 type DirectorySettings struct {
@@ -281,5 +335,33 @@ func (s *Server) accessRoutes(handle func(pattern string, f func(r *http.Request
 			return nil, err
 		}
 		return struct{}{}, s.Directories.SyncDirectory(r.Context(), r.PathValue("id"), in.Anyway)
+	})
+
+	handle("GET /api/console/upstreams", func(r *http.Request, _ string) (any, error) {
+		return s.Providers.Providers(r.Context())
+	})
+	handle("PUT /api/console/upstreams/{id}", func(r *http.Request, _ string) (any, error) {
+		var in ProviderSettings
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.Providers.SetProvider(r.Context(), r.PathValue("id"), in)
+	})
+	handle("POST /api/console/upstreams/{id}/test", func(r *http.Request, _ string) (any, error) {
+		return struct{}{}, s.Providers.TestProvider(r.Context(), r.PathValue("id"))
+	})
+	handle("GET /api/console/upstreams/{id}/people", func(r *http.Request, _ string) (any, error) {
+		all, only, err := s.Providers.ProviderPeople(r.Context(), r.PathValue("id"))
+		return map[string]int{"people": all, "only": only}, err
+	})
+	handle("POST /api/console/upstreams/{id}/remove", func(r *http.Request, _ string) (any, error) {
+		var in struct {
+			People string `json:"people"`
+		}
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		n, err := s.Providers.RemoveProvider(r.Context(), r.PathValue("id"), in.People)
+		return map[string]int{"locked": n}, err
 	})
 }

@@ -43,6 +43,7 @@ type Options struct {
 	Audit       Audit
 	Apps        Apps
 	Directories Directories
+	Providers   Providers
 
 	Machine *Machine // nil: the appliance is a program among others
 	Console Console  // needed with a Machine

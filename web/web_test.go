@@ -154,9 +154,20 @@ func (f *fake) SetAppDisabled(_ context.Context, id string, off bool) error {
 func (f *fake) SetAppGroups(_ context.Context, id string, g []string) error {
 	return f.did("groups", id, g)
 }
-func (f *fake) RemoveApp(_ context.Context, id string) error     { return f.did("remove", id) }
-func (f *fake) Keys(context.Context) ([]Key, error)              { return []Key{}, nil }
-func (f *fake) RotateKey(_ context.Context, now bool) error      { return f.did("rotate", now) }
+func (f *fake) RemoveApp(_ context.Context, id string) error  { return f.did("remove", id) }
+func (f *fake) Keys(context.Context) ([]Key, error)           { return []Key{}, nil }
+func (f *fake) RotateKey(_ context.Context, now bool) error   { return f.did("rotate", now) }
+func (f *fake) Providers(context.Context) ([]Provider, error) { return []Provider{}, nil }
+func (f *fake) SetProvider(_ context.Context, id string, p ProviderSettings) error {
+	return f.did("set", id, p.Issuer, p.Groups["a"])
+}
+func (f *fake) TestProvider(_ context.Context, id string) error { return f.did("ask", id) }
+func (f *fake) ProviderPeople(_ context.Context, id string) (int, int, error) {
+	return 5, 2, f.did("people", id)
+}
+func (f *fake) RemoveProvider(_ context.Context, id, people string) (int, error) {
+	return 2, f.did("remove", id, people)
+}
 func (f *fake) Directories(context.Context) ([]Directory, error) { return []Directory{}, nil }
 func (f *fake) SyncDirectory(_ context.Context, id string, any bool) error {
 	return f.did("sync", id, any)
@@ -256,7 +267,7 @@ func (f *fake) SelfTest(context.Context) ([]Check, error) {
 
 func newServer(t testing.TB) (*Server, *fake) {
 	f := &fake{disabled: map[string]bool{}}
-	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, Cards: f, Lists: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f, Audit: f, Apps: f, Directories: f})
+	s, err := New(Options{Origin: func(*http.Request) string { return "https://x.test" }, Setup: f, Admins: f, Invites: f, Cards: f, Lists: f, People: f, Status: f, SelfTest: f, Bridges: f, Settings: f, CallDesk: f, Previews: f, Audit: f, Apps: f, Directories: f, Providers: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -588,6 +599,8 @@ func TestAccess(t *testing.T) {
 		{"PUT", "apps/7/groups", `{"groups":["a","b"]}`, "groups 7 [a b]"}, {"DELETE", "apps/7", "", "remove 7"}, {"POST", "keys/rotate", `{"at_once":true}`, "rotate true"},
 		{"PUT", "directories/town", `{"kind":"ad","urls":["ldaps://x"]}`, "set town ad"}, {"POST", "directories/town/sync", `{"anyway":true}`, "sync town true"},
 		{"POST", "directories/town/test", "{}", "test"}, {"DELETE", "directories/town", "", "remove town"},
+		{"PUT", "upstreams/town", `{"issuer":"https://x","groups":{"a":"b"}}`, "set town https://x b"}, {"POST", "upstreams/town/test", "{}", "ask town"},
+		{"GET", "upstreams/town/people", "", "people town"}, {"POST", "upstreams/town/remove", `{"people":"lock"}`, "remove town lock"},
 	} {
 		if res, out := ask(t, s, nil, c.method, "/api/console/"+c.path, c.body); res.StatusCode != 200 || f.grants[len(f.grants)-1] != c.want {
 			t.Errorf("%s %s: %d %v %q", c.method, c.path, res.StatusCode, out, f.grants[len(f.grants)-1])

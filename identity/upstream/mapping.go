@@ -58,30 +58,30 @@ type Mapping struct {
 func (m *Mapping) check() error {
 	for _, c := range []string{m.UserClaim, m.NameClaim, m.MailClaim, m.GroupsClaim, m.RequireClaim} {
 		if len(c) > maxText {
-			return errors.New("the name of a claim is too long")
+			return wrong("the name of a claim is too long")
 		}
 	}
 	for there := range m.Groups {
 		if there == "" || len(there) > maxText {
-			return errors.New("the name of a group of the provider is empty or too long")
+			return wrong("the name of a group of the provider is empty or too long")
 		}
 	}
 	for i, d := range m.Domains {
 		d = strings.ToLower(strings.TrimPrefix(strings.TrimSpace(d), "@"))
 		if d == "" || len(d) > maxText || strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || strings.ContainsAny(d, "@*/,") {
-			return fmt.Errorf("%.100q is no domain of e-mail addresses, such as example.org; each is named by itself, without * for those below it", d)
+			return wrong("%.100q is no domain of e-mail addresses, such as example.org; each is named by itself, without * for those below it", d)
 		}
 		m.Domains[i] = d
 	}
 	switch {
 	case len(m.Groups) > maxMapped:
-		return fmt.Errorf("more than %d groups are too many", maxMapped)
+		return wrong("more than %d groups are too many", maxMapped)
 	case len(m.Domains) > maxDomains || len(m.RequireValues) > maxValues:
-		return fmt.Errorf("more than %d domains or values are too many", maxDomains)
+		return wrong("more than %d domains or values are too many", maxDomains)
 	case len(m.RequireValues) > 0 && m.RequireClaim == "":
-		return errors.New("a value that people must have needs the claim that it is looked for in")
+		return wrong("a value that people must have needs the claim that it is looked for in")
 	case slices.ContainsFunc(m.RequireValues, func(v string) bool { return v == "" || len(v) > maxText }):
-		return errors.New("a value that people must have is empty or too long")
+		return wrong("a value that people must have is empty or too long")
 	}
 	return nil
 }
@@ -97,11 +97,11 @@ func (m *Mapping) resolve(q store.Querier, a *account.Accounts) error {
 		g, err := a.LoadGroup(q, name)
 		switch {
 		case errors.Is(err, account.ErrNoGroup):
-			return fmt.Errorf("there is no group %.100q here; make it first", name)
+			return wrong("there is no group %.100q here; make it first", name)
 		case err != nil:
 			return err
 		case g.Source != account.LocalGroup:
-			return fmt.Errorf("who is in the group %.100q is said by a directory", name)
+			return wrong("who is in the group %.100q is said by a directory", name)
 		}
 		out[there] = g.ID
 	}

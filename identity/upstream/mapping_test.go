@@ -187,7 +187,7 @@ func TestGroupsFollow(t *testing.T) {
 	s.set("h", Config{Mapping: Mapping{Groups: map[string]string{"guards": "Watch"}}})
 	_, in = s.signIn("h", map[string]any{"groups": []string{"sailors", "guards"}})
 	s.want(in, "Watch")
-	if err := s.u.Remove(t.Context(), "h"); err != nil {
+	if _, err := s.u.Remove(t.Context(), "h", Keep); err != nil {
 		t.Fatal(err)
 	}
 	s.want(s.groupsOf(x))

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"holdfast/identity/account"
+	"holdfast/identity/trust"
 	"holdfast/store"
 	"holdfast/store/audit"
 )
@@ -62,11 +63,14 @@ var algs = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, 
 
 // Config is a provider.
 type Config struct {
-	Name         string   `json:"name"` // on the button
-	Issuer       string   `json:"issuer"`
-	ClientID     string   `json:"client_id"`
-	ClientSecret string   `json:"client_secret,omitempty"`
-	Scopes       []string `json:"scopes,omitempty"` // openid profile
+	Name         string `json:"name"` // on the button
+	Issuer       string `json:"issuer"`
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret,omitempty"`
+	// CA are the only authorities, in PEM, that its certificate is trusted by. "": those
+	// that the machine trusts.
+	CA     string   `json:"ca,omitempty"`
+	Scopes []string `json:"scopes,omitempty"` // openid profile
 	Mapping
 	// Closed makes no accounts: only people who have one here sign in.
 	Closed bool `json:"closed,omitempty"`
@@ -81,12 +85,22 @@ type Config struct {
 	TrustMFA   bool `json:"trust_mfa,omitempty"`
 }
 
+// SettingsError says what is wrong with the settings of a provider.
+type SettingsError struct{ Text string }
+
+func (e *SettingsError) Error() string { return e.Text }
+
+func wrong(format string, args ...any) error { return &SettingsError{fmt.Sprintf(format, args...)} }
+
 // Provider is a provider as administrators see it, without its secret.
 type Provider struct {
-	ID     string `json:"id"`
-	Config Config `json:"config"`
-	People int    `json:"people"`         // that are joined
-	Down   string `json:"down,omitempty"` // why it gave no answer last
+	ID     string    `json:"id"`
+	Config Config    `json:"config"`
+	People int       `json:"people"`           // that are joined
+	Only   int       `json:"only"`             // of them, those that have no other way in
+	Asked  time.Time `json:"asked,omitzero"`   // when it was last asked for something; zero: not since the start
+	Down   string    `json:"down,omitempty"`   // why it gave no answer then
+	Secret bool      `json:"secret,omitempty"` // it has one
 }
 
 // Options of New.
@@ -102,6 +116,11 @@ type Options struct {
 	// DisplayName and Rename are of the profile that others see. nil: it does not follow.
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	Rename      func(ctx context.Context, userID, displayName string) error
+	// OtherWay reports whether somebody without a password has another way in than a
+	// provider. nil: nobody has.
+	OtherWay func(q store.Querier, x account.User) (bool, error)
+	// Lock locks an account and ends its sessions and devices. nil: nobody is locked.
+	Lock func(ctx context.Context, userID string, locked bool) error
 	// Changed is told by ULID that somebody's groups are others now. nil: nobody is told.
 	Changed func(id string)
 }
@@ -118,28 +137,36 @@ type Upstreams struct {
 type opened struct {
 	c     Config
 	p     *oidc.Provider // nil: it did not answer yet
-	ctx   context.Context
-	until time.Time // p is asked for anew then
+	until time.Time      // p is asked for anew then
+	asked time.Time
+	http  *http.Client
 	down  string
 }
 
 // New loads the providers.
 func New(ctx context.Context, o Options) (*Upstreams, error) {
 	u := &Upstreams{o: o, open: map[string]*opened{}}
-	base := o.Client
-	if base == nil {
-		base = http.DefaultClient
+	if u.client = o.Client; u.client == nil {
+		u.client = http.DefaultClient
 	}
-	c := *base
-	c.Timeout = timeout
-	rt := c.Transport
+	return u, u.load(ctx)
+}
+
+// reach is the client for a provider.
+func (u *Upstreams) reach(c Config) (*http.Client, error) {
+	base, err := trust.Client(u.client, c.CA)
+	if err != nil {
+		return nil, &SettingsError{err.Error()}
+	}
+	out := *base
+	out.Timeout = timeout
+	rt := out.Transport
 	if rt == nil {
 		rt = http.DefaultTransport
 	}
-	c.Transport = bounded{rt}
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	u.client = &c
-	return u, u.load(ctx)
+	out.Transport = bounded{rt}
+	out.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &out, nil
 }
 
 // bounded cuts the answers of a provider.
@@ -180,7 +207,11 @@ func (u *Upstreams) load(ctx context.Context) error {
 		if e == nil {
 			e = json.Unmarshal([]byte(raw), &o.c)
 		}
+		if e == nil {
+			o.http, e = u.reach(o.c)
+		}
 		if e != nil {
+			o.c = Config{}
 			o.down = "its settings cannot be read; add it anew"
 			u.o.Log.Error("the settings of an upstream provider cannot be read; add it anew", "upstream", x.id, "err", e)
 		}
@@ -194,19 +225,19 @@ func (c *Config) check() error {
 	i, err := url.Parse(c.Issuer)
 	switch {
 	case err != nil || len(c.Issuer) > maxURL || i.Scheme != "https" && i.Scheme != "http" || i.Host == "" || i.User != nil || i.RawQuery != "" || i.Fragment != "":
-		return errors.New("the issuer must be an address that begins with https://, as the provider itself names it")
+		return wrong("the issuer must be an address that begins with https://, as the provider itself names it")
 	case c.ClientID == "" || len(c.ClientID) > maxText || len(c.ClientSecret) > maxURL:
-		return errors.New("the client ID that the provider gave out is missing, or too long")
+		return wrong("the client ID that the provider gave out is missing, or too long")
 	case c.Name == "" || len(c.Name) > maxText || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return errors.New("the name on the button must be plain text")
+		return wrong("the name on the button must be plain text")
 	case len(c.Scopes) > 20 || slices.ContainsFunc(c.Scopes, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
-		return errors.New("there are too many scopes, or one is not a word")
+		return wrong("there are too many scopes, or one is not a word")
 	case c.Prompt != "" && c.Prompt != "login" && c.Prompt != "consent" && c.Prompt != "select_account":
-		return errors.New("prompt is login, consent or select_account")
+		return wrong("prompt is login, consent or select_account")
 	case len(c.ACRs) > 20 || slices.ContainsFunc(c.ACRs, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
-		return errors.New("there are too many values of acr, or one is not a word")
+		return wrong("there are too many values of acr, or one is not a word")
 	case c.RequireACR && len(c.ACRs) == 0:
-		return errors.New("which values of acr are good must be said when one of them is required")
+		return wrong("which values of acr are good must be said when one of them is required")
 	}
 	if err := c.Mapping.check(); err != nil {
 		return err
@@ -230,8 +261,8 @@ func (c *Config) check() error {
 	return nil
 }
 
-// Set adds a provider or replaces its settings. Errors: ErrID, ErrTooMany; others say
-// what is wrong.
+// Set adds a provider or replaces its settings. Without a secret it keeps the one that it
+// has, while issuer and client ID stay the same. Errors: ErrID, ErrTooMany, *SettingsError.
 func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	if id == "" || len(id) > 30 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return ErrID
@@ -239,9 +270,18 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	client, err := u.reach(c)
+	if err != nil {
+		return err
+	}
 	if err := u.o.DB.Read(ctx, func(q store.Querier) error { return c.resolve(q, u.o.Accounts) }); err != nil {
 		return err
 	}
+	u.mu.Lock()
+	if o := u.open[id]; o != nil && c.ClientSecret == "" && o.c.Issuer == c.Issuer && o.c.ClientID == c.ClientID {
+		c.ClientSecret = o.c.ClientSecret
+	}
+	u.mu.Unlock()
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return err
@@ -265,7 +305,7 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	})
 	if err == nil {
 		u.mu.Lock()
-		u.open[id] = &opened{c: c}
+		u.open[id] = &opened{c: c, http: client}
 		u.mu.Unlock()
 	}
 	return err
@@ -273,11 +313,28 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 
 func (u *Upstreams) note(tx *store.Tx, e audit.Event) error { return u.o.Audit.Tx(tx.Context(), tx, e) }
 
-// Remove forgets a provider, and takes back the groups that it gave. Who is joined to it
-// stays so, should it come back.
-// Errors: ErrNone.
-func (u *Upstreams) Remove(ctx context.Context, id string) error {
-	err := u.o.DB.Write(ctx, func(tx *store.Tx) error {
+// What becomes of the people of a provider that is removed.
+const (
+	Keep   = "keep"   // who is joined to it stays so, should it come back
+	Unlink = "unlink" // nobody is joined any more
+	Lock   = "lock"   // and who has no other way in is locked
+)
+
+// Remove forgets a provider, and takes back the groups that it gave. people is Keep,
+// Unlink or Lock. It returns how many were locked. Errors: ErrNone, *SettingsError.
+func (u *Upstreams) Remove(ctx context.Context, id, people string) (locked int, err error) {
+	if people != Keep && people != Unlink && people != Lock {
+		return 0, wrong("what becomes of its people is %s, %s or %s", Keep, Unlink, Lock)
+	}
+	u.mu.Lock()
+	o := u.open[id]
+	u.mu.Unlock()
+	if o == nil {
+		return 0, ErrNone
+	}
+	var only []account.User
+	err = u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		only = nil
 		n, err := tx.Exec(`DELETE FROM id_upstreams WHERE id = $1`, id)
 		if err == nil && n == 0 {
 			err = ErrNone
@@ -296,14 +353,104 @@ func (u *Upstreams) Remove(ctx context.Context, id string) error {
 				}
 			})
 		}
-		return u.note(tx, audit.Event{Name: "upstream.remove", Target: id})
+		if people != Keep {
+			ids, err := scanIDs(tx, o.c.Issuer)
+			if err != nil {
+				return err
+			}
+			if only, err = u.onlyHere(tx, ids); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(`DELETE FROM id_upstream_links WHERE issuer = $1`, o.c.Issuer); err != nil {
+				return err
+			}
+		}
+		return u.note(tx, audit.Event{Name: "upstream.remove", Target: id, Data: audit.Data{"people": people}})
 	})
-	if err == nil {
-		u.mu.Lock()
-		delete(u.open, id)
-		u.mu.Unlock()
+	if err != nil {
+		return 0, err
 	}
-	return err
+	u.mu.Lock()
+	delete(u.open, id)
+	u.mu.Unlock()
+	if people != Lock || u.o.Lock == nil {
+		return 0, nil
+	}
+	for _, x := range only {
+		if err := u.o.Lock(ctx, x.UserID, true); err != nil {
+			return locked, err
+		}
+		locked++
+	}
+	return locked, nil
+}
+
+// OnlyHere counts the people of a provider who have no other way in. Errors: ErrNone.
+func (u *Upstreams) OnlyHere(ctx context.Context, id string) (n int, err error) {
+	u.mu.Lock()
+	o := u.open[id]
+	u.mu.Unlock()
+	if o == nil {
+		return 0, ErrNone
+	}
+	err = u.o.DB.Read(ctx, func(q store.Querier) error {
+		ids, err := scanIDs(q, o.c.Issuer)
+		if err != nil {
+			return err
+		}
+		list, err := u.onlyHere(q, ids)
+		n = len(list)
+		return err
+	})
+	return n, err
+}
+
+const selectJoined = `SELECT user_id FROM id_upstream_links WHERE issuer = $1 ORDER BY user_id`
+
+func scanIDs(q store.Querier, issuer string) (ids []string, err error) {
+	rows, err := q.Query(selectJoined, issuer)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, rows.Err()
+}
+
+// onlyHere are those whose account is open and who can sign in with one provider alone:
+// they have no password, no directory and no other provider.
+func (u *Upstreams) onlyHere(q store.Querier, ids []string) (out []account.User, err error) {
+	for _, id := range ids {
+		x, err := u.o.Accounts.LoadByID(q, id)
+		if errors.Is(err, account.ErrNoUser) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var links int
+		if err := q.QueryRow(`SELECT count(DISTINCT issuer) FROM id_upstream_links WHERE user_id = $1`, id).Scan(&links); err != nil {
+			return nil, err
+		}
+		other := x.HasPassword || links > 1
+		if !other && u.o.OtherWay != nil {
+			if other, err = u.o.OtherWay(q, x); err != nil {
+				return nil, err
+			}
+		}
+		if x.Err() == nil && !other {
+			out = append(out, x)
+		}
+	}
+	return out, nil
 }
 
 // List lists the providers by their short names.
@@ -311,7 +458,7 @@ func (u *Upstreams) List(ctx context.Context) ([]Provider, error) {
 	u.mu.Lock()
 	out := []Provider{}
 	for id, o := range u.open {
-		p := Provider{ID: id, Config: o.c, Down: o.down}
+		p := Provider{ID: id, Config: o.c, Down: o.down, Asked: o.asked, Secret: o.c.ClientSecret != ""}
 		p.Config.ClientSecret = ""
 		out = append(out, p)
 	}
@@ -326,7 +473,7 @@ func (u *Upstreams) List(ctx context.Context) ([]Provider, error) {
 	}
 	err = u.o.DB.Read(ctx, func(q store.Querier) error {
 		for i := range out {
-			if err := q.QueryRow(`SELECT count(*) FROM id_upstream_links WHERE issuer = $1`, out[i].Config.Issuer).Scan(&out[i].People); err != nil {
+			if err := q.QueryRow(`SELECT count(DISTINCT user_id) FROM id_upstream_links WHERE issuer = $1`, out[i].Config.Issuer).Scan(&out[i].People); err != nil {
 				return err
 			}
 		}
@@ -373,6 +520,7 @@ func (u *Upstreams) answered(id string, err error) {
 		return
 	}
 	was := o.down
+	o.asked = u.o.Now()
 	if o.down = ""; err != nil {
 		o.down = err.Error()
 	}
@@ -383,31 +531,31 @@ func (u *Upstreams) answered(id string, err error) {
 
 // provider is what discovery said, from memory while it is fresh, and while the provider
 // is down also after. Errors: ErrNone, ErrDown.
-func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.Provider, Config, error) {
+func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.Provider, *opened, error) {
 	u.mu.Lock()
 	o := u.open[id]
 	if o == nil || o.c.Issuer == "" {
 		u.mu.Unlock()
-		return nil, Config{}, ErrNone
+		return nil, nil, ErrNone
 	}
-	p, c, fresh := o.p, o.c, o.p != nil && u.o.Now().Before(o.until)
+	p, fresh := o.p, o.p != nil && u.o.Now().Before(o.until)
 	u.mu.Unlock()
 	if fresh && !anew {
-		return p, c, nil
+		return p, o, nil
 	}
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, u.client), timeout)
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, o.http), timeout)
 	defer cancel()
-	p, err := oidc.NewProvider(ctx, c.Issuer)
+	p, err := oidc.NewProvider(ctx, o.c.Issuer)
 	u.answered(id, err)
 	if err != nil {
-		return nil, c, fmt.Errorf("%w: %w", ErrDown, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDown, err)
 	}
 	u.mu.Lock()
 	if u.open[id] == o {
 		o.p, o.until = p, u.o.Now().Add(freshFor)
 	}
 	u.mu.Unlock()
-	return p, c, nil
+	return p, o, nil
 }
 
 // Test asks a provider what it offers, and returns its sign-in page. Errors: ErrNone, ErrDown.
@@ -419,14 +567,24 @@ func (u *Upstreams) Test(ctx context.Context, id string) (string, error) {
 	return p.Endpoint().AuthURL, nil
 }
 
+// AskAll asks all providers whether they are there, at the same time and for no longer
+// than within. What they answer is in List and Down.
+func (u *Upstreams) AskAll(ctx context.Context, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, b := range u.Buttons() {
+		wg.Go(func() { u.provider(ctx, b.ID, true) }) // noted in answered
+	}
+	wg.Wait()
+}
+
 // Run looks every few minutes whether the providers answer, until ctx ends.
 func (u *Upstreams) Run(ctx context.Context) {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for {
-		for _, b := range u.Buttons() {
-			u.provider(ctx, b.ID, true) // noted in answered
-		}
+		u.AskAll(ctx, timeout)
 		select {
 		case <-ctx.Done():
 			return
@@ -456,10 +614,11 @@ func (u *Upstreams) config(p *oidc.Provider, c Config, redirect string) oauth2.C
 
 // Ask begins a sign-in and returns where the browser goes. Errors: ErrNone, ErrDown.
 func (u *Upstreams) Ask(ctx context.Context, id, redirect, query string) (to string, a Asked, err error) {
-	p, c, err := u.provider(ctx, id, false)
+	p, o, err := u.provider(ctx, id, false)
 	if err != nil {
 		return "", a, err
 	}
+	c := o.c
 	a = Asked{ID: id, State: account.Secret(), Nonce: account.Secret(), Verifier: oauth2.GenerateVerifier(), Redirect: redirect, Query: query, Until: u.o.Now().Add(askedFor)}
 	conf := u.config(p, c, redirect)
 	more := []oauth2.AuthCodeOption{oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)}
@@ -493,17 +652,18 @@ func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Pe
 	if !u.o.Now().Before(a.Until) || a.State == "" || v.Get("state") != a.State {
 		return who, fmt.Errorf("%w: it belongs to no sign-in of this browser, or came too late", ErrRefused)
 	}
-	p, c, err := u.provider(ctx, a.ID, false)
+	p, o, err := u.provider(ctx, a.ID, false)
 	if err != nil {
 		return who, err
 	}
+	c := o.c
 	if iss := v.Get("iss"); iss != "" && iss != c.Issuer {
 		return who, fmt.Errorf("%w: it is of another issuer", ErrRefused)
 	}
 	if e := v.Get("error"); e != "" {
 		return who, fmt.Errorf("%w: %.100q", ErrDenied, e)
 	}
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, u.client), timeout)
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, o.http), timeout)
 	defer cancel()
 	conf := u.config(p, c, a.Redirect)
 	token, err := conf.Exchange(ctx, v.Get("code"), oauth2.VerifierOption(a.Verifier))

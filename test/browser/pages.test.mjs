@@ -21,7 +21,7 @@ before(async () => {
     mail = await mailServer();
     site = createPage((_, res) => res.end(`<html><head><title>Minutes</title><meta property="og:title" content="Minutes of the council"><meta property="og:description" content="What was decided"></head></html>`));
     await new Promise((ok) => site.listen(0, "127.0.0.1", ok));
-    server = await startClaimed("ada", password);
+    server = await startClaimed("ada", password, ["--set", "network.allow_private=true"]); // a provider that people sign in with is on this machine
     ada = await openBrowser("ada");
 });
 
@@ -312,9 +312,59 @@ step("the console's groups, applications, directories and audit log", async (p) 
     assert.deepEqual(await obstacles(p), []);
     await pictures(p, "console-directories");
 
+    // A provider that does not answer says so, one that does as well; it goes with its people.
+    const provider = createPage((q, r) => {
+        r.setHeader("content-type", "application/json");
+        const at = `http://127.0.0.1:${provider.address().port}`;
+        r.end(JSON.stringify({ issuer: at, authorization_endpoint: `${at}/auth`, token_endpoint: `${at}/token`, jwks_uri: `${at}/keys`, id_token_signing_alg_values_supported: ["RS256"] }));
+    });
+    await new Promise((ok) => provider.listen(0, "127.0.0.1", ok));
+    await p.goto(`${server.base}/console/upstreams`);
+    await p.getByText("No providers yet").waitFor();
+    await p.getByTestId("upstream-new").click();
+    await p.getByLabel("Short name").fill("Town!");
+    await p.getByLabel("Name on the button").fill("Town Hall");
+    await p.getByLabel("Issuer").fill(`http://127.0.0.1:${nobody}`);
+    await p.getByLabel("Client ID").fill("holdfast");
+    await p.getByLabel("Client secret").fill("the secret of the town");
+    await p.getByLabel("Groups", { exact: true }).fill("guards = Pirates");
+    await pictures(p, "console-upstream-new");
+    await p.getByTestId("upstream-save").click();
+    await p.getByText("A provider's short name has").waitFor();
+    await p.getByLabel("Short name").fill("town");
+    await p.getByTestId("upstream-save").click();
+    await p.getByText("there is no group").waitFor();
+    await p.getByLabel("Groups", { exact: true }).fill("guards = Watch");
+    assert.deepEqual(await obstacles(p), []);
+    await p.getByTestId("upstream-save").click();
+    const town = p.getByTestId("upstream-town");
+    await town.getByText("Not asked yet").waitFor();
+    await town.getByText("guards → Watch").waitFor();
+    await town.getByText(`/upstream/town/callback`).waitFor();
+    await p.getByTestId("upstream-test").click();
+    await town.getByText("Does not answer").waitFor();
+    await town.getByText("connection refused").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await town.getByRole("button", { name: "Change" }).click();
+    await p.getByLabel("Issuer").fill(`http://127.0.0.1:${provider.address().port}`);
+    await p.getByTestId("upstream-save").click();
+    await town.getByText("Not asked yet").waitFor();
+    await p.getByTestId("upstream-test").click();
+    await town.getByText("Answers", { exact: true }).waitFor();
+    assert.doesNotMatch(await p.evaluate(async () => await (await fetch("/api/console/upstreams")).text()), /secret of the town/);
+    await pictures(p, "console-upstreams");
+    await town.getByRole("button", { name: "Remove" }).click();
+    await p.getByText("Nobody signed in with it yet").waitFor();
+    await p.getByText("The same, and who has no other way in is locked").click();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-upstream-remove");
+    await p.getByTestId("upstream-remove").click();
+    await p.getByText("No providers yet").waitFor();
+    provider.close();
+
     // All of it is in the log, which is whole.
     await p.goto(`${server.base}/console/audit`);
-    for (const event of ["group.create Watch", "app.create", "directory.set town"]) await p.getByTestId("audit").getByText(event).waitFor();
+    for (const event of ["group.create Watch", "app.create", "directory.set town", "upstream.set town", "upstream.remove town"]) await p.getByTestId("audit").getByText(event).first().waitFor();
     await p.getByTestId("audit-verify").click();
     await p.getByText("It is whole, and as the appliance wrote it").waitFor();
     assert.deepEqual(await obstacles(p), []);
@@ -335,7 +385,7 @@ step("the console's groups, applications, directories and audit log", async (p) 
         await q.locator("button[type=submit]").click();
         await q.getByTestId("audit").getByText("app.create").waitFor();
         await q.getByText("You see what administrators see").waitFor();
-        for (const page of ["people", "groups", "invites", "directories", "apps", "settings"]) {
+        for (const page of ["people", "groups", "invites", "directories", "upstreams", "apps", "settings"]) {
             await q.goto(`${server.base}/console/${page}`);
             await q.locator("h1").waitFor();
             await until("the page is there", async () => !(await q.getByText("Only an administrator").count()));

@@ -141,7 +141,7 @@ func (p *program) cli(args ...string) ([]byte, error) {
 	cmd.Stderr = &e
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("holdfast %s: %w\n%s", strings.Join(args, " "), err, e.Bytes())
+		return out, fmt.Errorf("holdfast %s: %w\n%s", strings.Join(args, " "), err, e.Bytes())
 	}
 	return out, nil
 }

@@ -198,6 +198,9 @@ func TestUpstream(t *testing.T) {
 	if out, err := main.cli("upstream", "list"); err != nil || !strings.Contains(string(out), "down") {
 		t.Fatalf("%v %s", err, out)
 	}
+	if out, err := main.cli("doctor", "--json"); err == nil || !regexp.MustCompile(`"name": ?"provider town",\s*"ok": ?false,\s*"detail": ?"down: `).Match(out) {
+		t.Fatalf("%v %s", err, out)
+	}
 	// A local administrator who signs in now is noticed.
 	if _, err := main.cli("user", "add", "glass", "--password", password, "--admin"); err != nil {
 		t.Fatal(err)
@@ -206,8 +209,12 @@ func TestUpstream(t *testing.T) {
 	if out, err := main.cli("audit", "list", "--json"); err != nil || !strings.Contains(string(out), "signin.breakglass") {
 		t.Fatalf("%v %.2000s", err, out)
 	}
-	if _, err := main.cli("upstream", "remove", "town"); err != nil {
-		t.Fatal(err)
+	// Whoever has no other way in is locked on request; alice has a password here.
+	if out, err := main.cli("upstream", "remove", "town", "--people", "lock", "--json"); err != nil || !regexp.MustCompile(`"locked": ?1\b`).Match(out) {
+		t.Fatalf("%v %s", err, out)
+	}
+	if b.whoami(t) != "" {
+		t.Fatal("she is locked and signed in")
 	}
 	if status, _, _ := local.do("GET", main.issuer+"/upstream/town/start", nil); status != 404 {
 		t.Fatalf("removed: %d", status)

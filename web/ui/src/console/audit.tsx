@@ -25,7 +25,7 @@ interface Report {
 }
 
 // Which events each choice stands for.
-const kinds = { all: "", signin: "signin", session: "session.", user: "user.", role: "role.", group: "group.", invite: "invite.", directory: "directory.", app: "app.", setting: "setting.change", admin: "admin." } as const;
+const kinds = { all: "", signin: "signin", session: "session.", user: "user.", role: "role.", group: "group.", invite: "invite.", directory: "directory.", upstream: "upstream.", app: "app.", setting: "setting.change", admin: "admin." } as const;
 type Kind = keyof typeof kinds;
 
 const exact = (iso: string): string => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(iso));

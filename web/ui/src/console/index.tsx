@@ -21,6 +21,7 @@ import { PushPage } from "./push";
 import { Reauth } from "./reauth";
 import { SettingsPage } from "./settings";
 import { SignInPage } from "./signin";
+import { UpstreamsPage } from "./upstreams";
 import "../setup/setup.css";
 import "./console.css";
 
@@ -117,6 +118,7 @@ export default function Console() {
                 {page === "cards" && <CardsPage acts={me.admin} />}
                 {page === "lists" && <ListsPage acts={me.admin} />}
                 {page === "directories" && <DirectoriesPage acts={me.admin} />}
+                {page === "upstreams" && <UpstreamsPage acts={me.admin} />}
                 {page === "apps" && <AppsPage acts={me.admin} />}
                 {page === "audit" && <AuditPage />}
                 {page === "calls" && <CallsPage acts={me.admin || me.moderator} tests={me.admin} />}

@@ -9,7 +9,7 @@ import { navigate } from "../router";
 export const sections = [
     { title: undefined, pages: ["status"] },
     { title: "console.nav.people", pages: ["people", "groups", "invites", "cards", "lists"] },
-    { title: "console.nav.signIn", pages: ["signin", "directories", "apps"] },
+    { title: "console.nav.signIn", pages: ["signin", "directories", "upstreams", "apps"] },
     { title: "console.nav.messages", pages: ["calls", "push", "bridges"] },
     { title: "console.nav.appliance", pages: ["settings", "machine", "audit"] },
 ] as const satisfies readonly { title: Key | undefined; pages: readonly string[] }[];

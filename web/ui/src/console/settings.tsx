@@ -41,7 +41,7 @@ type FieldError = (field: string) => string | undefined;
  * SaveForm is a form that hands in what was typed. What the server says about a field stands at that field, if fields()
  * names it; all else above the buttons.
  */
-export function SaveForm({ save, button, look = "main", testId, onCancel, fields }: { save: () => Promise<void>; button: string; look?: "main" | "plain"; testId: string; onCancel?: () => void; fields: (errorOf: FieldError) => React.ReactNode }) {
+export function SaveForm({ save, button, look = "main", testId, onCancel, fields }: { save: () => Promise<void>; button: string; look?: "main" | "plain" | "danger"; testId: string; onCancel?: () => void; fields: (errorOf: FieldError) => React.ReactNode }) {
     const [busy, setBusy] = useState(false);
     const [error, setError] = useState<ApiError>();
     const shown = new Set<string>();
