@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"time"
 
 	"holdfast/identity"
 	"holdfast/identity/directory"
@@ -267,7 +268,12 @@ func (a console) Providers(ctx context.Context) ([]web.Provider, error) {
 		c := p.Config
 		groups := map[string]string{}
 		maps.Copy(groups, c.Groups)
-		out = append(out, web.Provider{ID: p.ID, Kind: "openid", Secret: p.Secret, Redirect: a.sharedURL() + "/upstream/" + p.ID + "/callback", People: p.People, Asked: p.Asked, Down: p.Down,
+		kind, at := "openid", a.sharedURL()+"/upstream/"+p.ID+"/callback"
+		var until time.Time
+		if p.SAML != nil {
+			kind, at, until = "saml", p.SAML.Metadata, *p.Until
+		}
+		out = append(out, web.Provider{ID: p.ID, Kind: kind, Secret: p.Secret, Redirect: at, Until: until, People: p.People, Asked: p.Asked, Down: p.Down,
 			Settings: web.ProviderSettings{Name: c.Name, Issuer: c.Issuer, ClientID: c.ClientID, CA: c.CA, Scopes: some(c.Scopes), UserClaim: c.UserClaim, NameClaim: c.NameClaim,
 				NameFollows: c.NameFollows, MailClaim: c.MailClaim, MailTrusted: c.MailTrusted, MailTaken: c.MailTaken, GroupsClaim: c.GroupsClaim, Groups: groups,
 				RequireClaim: c.RequireClaim, RequireValues: some(c.RequireValues), Domains: some(c.Domains), Closed: c.Closed, Prompt: c.Prompt, ACRs: some(c.ACRs),
@@ -295,6 +301,9 @@ func (a console) SetProvider(ctx context.Context, id string, p web.ProviderSetti
 	var missing *web.Error
 	if err != nil && !errors.As(err, &missing) {
 		return err
+	}
+	if had.SAML != nil { // a form without its metadata would make it another kind of provider
+		return &web.Error{Status: http.StatusConflict, Code: "saml", Message: "A SAML provider is changed on the command line, with its metadata: holdfast upstream add."}
 	}
 	c := had.Config
 	c.Name, c.Issuer, c.ClientID, c.ClientSecret, c.CA, c.Scopes = p.Name, p.Issuer, p.ClientID, p.ClientSecret, p.CA, p.Scopes

@@ -382,7 +382,7 @@ func (a *Appliance) health(ctx context.Context) (health, error) {
 	st, err := setup{a}.State(ctx)
 	h := health{
 		Version: Version, ServerName: a.ServerName(), URL: a.sharedURL(), Claimed: st.Claimed(),
-		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.auditProblems(), a.clockProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
+		Problems: slices.Concat(a.problems(ctx), a.directoryProblems(ctx), a.samlProblems(), a.auditProblems(), a.clockProblems()), Users: len(users), MemoryMiB: residentBytes() >> 20,
 		DiskMiB: diskFree(a.cfg.Data) >> 20, TLS: a.tlsMode(), MasterKey: a.master.Status(),
 	}
 	if a.sfu != nil {

@@ -180,8 +180,8 @@ func commands() []command {
 		{name: "directory join", args: "ID USER NAME", nargs: [2]int{3, 3}, short: "give a local account to somebody in a directory", run: runDirectoryJoin,
 			long: "The account USER, which was made here, belongs to the person NAME of the directory from\nthen on: its password here is dropped, that of the directory is asked."},
 		{name: "directory remove", args: "ID", nargs: [2]int{1, 1}, short: "forget a directory", run: runDirectoryRemove},
-		{name: "upstream add", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of another OpenID provider sign in", run: runUpstreamAdd,
-			long: "Adds a provider under a short name of your choice, or replaces its settings. People are known\nby its issuer and subject; whose user name has a local account here prove that first.",
+		{name: "upstream add", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of another OpenID or SAML provider sign in", run: runUpstreamAdd,
+			long: "Adds a provider under a short name of your choice, or replaces its settings. People are known\nby its issuer and subject; whose user name has a local account here prove that first.\nWith --saml or --saml-url it is a SAML 2.0 provider, of which the metadata say everything.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.StringVar(&c.upstream.c.Issuer, "issuer", "", "the provider's `address`, as https://login.example.org")
 				f.StringVar(&c.upstream.c.ClientID, "client-id", "", "the `ID` that it gave out for here")
@@ -189,7 +189,7 @@ func commands() []command {
 				f.StringVar(&c.upstream.caFile, "ca-file", "", "a PEM `file` with the certificate authority of the provider, if it is one of your own; no other is trusted for it then")
 				f.StringVar(&c.upstream.c.Name, "name", "", "the `text` on the button")
 				f.Var(list{&c.upstream.scopes}, "scope", "a `scope` to ask for besides openid; may be repeated; else profile")
-				f.StringVar(&c.upstream.c.UserClaim, "user-claim", "", "the `claim` with the user name (default preferred_username)")
+				f.StringVar(&c.upstream.c.UserClaim, "user-claim", "", "the `claim` with the user name (default preferred_username); of SAML, as all claims, an attribute")
 				f.StringVar(&c.upstream.c.NameClaim, "name-claim", "", "the `claim` with the displayed name (default name)")
 				f.BoolVar(&c.upstream.c.NameFollows, "name-follows", false, "set the displayed name at each sign-in, not only for a new account")
 				f.StringVar(&c.upstream.c.MailClaim, "mail-claim", "", "the `claim` with the e-mail address (default email)")
@@ -206,10 +206,13 @@ func commands() []command {
 				f.BoolVar(&c.upstream.c.RequireMFA, "require-mfa", false, "refuse who had no second factor there (amr mfa)")
 				f.BoolVar(&c.upstream.c.TrustMFA, "trust-mfa", false, "a second factor there counts as one here")
 				f.BoolVar(&c.upstream.c.Closed, "closed", false, "make no accounts: only who has one here signs in")
+				samlFlagsOf(f, c)
 			}},
-		{name: "upstream list", data: true, short: "list the OpenID providers that people sign in with, and whether they answer", run: runUpstreamList},
-		{name: "upstream test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "see whether an OpenID provider answers", run: runUpstreamTest},
-		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget an OpenID provider", run: runUpstreamRemove,
+		{name: "upstream list", data: true, short: "list the other providers that people sign in with, and whether they answer", run: runUpstreamList},
+		{name: "upstream test", data: true, args: "ID", nargs: [2]int{1, 1}, short: "see whether a provider answers", run: runUpstreamTest},
+		{name: "upstream metadata", data: true, args: "ID", nargs: [2]int{1, 1}, short: "print what a SAML provider has to know of here", run: runUpstreamMetadata,
+			long: "Prints the SAML metadata for a provider. Its administrator loads them there; they name our\naddresses and have our certificate."},
+		{name: "upstream remove", data: true, args: "ID", nargs: [2]int{1, 1}, short: "forget a provider", run: runUpstreamRemove,
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.StringVar(&c.upstream.people, "people", "keep", "what becomes of its people: keep has their accounts wait for it to come back, unlink has them be local ones, lock also locks who has no other way in (`what`)")
 			}},

@@ -14,10 +14,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"holdfast/identity/saml"
 	"holdfast/identity/upstream"
 )
 
-// This file has the other OpenID providers that sign people in here, at the command line.
+// This file has the other providers that sign people in here, at the command line.
 
 type upstreamFlags struct {
 	c      upstream.Config
@@ -26,6 +27,7 @@ type upstreamFlags struct {
 	stdin  bool
 	caFile string
 	people string
+	saml   samlFlags
 }
 
 func (a *Appliance) upstreamControl(handle func(string, func(*http.Request) (any, error))) {
@@ -37,22 +39,26 @@ func (a *Appliance) upstreamControl(handle func(string, func(*http.Request) (any
 		return ups().List(r.Context())
 	})
 	handle("PUT /v1/upstreams/{id}", func(r *http.Request) (any, error) {
-		var in upstream.Config
-		if err := readJSON(r, &in); err != nil {
+		in, err := a.upstreamRequest(r)
+		if err != nil {
 			return nil, err
 		}
 		if err := ups().Set(r.Context(), r.PathValue("id"), in); err != nil {
 			return nil, err
 		}
+		if in.SAML != nil {
+			return a.samlAnswer(r.Context(), r.PathValue("id"))
+		}
 		return map[string]string{"redirect_uri": a.sharedURL() + "/upstream/" + r.PathValue("id") + "/callback"}, nil
 	})
+	a.samlControl(handle)
 	handle("DELETE /v1/upstreams/{id}", func(r *http.Request) (any, error) {
 		n, err := ups().Remove(r.Context(), r.PathValue("id"), cmp.Or(r.URL.Query().Get("people"), upstream.Keep))
 		return map[string]int{"locked": n}, err
 	})
 	handle("POST /v1/upstreams/{id}/test", func(r *http.Request) (any, error) {
 		at, err := ups().Test(r.Context(), r.PathValue("id"))
-		return map[string]string{"authorization_endpoint": at}, err
+		return upstreamTest{at, ups().IsSAML(r.PathValue("id"))}, err
 	})
 }
 
@@ -80,10 +86,19 @@ func upstreamState(p upstream.Provider) string {
 	switch {
 	case p.Down != "":
 		return "down: " + p.Down
+	case p.Until != nil: // only browsers go to it
+		return "not asked (SAML); certificate until " + p.Until.Format(time.DateOnly)
 	case p.Asked.IsZero(): // it was not asked yet
 		return "no trouble known"
 	}
 	return "answers"
+}
+
+// upstreamTest is where a provider's people sign in. One of SAML was not asked: only
+// browsers go to it.
+type upstreamTest struct {
+	At   string `json:"authorization_endpoint"`
+	SAML bool   `json:"saml,omitempty"`
 }
 
 // upstreamMessage says what a failed command about providers means.
@@ -92,6 +107,9 @@ func upstreamMessage(err error) string {
 		if errors.Is(err, e) {
 			return e.Error()[len("upstream: "):]
 		}
+	}
+	if errors.Is(err, saml.ErrMetadata) {
+		return strings.TrimPrefix(err.Error(), "saml: ")
 	}
 	if errors.Is(err, upstream.ErrDown) {
 		return "the provider gives no answer that can be used: " + err.Error()
@@ -106,9 +124,9 @@ func runUpstreamAdd(ctx context.Context, c *cli, args []string) error {
 		in.Name = args[0]
 	}
 	for _, g := range c.upstream.groups {
-		there, here, two := strings.Cut(g, "=")
-		if !two {
-			here = there
+		there, here := g, g
+		if i := strings.LastIndexByte(g, '='); i >= 0 { // a group there may be a DN
+			there, here = g[:i], g[i+1:]
 		}
 		if in.Groups == nil {
 			in.Groups = map[string]string{}
@@ -121,6 +139,9 @@ func runUpstreamAdd(ctx context.Context, c *cli, args []string) error {
 			return fmt.Errorf("the file with the certificate authority cannot be read: %w", err)
 		}
 		in.CA = string(b)
+	}
+	if c.upstream.saml.asked() {
+		return runSAMLAdd(ctx, c, args[0], in)
 	}
 	if c.upstream.stdin {
 		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 1<<16)).ReadString('\n')
@@ -165,14 +186,16 @@ func runUpstreamList(ctx context.Context, c *cli, _ []string) error {
 }
 
 func runUpstreamTest(ctx context.Context, c *cli, args []string) error {
-	var out struct {
-		At string `json:"authorization_endpoint"`
-	}
+	var out upstreamTest
 	if err := c.ask(ctx, "POST", "/v1/upstreams/"+args[0]+"/test", struct{}{}, &out); err != nil {
 		return err
 	}
 	if c.json {
 		return c.printJSON(out)
+	}
+	if out.SAML {
+		fmt.Fprintf(c.out, "Its metadata can be used; people sign in at %s.\nWhether it is there was not asked: only their browsers go there.\n", out.At)
+		return nil
 	}
 	fmt.Fprintf(c.out, "It answers; people sign in at %s.\n", out.At)
 	return nil

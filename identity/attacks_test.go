@@ -51,7 +51,7 @@ var attacks = []struct {
 	{35, "an invite that was used, has expired, or is used twice at once", []string{"attack_test.go TestAttack35Invites", "cards_test.go TestCardRace"}, ""},
 	{36, "a second claim", []string{"../web/web_test.go TestSetupFromClaimToInvite"}, ""},
 	{37, "a directory without a password, with a filter", []string{"directory_test.go TestDirectorySignIn"}, ""},
-	{38, "SAML that is unsigned, wrapped, for others, replayed or unsolicited", nil, "SAML is not built"},
+	{38, "SAML that is unsigned, wrapped, for others, replayed or unsolicited", []string{"upstream/saml_test.go TestAttack38SAMLAnswers", "../test/oidc/saml_test.go TestSAML"}, ""},
 	{39, "an upstream ID token with alg=none or a wrong iss, aud, nonce", []string{"upstream/verify_test.go TestAttack39IDTokens"}, ""},
 	{40, "the same e-mail address or name upstream, another subject", []string{"upstream/verify_test.go TestAttack39IDTokens", "../test/oidc/upstream_test.go TestUpstream"}, ""},
 	{41, "another application's token at the Matrix API", []string{"attack_test.go TestAttack41ForeignToken", "apps_test.go TestAppSecret"}, ""},

@@ -269,7 +269,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.accounts.OnEnd(s.sessions.BrowserEndedTx)
+	s.accounts.OnEnd(func(tx *store.Tx, userID, sid string) error {
+		if err := s.upstreams.EndedTx(tx, sid); err != nil {
+			return err
+		}
+		return s.sessions.BrowserEndedTx(tx, userID, sid)
+	})
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
 		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now, Audit: o.Audit})
 	if err != nil {
@@ -351,7 +356,7 @@ func (s *Service) otherWay(q store.Querier, u User) (bool, error) {
 	return has.Passkeys > 0, err
 }
 
-// Upstreams are the other OpenID providers that sign people in here.
+// Upstreams are the other providers that sign people in here.
 func (s *Service) Upstreams() *upstream.Upstreams { return s.upstreams }
 
 // Close ends the upkeep. Call it before the store is closed.

@@ -162,10 +162,11 @@ type ProviderSettings struct {
 // Provider is a provider, and what it answered when it was last asked.
 type Provider struct {
 	ID       string           `json:"id"`
-	Kind     string           `json:"kind"` // "openid"
+	Kind     string           `json:"kind"` // "openid" or "saml"
 	Settings ProviderSettings `json:"settings"`
-	Secret   bool             `json:"secret"` // it has one
-	Redirect string           `json:"redirect_uri"`
+	Secret   bool             `json:"secret"`                     // it has one
+	Redirect string           `json:"redirect_uri"`               // of SAML: where our metadata are
+	Until    time.Time        `json:"certificate_until,omitzero"` // of SAML: when its last certificate ends
 	People   int              `json:"people"`
 	Asked    time.Time        `json:"asked,omitzero"` // zero: not since the start
 	Down     string           `json:"down,omitempty"` // why it gave no answer then

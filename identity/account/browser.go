@@ -63,6 +63,8 @@ const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1 RETURNING
 
 const deleteBrowsers = `DELETE FROM id_browser_sessions WHERE user_id = $1 AND hash IS NOT $2 RETURNING user_id, sid`
 
+const deleteNamed = `DELETE FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 RETURNING user_id, sid`
+
 const selectOwner = `SELECT user_id FROM id_browser_sessions WHERE hash = $1`
 
 const selectLive = `SELECT EXISTS (SELECT 1 FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 AND expires > $3)`
@@ -152,6 +154,11 @@ func (a *Accounts) EndBrowser(ctx context.Context, hash []byte) error {
 		}
 		return a.endBrowsersTx(tx, deleteBrowser, hash)
 	})
+}
+
+// EndBrowserTx ends one browser session of a user, by the name that others know.
+func (a *Accounts) EndBrowserTx(tx *store.Tx, id, sid string) error {
+	return a.endBrowsersTx(tx, deleteNamed, id, sid)
 }
 
 // EndBrowsersTx ends a user's browser sessions except the one with the hash keep.

@@ -3,7 +3,8 @@
 // JavaScript.
 //
 // Invariants:
-//   - Nothing changes on GET. Every POST passes http.CrossOriginProtection.
+//   - Nothing changes on GET. Every POST passes http.CrossOriginProtection, but for those
+//     of SAML providers, which are signed.
 //   - A sign-in belongs to the browser that began it, by cookie.
 //   - Signing in always makes a new cookie; an old one is never carried over.
 //   - Pages are never cached, framed, or sent elsewhere by their own forms, except
@@ -149,6 +150,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 		"POST /account/profile": p.doProfile, "POST /account/withdraw": p.doWithdraw,
 		"POST /account/reset": p.doReset, "POST /account/deactivate": p.doDeactivate,
 	}
+	p.registerSAML(mux)
 	if p.Phones != nil {
 		handlers["GET /account/phones"] = p.showPhones
 		handlers["POST /account/phones/add"] = p.doAddPhone
@@ -203,8 +205,9 @@ type view struct {
 	Upstreams                         []upstreamView
 	Allowed                           []allowedView
 	Factor                            factorView
-	Done                              bool // a page that waits is told
-	NeedsPIN                          bool // of a card
+	Done                              bool   // a page that waits is told
+	Leads                             string // a further place that the page's form may lead to
+	NeedsPIN                          bool   // of a card
 	PIN                               string
 }
 
@@ -255,7 +258,7 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 		var buf bytes.Buffer
 		t.Funcs(template.FuncMap{"t": func(key string, args ...any) string { return p.text(v.Lang, key, args...) }})
 		if err = t.ExecuteTemplate(&buf, "layout.html", v); err == nil {
-			SecurityHeaders(w, target)
+			SecurityHeaders(w, target, v.Leads)
 			if v.Factor.Options != "" || v.Done {
 				allowScript(w)
 			}
@@ -270,13 +273,15 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 	http.Error(w, "The page could not be made.", http.StatusInternalServerError)
 }
 
-// SecurityHeaders sets what every page has. target is a further place that a form
+// SecurityHeaders sets what every page has. target are further places that a form
 // may lead to: browsers hold redirects after a form to form-action as well.
-func SecurityHeaders(w http.ResponseWriter, target string) {
+func SecurityHeaders(w http.ResponseWriter, target ...string) {
 	h := w.Header()
 	form := "'self'"
-	if src := formSource(target); src != "" {
-		form += " " + src
+	for _, t := range target {
+		if src := formSource(t); src != "" {
+			form += " " + src
+		}
 	}
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action "+form+"; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("X-Frame-Options", "DENY")
@@ -409,12 +414,15 @@ func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, m
 	if err != nil {
 		return err
 	}
-	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
-	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
 	b, err := p.Accounts.BrowserByCookie(r.Context(), secret)
+	if err == nil {
+		err = p.remember(r, b)
+	}
 	if err != nil {
 		return err
 	}
+	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
+	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
 	*r = *r.WithContext(context.WithValue(r.Context(), signedInKey{}, b)) // its cookie is still the old one
 	return nil
 }

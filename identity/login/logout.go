@@ -71,6 +71,7 @@ func (q Logout) form() string {
 // SignOut ends the browser session and removes its cookie. It answers itself when that
 // fails: nobody is told that they are out while they are not.
 func (p *Pages) SignOut(w http.ResponseWriter, r *http.Request, b account.Browser) bool {
+	p.leads(r, b)
 	if err := p.Accounts.EndBrowser(r.Context(), b.Hash); err != nil {
 		p.fail(w, r, err)
 		return false
@@ -79,17 +80,38 @@ func (p *Pages) SignOut(w http.ResponseWriter, r *http.Request, b account.Browse
 	return true
 }
 
+// leads keeps the sign-out at the provider that a session came from for AfterLogout.
+func (p *Pages) leads(r *http.Request, b account.Browser) {
+	if p.Upstreams == nil {
+		return
+	}
+	l, ok, err := p.Upstreams.LeaveSAML(r.Context(), b.SID)
+	if err != nil { // who wants to be signed out here is
+		p.Log.Error("a sign-out at another provider could not be made", "err", err)
+	}
+	if ok {
+		*r = *r.WithContext(context.WithValue(r.Context(), leavingKey{}, l))
+	}
+}
+
 // AskLogout is the page that asks before an application's logout is followed.
 func (p *Pages) AskLogout(w http.ResponseWriter, r *http.Request, b account.Browser, q Logout) {
 	v := view{Action: q.form(), UserID: b.User.UserID}
 	if q.Client != nil && !q.Client.Trusted {
 		v.App = q.Client.Name()
 	}
+	if p.Upstreams != nil {
+		v.Leads = p.Upstreams.Leads(r.Context(), b.SID)
+	}
 	p.render(w, r, http.StatusOK, "logout", q.URI, v)
 }
 
-// AfterLogout leads on when nobody is signed in any more.
+// AfterLogout leads on when nobody is signed in any more: first to the provider that the
+// session came from, if it wants to know.
 func (p *Pages) AfterLogout(w http.ResponseWriter, r *http.Request, q Logout) {
+	if p.leave(w, r, q.to()) {
+		return
+	}
 	if to := q.to(); to != "" {
 		redirect(w, r, to)
 		return
@@ -119,6 +141,7 @@ func (p *Pages) doLogout(w http.ResponseWriter, r *http.Request) {
 	}
 	if b, in := p.SignedIn(r); in {
 		if r.PostForm.Get("everywhere") != "" {
+			p.leads(r, b) // while it is known where the session came from
 			if err := p.EndEverything(r.Context(), b.User); err != nil {
 				p.fail(w, r, err)
 				return

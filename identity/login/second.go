@@ -16,6 +16,7 @@ import (
 	"holdfast/identity/account"
 	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
+	"holdfast/identity/upstream"
 )
 
 // Cookies that belong to the second factor.
@@ -35,6 +36,8 @@ type pending struct {
 	User    string    `json:"u"`
 	Methods []string  `json:"m"`
 	Until   time.Time `json:"t"`
+	// From is the session at a provider that the first factor was, of SAML.
+	From *upstream.From `json:"f,omitempty"`
 }
 
 // sealed gives text that only this process can read, and only for this purpose.
@@ -98,7 +101,11 @@ func (p *Pages) passed(w http.ResponseWriter, r *http.Request, u account.User, m
 		}
 		path, lasts = "/login/enrol", enrolFor
 	}
-	text, err := p.sealed("pending", pending{u.ID, methods, p.Now().Add(lasts)})
+	wait := pending{User: u.ID, Methods: methods, Until: p.Now().Add(lasts)}
+	if from, ok := r.Context().Value(fromKey{}).(upstream.From); ok {
+		wait.From = &from
+	}
+	text, err := p.sealed(pendingCookie, wait)
 	if err != nil {
 		p.fail(w, r, err)
 		return false
@@ -118,13 +125,14 @@ func (p *Pages) secondPath(r *http.Request, has factor.State) string {
 // waits is who passed the first factor in this browser. It leads back where nobody did,
 // or too long ago.
 func (p *Pages) waits(w http.ResponseWriter, r *http.Request) (x pending, u account.User, ok bool) {
-	if p.unsealed("pending", p.longCookie(r, pendingCookie), &x) && p.Now().Before(x.Until) {
+	if p.carried(r, pendingCookie, &x) && p.Now().Before(x.Until) {
 		var err error
 		u, err = p.Accounts.ByID(r.Context(), x.User)
 		if err == nil {
 			err = u.Err()
 		}
 		if err == nil {
+			withFrom(r, x.From)
 			return x, u, true
 		}
 		if status, text := p.attemptText(r, err); status != 0 {

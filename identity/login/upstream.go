@@ -10,7 +10,7 @@ import (
 	"holdfast/identity/upstream"
 )
 
-// This file signs people in with other OpenID providers.
+// This file signs people in with other providers.
 
 const (
 	upstreamCookie = "hf_upstream" // what a sign-in elsewhere began with
@@ -70,6 +70,10 @@ func (p *Pages) startUpstream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := r.PathValue("id")
+	if p.Upstreams.IsSAML(id) {
+		p.startSAML(w, r)
+		return
+	}
 	to, asked, err := p.Upstreams.Ask(r.Context(), id, p.Origin(r)+"/upstream/"+id+"/callback", r.URL.RawQuery)
 	if err != nil {
 		p.failUpstream(w, r, err)
@@ -124,6 +128,11 @@ func (p *Pages) upstreamCallback(w http.ResponseWriter, r *http.Request) {
 		p.failUpstream(w, r, err)
 		return
 	}
+	p.enter(w, r, who, asked)
+}
+
+// enter signs in whom a provider named, or leads to where a local account is proved.
+func (p *Pages) enter(w http.ResponseWriter, r *http.Request, who upstream.Person, asked upstream.Asked) {
 	u, err := p.Upstreams.Account(r.Context(), who)
 	if errors.Is(err, upstream.ErrTaken) {
 		if err := p.carry(w, r, joinCookie, joining{who, p.Now()}, joinFor); err != nil {
@@ -146,6 +155,7 @@ func (p *Pages) upstreamCallback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.URL.RawQuery = asked.Query
+	withFrom(r, who.From)
 	methods := []string{"fed"}
 	if who.MFA {
 		methods = append(methods, "mfa")
@@ -191,8 +201,8 @@ func (p *Pages) showJoin(w http.ResponseWriter, r *http.Request) {
 
 func hostOf(s string) string {
 	u, err := url.Parse(s)
-	if err != nil {
-		return ""
+	if err != nil || u.Host == "" {
+		return s // an entity ID of SAML need not be an address
 	}
 	return u.Host
 }

@@ -1,4 +1,5 @@
-// Package upstream lets people sign in with other OpenID providers.
+// Package upstream lets people sign in with other providers, of OpenID Connect and of
+// SAML 2.0.
 //
 // Invariants:
 //   - Who somebody is there is the pair of issuer and subject, never a name or an e-mail
@@ -6,11 +7,14 @@
 //   - An answer is good for the browser that asked, once, by state, nonce and PKCE.
 //   - ID tokens are signed by a public key that the issuer publishes: not by nothing, nor
 //     by the shared secret.
+//   - What of SAML may be used once is noted on disk until it is too old anyway.
 //   - While a provider is down, sessions go on and local accounts sign in.
 package upstream
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +32,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"holdfast/identity/account"
+	"holdfast/identity/saml"
 	"holdfast/identity/trust"
 	"holdfast/store"
 	"holdfast/store/audit"
@@ -83,6 +88,10 @@ type Config struct {
 	// count as one here.
 	RequireMFA bool `json:"require_mfa,omitempty"`
 	TrustMFA   bool `json:"trust_mfa,omitempty"`
+	// SAML is a provider that speaks SAML 2.0, whose entity ID is the Issuer. SubjectClaim
+	// is an attribute of it that names a person for ever; "": the persistent name ID does.
+	SAML         *saml.Settings `json:"saml,omitempty"`
+	SubjectClaim string         `json:"subject_claim,omitempty"`
 }
 
 // SettingsError says what is wrong with the settings of a provider.
@@ -101,6 +110,10 @@ type Provider struct {
 	Asked  time.Time `json:"asked,omitzero"`   // when it was last asked for something; zero: not since the start
 	Down   string    `json:"down,omitempty"`   // why it gave no answer then
 	Secret bool      `json:"secret,omitempty"` // it has one
+	// Until is when the last certificate of a SAML provider ends, and its answers with it.
+	Until *time.Time `json:"certificate_until,omitempty"`
+	// SAML is what a SAML provider has to know.
+	SAML *Ours `json:"saml,omitempty"`
 }
 
 // Options of New.
@@ -130,8 +143,11 @@ type Upstreams struct {
 	o      Options
 	client *http.Client
 
-	mu   sync.Mutex
-	open map[string]*opened
+	mac []byte // recognises our requests of SAML
+
+	mu      sync.Mutex
+	open    map[string]*opened
+	waiting map[string]waiting // answers of SAML whose browser is on its way, by request
 }
 
 type opened struct {
@@ -141,11 +157,13 @@ type opened struct {
 	asked time.Time
 	http  *http.Client
 	down  string
+	saml  *saml.Provider
 }
 
 // New loads the providers.
 func New(ctx context.Context, o Options) (*Upstreams, error) {
-	u := &Upstreams{o: o, open: map[string]*opened{}}
+	u := &Upstreams{o: o, open: map[string]*opened{}, mac: make([]byte, 32), waiting: map[string]waiting{}}
+	rand.Read(u.mac)
 	if u.client = o.Client; u.client == nil {
 		u.client = http.DefaultClient
 	}
@@ -210,6 +228,9 @@ func (u *Upstreams) load(ctx context.Context) error {
 		if e == nil {
 			o.http, e = u.reach(o.c)
 		}
+		if e == nil && o.c.SAML != nil {
+			o.saml, e = u.speaks(x.id, o.c)
+		}
 		if e != nil {
 			o.c = Config{}
 			o.down = "its settings cannot be read; add it anew"
@@ -221,6 +242,9 @@ func (u *Upstreams) load(ctx context.Context) error {
 }
 
 func (c *Config) check() error {
+	if c.SAML != nil {
+		return c.checkSAML()
+	}
 	c.Issuer = strings.TrimSpace(c.Issuer)
 	i, err := url.Parse(c.Issuer)
 	switch {
@@ -230,14 +254,15 @@ func (c *Config) check() error {
 		return wrong("the client ID that the provider gave out is missing, or too long")
 	case c.Name == "" || len(c.Name) > maxText || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return wrong("the name on the button must be plain text")
+	case c.SubjectClaim != "":
+		return wrong("an OpenID provider names people by the claim sub; an attribute for that is chosen with SAML alone")
 	case len(c.Scopes) > 20 || slices.ContainsFunc(c.Scopes, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
 		return wrong("there are too many scopes, or one is not a word")
 	case c.Prompt != "" && c.Prompt != "login" && c.Prompt != "consent" && c.Prompt != "select_account":
 		return wrong("prompt is login, consent or select_account")
-	case len(c.ACRs) > 20 || slices.ContainsFunc(c.ACRs, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
-		return wrong("there are too many values of acr, or one is not a word")
-	case c.RequireACR && len(c.ACRs) == 0:
-		return wrong("which values of acr are good must be said when one of them is required")
+	}
+	if err := c.checkACRs(); err != nil {
+		return err
 	}
 	if err := c.Mapping.check(); err != nil {
 		return err
@@ -261,17 +286,27 @@ func (c *Config) check() error {
 	return nil
 }
 
+func (c *Config) checkACRs() error {
+	switch {
+	case len(c.ACRs) > 20 || slices.ContainsFunc(c.ACRs, func(s string) bool { return s == "" || len(s) > maxText || strings.ContainsAny(s, " \t\n") }):
+		return wrong("there are too many values of acr, or one is not a word")
+	case c.RequireACR && len(c.ACRs) == 0:
+		return wrong("which values of acr are good must be said when one of them is required")
+	}
+	return nil
+}
+
 // Set adds a provider or replaces its settings. Without a secret it keeps the one that it
 // has, while issuer and client ID stay the same. Errors: ErrID, ErrTooMany, *SettingsError.
 func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	if id == "" || len(id) > 30 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return ErrID
 	}
-	if err := c.check(); err != nil {
+	o, err := u.prepare(id, &c)
+	if err != nil {
 		return err
 	}
-	client, err := u.reach(c)
-	if err != nil {
+	if o.http, err = u.reach(c); err != nil {
 		return err
 	}
 	if err := u.o.DB.Read(ctx, func(q store.Querier) error { return c.resolve(q, u.o.Accounts) }); err != nil {
@@ -282,6 +317,7 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 		c.ClientSecret = o.c.ClientSecret
 	}
 	u.mu.Unlock()
+	o.c = c
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return err
@@ -305,7 +341,7 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	})
 	if err == nil {
 		u.mu.Lock()
-		u.open[id] = &opened{c: c, http: client}
+		u.open[id] = o
 		u.mu.Unlock()
 	}
 	return err
@@ -460,6 +496,7 @@ func (u *Upstreams) List(ctx context.Context) ([]Provider, error) {
 	for id, o := range u.open {
 		p := Provider{ID: id, Config: o.c, Down: o.down, Asked: o.asked, Secret: o.c.ClientSecret != ""}
 		p.Config.ClientSecret = ""
+		u.describe(&p, o)
 		out = append(out, p)
 	}
 	u.mu.Unlock()
@@ -503,7 +540,7 @@ func (u *Upstreams) Down() (ids []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for id, o := range u.open {
-		if o.down != "" {
+		if o.down != "" || u.over(o) != "" {
 			ids = append(ids, id)
 		}
 	}
@@ -534,7 +571,7 @@ func (u *Upstreams) answered(id string, err error) {
 func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.Provider, *opened, error) {
 	u.mu.Lock()
 	o := u.open[id]
-	if o == nil || o.c.Issuer == "" {
+	if o == nil || o.c.Issuer == "" || o.saml != nil {
 		u.mu.Unlock()
 		return nil, nil, ErrNone
 	}
@@ -560,6 +597,9 @@ func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.P
 
 // Test asks a provider what it offers, and returns its sign-in page. Errors: ErrNone, ErrDown.
 func (u *Upstreams) Test(ctx context.Context, id string) (string, error) {
+	if _, c, ok := u.samlOf(id); ok { // nobody but browsers talks to it
+		return cmp.Or(c.SAML.SignInRedirect, c.SAML.SignInPost), nil
+	}
 	p, _, err := u.provider(ctx, id, true)
 	if err != nil {
 		return "", err
@@ -644,6 +684,8 @@ type Person struct {
 	Groups []string `json:"groups,omitempty"`
 	Partly bool     `json:"partly,omitempty"`
 	MFA    bool     `json:"mfa,omitempty"` // there was a second factor there, and it counts here
+	// From is the session there, of SAML.
+	From *From `json:"-"`
 }
 
 // Answered checks the provider's answer to what a browser asked. Errors: ErrNone, ErrDown,

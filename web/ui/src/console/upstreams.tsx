@@ -39,6 +39,7 @@ interface Provider {
     settings: Settings;
     secret: boolean;
     redirect_uri: string;
+    certificate_until?: string;
     people: number;
     asked?: string;
     down?: string;
@@ -124,8 +125,8 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
                     <div className="console-title">
                         <h2>{p.settings.name || p.id}</h2>
                         <span className="console-tags">
-                            <span className="hf-tag">{t("console.upstreams.openid")}</span>
-                            {p.down ? <span className="hf-tag hf-tag--warn">{t("console.upstreams.down")}</span> : p.asked ? <span className="hf-tag hf-tag--ok">{t("console.upstreams.answers")}</span> : <span className="hf-tag">{t("console.upstreams.unasked")}</span>}
+                            <span className="hf-tag">{p.kind === "saml" ? t("console.upstreams.saml") : t("console.upstreams.openid")}</span>
+                            {p.down ? <span className="hf-tag hf-tag--warn">{t("console.upstreams.down")}</span> : p.asked ? <span className="hf-tag hf-tag--ok">{t("console.upstreams.answers")}</span> : p.kind === "saml" ? null : <span className="hf-tag">{t("console.upstreams.unasked")}</span>}
                         </span>
                     </div>
                     {p.down && <p className="console-trouble">{p.down}</p>}
@@ -135,8 +136,8 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
                             <dd className="setup-mono">{p.settings.issuer}</dd>
                         </div>
                         <div>
-                            <dt>{t("console.upstreams.asked")}</dt>
-                            <dd>{date(p.asked)}</dd>
+                            <dt>{p.kind === "saml" ? t("console.upstreams.until") : t("console.upstreams.asked")}</dt>
+                            <dd>{date(p.kind === "saml" ? p.certificate_until : p.asked)}</dd>
                         </div>
                         <div>
                             <dt>{t("console.upstreams.people")}</dt>
@@ -153,24 +154,29 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
                             </div>
                         )}
                         <div className="console-wide">
-                            <dt>{t("console.upstreams.redirect")}</dt>
+                            <dt>{p.kind === "saml" ? t("console.upstreams.metadata") : t("console.upstreams.redirect")}</dt>
                             <dd>
                                 <code>{p.redirect_uri}</code>
                                 <CopyButton text={p.redirect_uri} label={t("console.upstreams.copy")} />
                             </dd>
                         </div>
                     </dl>
+                    {p.kind === "saml" && <p className="hf-hint">{t("console.upstreams.samlHint")}</p>}
                     {acts && (
                         <div className="hf-actions">
                             <Button look="plain" icon="trash" onPress={() => setRemoving(p)}>
                                 {t("console.upstreams.remove")}
                             </Button>
-                            <Button look="plain" icon="edit" onPress={() => setEditing(p)}>
-                                {t("console.upstreams.change")}
-                            </Button>
-                            <Button onPress={() => void test(p)} isPending={busy === p.id} data-testid="upstream-test">
-                                {t("console.upstreams.test")}
-                            </Button>
+                            {p.kind !== "saml" && (
+                                <>
+                                    <Button look="plain" icon="edit" onPress={() => setEditing(p)}>
+                                        {t("console.upstreams.change")}
+                                    </Button>
+                                    <Button onPress={() => void test(p)} isPending={busy === p.id} data-testid="upstream-test">
+                                        {t("console.upstreams.test")}
+                                    </Button>
+                                </>
+                            )}
                         </div>
                     )}
                 </section>

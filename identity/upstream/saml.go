@@ -1,0 +1,498 @@
+package upstream
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/identity/account"
+	"holdfast/identity/saml"
+	"holdfast/store"
+	"holdfast/store/audit"
+)
+
+// This file has the providers that speak SAML 2.0.
+
+// Bounds of sign-ins that are on their way.
+const (
+	maxWaiting = 1000
+	waitFor    = 2 * time.Minute
+)
+
+// soon is how long before the end of a certificate administrators are told.
+const soon = 30 * 24 * time.Hour
+
+// Attributes that are looked for where the administrator names none: by the names of
+// eduPerson and LDAP, then those that providers give them by default.
+var attributes = map[string][]string{
+	"user":   {"urn:oid:0.9.2342.19200300.100.1.1", "uid", "username"},
+	"name":   {"urn:oid:2.16.840.1.113730.3.1.241", "displayName", "http://schemas.microsoft.com/identity/claims/displayname", "urn:oid:2.5.4.3", "cn"},
+	"mail":   {"urn:oid:0.9.2342.19200300.100.1.3", "mail", "email", "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress"},
+	"groups": {"urn:oid:1.3.6.1.4.1.5923.1.5.1.1", "isMemberOf", "groups", "memberOf", "http://schemas.microsoft.com/ws/2008/06/identity/claims/groups", "http://schemas.xmlsoap.org/claims/Group"},
+}
+
+// A second factor, in the words of those who have them: a class of the sign-in, or a
+// value of Microsoft's attribute of methods. In manyGroups it says where to ask for groups
+// that are too many to name.
+const (
+	classMFA   = "https://refeds.org/profile/mfa"
+	methodsOf  = "http://schemas.microsoft.com/claims/authnmethodsreferences"
+	methodMFA  = "http://schemas.microsoft.com/claims/multipleauthn"
+	manyGroups = "http://schemas.microsoft.com/claims/groups.link"
+)
+
+// From is the session at a provider that one here began with.
+type From struct {
+	Upstream string       `json:"u"`
+	Session  saml.Session `json:"s"`
+}
+
+// Ours is what a SAML provider has to know of here.
+type Ours struct {
+	EntityID     string   `json:"entity_id"`
+	ACS          string   `json:"acs"`
+	SLO          string   `json:"slo"`
+	Metadata     string   `json:"metadata"`
+	Fingerprints []string `json:"fingerprints"` // SHA-256 of the provider's certificates
+}
+
+// waiting is somebody whom a provider signed in, whose browser comes next.
+type waiting struct {
+	who   Person
+	until time.Time
+}
+
+func (c *Config) checkSAML() error {
+	base, err := url.Parse(c.SAML.Base)
+	switch {
+	case err != nil || base.Scheme != "https" && base.Scheme != "http" || base.Host == "" || base.Path != "" || base.RawQuery != "":
+		return wrong("the appliance has no address that the provider could know it by; set public_url")
+	case c.ClientID != "" || c.ClientSecret != "" || len(c.Scopes) > 0 || c.CA != "":
+		return wrong("client ID, secret, scopes and an authority belong to OpenID providers; with SAML there are none")
+	case !plainText(c.Name):
+		return wrong("the name on the button must be plain text")
+	case len(c.SubjectClaim) > maxText:
+		return wrong("the name of an attribute is too long")
+	case c.Prompt != "" && c.Prompt != "login":
+		return wrong("of a SAML provider only prompt login can be asked")
+	}
+	if err := c.checkACRs(); err != nil {
+		return err
+	}
+	c.Issuer = c.SAML.EntityID
+	return c.Mapping.check()
+}
+
+func plainText(s string) bool {
+	return s != "" && len(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+// speaks prepares a provider of SAML.
+func (u *Upstreams) speaks(id string, c Config) (*saml.Provider, error) {
+	return saml.New(saml.Options{ID: id, Settings: *c.SAML, Persistent: c.SubjectClaim == "", Anew: c.Prompt == "login", Classes: c.ACRs, MAC: u.mac, Now: u.o.Now})
+}
+
+// prepare checks settings and opens a provider for them. A SAML provider keeps the key
+// that it had, which the other side knows.
+func (u *Upstreams) prepare(id string, c *Config) (*opened, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	o := &opened{}
+	if c.SAML != nil {
+		s := *c.SAML
+		s.Key, s.Certificate = "", ""
+		u.mu.Lock()
+		if had := u.open[id]; had != nil && had.c.SAML != nil {
+			s.Key, s.Certificate = had.c.SAML.Key, had.c.SAML.Certificate
+		}
+		u.mu.Unlock()
+		if s.Key == "" {
+			if err := s.NewKey(hostOf(s.Base), u.o.Now()); err != nil {
+				return nil, err
+			}
+		}
+		c.SAML = &s
+		var err error
+		if o.saml, err = u.speaks(id, *c); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func hostOf(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// samlOf is a provider of SAML.
+func (u *Upstreams) samlOf(id string) (*saml.Provider, Config, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	o := u.open[id]
+	if o == nil || o.saml == nil {
+		return nil, Config{}, false
+	}
+	return o.saml, o.c, true
+}
+
+// IsSAML reports whether a provider speaks SAML 2.0.
+func (u *Upstreams) IsSAML(id string) bool {
+	_, _, ok := u.samlOf(id)
+	return ok
+}
+
+// Base is the address of here that a SAML provider knows.
+func (u *Upstreams) Base(id string) string {
+	if _, c, ok := u.samlOf(id); ok {
+		return c.SAML.Base
+	}
+	return ""
+}
+
+// describe adds what is particular to SAML. Nobody asks such a provider whether it is
+// there: only browsers go to it.
+func (u *Upstreams) describe(p *Provider, o *opened) {
+	if o.saml == nil {
+		return
+	}
+	s := *o.c.SAML
+	s.Key = ""
+	p.Config.SAML = &s
+	until := s.Until()
+	p.Until = &until
+	p.SAML = &Ours{EntityID: o.saml.EntityID(), ACS: o.saml.AssertionURL(), SLO: o.saml.SignOutURL(), Metadata: o.saml.EntityID(), Fingerprints: s.Fingerprints()}
+	if p.Down == "" {
+		p.Down = u.over(o)
+	}
+}
+
+// over says that no certificate of a provider counts any more.
+func (u *Upstreams) over(o *opened) string {
+	if o.saml != nil && !u.o.Now().Before(o.c.SAML.Until()) {
+		return "its certificate has expired, so that its answers are refused; set it anew with its new metadata"
+	}
+	return ""
+}
+
+// Expiring are the providers of SAML whose last certificate ends soon, and when.
+func (u *Upstreams) Expiring() map[string]time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	out := map[string]time.Time{}
+	for id, o := range u.open {
+		if o.saml == nil {
+			continue
+		}
+		if until := o.c.SAML.Until(); until.Before(u.o.Now().Add(soon)) {
+			out[id] = until
+		}
+	}
+	return out
+}
+
+// Metadata describe us to a SAML provider. Errors: ErrNone.
+func (u *Upstreams) Metadata(id string) ([]byte, error) {
+	p, _, ok := u.samlOf(id)
+	if !ok {
+		return nil, ErrNone
+	}
+	return p.Metadata()
+}
+
+// once notes that a message of a provider was taken.
+func (u *Upstreams) once(ctx context.Context, issuer string) saml.Once {
+	return func(id string, until time.Time) error {
+		h := sha256.Sum256([]byte(issuer + "\x00" + id))
+		return u.o.DB.Write(ctx, func(tx *store.Tx) error {
+			if _, err := tx.Exec(`DELETE FROM id_upstream_used WHERE until < $1`, u.o.Now().UnixMilli()); err != nil {
+				return err
+			}
+			n, err := tx.Exec(`INSERT INTO id_upstream_used (hash, until) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`, h[:], until.UnixMilli())
+			if err == nil && n == 0 {
+				err = saml.ErrUsed
+			}
+			return err
+		})
+	}
+}
+
+// AskSAML begins a sign-in and says where the browser goes. Errors: ErrNone.
+func (u *Upstreams) AskSAML(id, query string) (to saml.Going, a Asked, err error) {
+	p, _, ok := u.samlOf(id)
+	if !ok {
+		return to, a, ErrNone
+	}
+	to, request, err := p.Ask()
+	if err != nil {
+		return to, a, err
+	}
+	return to, Asked{ID: id, State: request, Query: query, Until: u.o.Now().Add(askedFor)}, nil
+}
+
+// AnswerSAML reads what a browser posts, which cannot show whose browser it is: browsers
+// send no cookie of ours along with a form of another site. Who was signed in waits until
+// the browser comes again, and with a cookie. Errors: ErrNone, ErrDenied, ErrRefused,
+// ErrNotAdmitted.
+func (u *Upstreams) AnswerSAML(ctx context.Context, id, encoded string) error {
+	p, c, ok := u.samlOf(id)
+	if !ok {
+		return ErrNone
+	}
+	a, err := p.Answer(encoded, u.once(ctx, c.Issuer))
+	switch {
+	case errors.Is(err, saml.ErrDenied):
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	who, err := named(c, a)
+	if err != nil {
+		return err
+	}
+	who.Upstream, who.Issuer = id, c.Issuer
+	who.From = &From{id, a.Session}
+	now := u.o.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	oldest := ""
+	for k, w := range u.waiting {
+		if !now.Before(w.until) {
+			delete(u.waiting, k)
+		} else if oldest == "" || w.until.Before(u.waiting[oldest].until) {
+			oldest = k
+		}
+	}
+	if len(u.waiting) >= maxWaiting { // all of them are answers that the provider signed
+		delete(u.waiting, oldest)
+	}
+	u.waiting[a.Request] = waiting{who, now.Add(waitFor)}
+	return nil
+}
+
+// Come is who was signed in for what a browser asked, once. Errors: ErrRefused.
+func (u *Upstreams) Come(a Asked) (Person, error) {
+	now := u.o.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	w, ok := u.waiting[a.State]
+	delete(u.waiting, a.State)
+	if !ok || a.State == "" || w.who.Upstream != a.ID || !now.Before(w.until) || !now.Before(a.Until) {
+		return Person{}, fmt.Errorf("%w: no answer to what this browser asked is there", ErrRefused)
+	}
+	return w.who, nil
+}
+
+// named is whom an assertion names, and with what. Errors: ErrRefused, ErrNotAdmitted.
+func named(c Config, a saml.Assertion) (who Person, err error) {
+	// The prefix keeps the two kinds apart, and both from the subjects of OpenID Connect,
+	// should the settings change or an issuer speak both.
+	switch {
+	case c.SubjectClaim != "":
+		v := a.Attributes[c.SubjectClaim]
+		if len(v) != 1 || len(v[0]) > maxText {
+			return who, fmt.Errorf("%w: the attribute %.100q, by which people are known, is there %d times, or too long", ErrRefused, c.SubjectClaim, len(v))
+		}
+		who.Subject = "attribute " + c.SubjectClaim + " " + v[0]
+	case a.Session.NameID == "":
+		return who, fmt.Errorf("%w: %w", ErrRefused, saml.ErrSubject)
+	case !a.Persistent:
+		return who, fmt.Errorf("%w: %w (its name ID is %.100q, not persistent); have it send a persistent one, or name an attribute with --subject-claim", ErrRefused, saml.ErrSubject, a.Session.Format)
+	default:
+		who.Subject = "persistent " + a.Session.NameID
+		if a.Session.NameQualifier != "" && a.Session.NameQualifier != c.Issuer {
+			who.Subject += " of " + a.Session.NameQualifier
+		}
+	}
+	// The names that are looked for by default are tried in turn.
+	m := c.Mapping
+	find := func(claim *string, kind string) {
+		if *claim != "" {
+			return
+		}
+		for _, n := range attributes[kind] {
+			if *claim = n; len(a.Attributes[n]) > 0 {
+				return
+			}
+		}
+	}
+	find(&m.UserClaim, "user")
+	find(&m.NameClaim, "name")
+	find(&m.MailClaim, "mail")
+	find(&m.GroupsClaim, "groups")
+	get := func(name string) []string { return a.Attributes[name] }
+	first := func(name string) string {
+		if v := get(name); len(v) > 0 && len(v[0]) <= maxText {
+			return v[0]
+		}
+		return ""
+	}
+	who.Name, who.Full = strings.ToLower(first(m.UserClaim)), first(m.NameClaim)
+	mfa := a.Class == classMFA || slices.Contains(get(methodsOf), methodMFA)
+	reached := slices.Contains(c.ACRs, a.Class)
+	switch {
+	case c.RequireACR && !reached:
+		return who, fmt.Errorf("%w: the person did not prove who they are in a way that is required (class %.100q)", ErrRefused, a.Class)
+	case c.RequireMFA && !mfa:
+		return who, fmt.Errorf("%w: the provider does not say that there was a second factor", ErrRefused)
+	}
+	who.MFA = c.TrustMFA && (mfa || c.RequireACR)
+	// SAML has no word for an address that was verified: an administrator says so.
+	return who, m.admit(&who, get, false, len(get(manyGroups)) > 0)
+}
+
+// Began notes the session there that one here came from. It is to be called when that
+// has begun.
+func (u *Upstreams) Began(ctx context.Context, x account.User, sid string, from From) error {
+	_, c, ok := u.samlOf(from.Upstream)
+	if !ok {
+		return ErrNone
+	}
+	data, err := json.Marshal(from.Session)
+	if err != nil {
+		return err
+	}
+	return u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`INSERT INTO id_upstream_sessions (sid, user_id, upstream, issuer, subject, session, data, created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (sid) DO UPDATE SET user_id = excluded.user_id, upstream = excluded.upstream, issuer = excluded.issuer,
+				subject = excluded.subject, session = excluded.session, data = excluded.data, created = excluded.created`,
+			sid, x.ID, from.Upstream, c.Issuer, from.Session.NameID, from.Session.Index, string(data), u.o.Now().UnixMilli())
+		return err
+	})
+}
+
+// EndedTx forgets where a browser session came from, when it ends.
+func (u *Upstreams) EndedTx(tx *store.Tx, sid string) error {
+	_, err := tx.Exec(`DELETE FROM id_upstream_sessions WHERE sid = $1`, sid)
+	return err
+}
+
+// Leaving is the sign-out at the provider that a browser session came from.
+type Leaving struct {
+	Upstream, Request string
+	To                saml.Going
+}
+
+// cameBy is the provider that a browser session came from, if it wants to know of its end.
+func (u *Upstreams) cameBy(ctx context.Context, sid string) (id string, p *saml.Provider, s saml.Session, ok bool, err error) {
+	var issuer, data string
+	err = u.o.DB.Read(ctx, func(q store.Querier) error {
+		return q.QueryRow(`SELECT upstream, issuer, data FROM id_upstream_sessions WHERE sid = $1`, sid).Scan(&id, &issuer, &data)
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil, s, false, nil
+	}
+	if err != nil {
+		return "", nil, s, false, err
+	}
+	p, c, there := u.samlOf(id)
+	if !there || c.Issuer != issuer || p.LogoutURL() == "" {
+		return "", nil, s, false, nil
+	}
+	err = json.Unmarshal([]byte(data), &s)
+	return id, p, s, err == nil, err
+}
+
+// LeaveSAML makes the sign-out at the provider that a browser session came from. ok is
+// false where it came from none, or from one that is not told.
+func (u *Upstreams) LeaveSAML(ctx context.Context, sid string) (l Leaving, ok bool, err error) {
+	id, p, s, ok, err := u.cameBy(ctx, sid)
+	if err != nil || !ok {
+		return l, false, err
+	}
+	l.Upstream = id
+	l.To, l.Request, err = p.Leave(s)
+	return l, err == nil, err
+}
+
+// Leads is the address of a provider to which the end of a browser session leads, or "".
+func (u *Upstreams) Leads(ctx context.Context, sid string) string {
+	if _, p, _, ok, _ := u.cameBy(ctx, sid); ok {
+		return p.LogoutURL()
+	}
+	return ""
+}
+
+// LeftSAML ends the sessions that a provider names, and answers it. Errors: ErrNone,
+// ErrRefused.
+func (u *Upstreams) LeftSAML(ctx context.Context, id string, m saml.Message) (to saml.Going, err error) {
+	p, c, ok := u.samlOf(id)
+	if !ok {
+		return to, ErrNone
+	}
+	l, err := p.Left(m, u.once(ctx, c.Issuer))
+	if err != nil {
+		return to, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	err = u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		type session struct{ user, sid, index string }
+		var all []session
+		rows, err := tx.Query(`SELECT user_id, sid, session FROM id_upstream_sessions WHERE issuer = $1 AND subject = $2`, c.Issuer, l.NameID)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var s session
+			if err := rows.Scan(&s.user, &s.sid, &s.index); err != nil {
+				return err
+			}
+			all = append(all, s)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		rows.Close()
+		for _, s := range all {
+			if !l.Names(s.index) {
+				continue
+			}
+			x, err := u.o.Accounts.LoadByID(tx, s.user)
+			if err != nil {
+				return err
+			}
+			if err := u.o.Accounts.EndBrowserTx(tx, s.user, s.sid); err != nil {
+				return err
+			}
+			if err := u.note(tx, audit.Event{Name: "upstream.signout", Actor: x.UserID, Target: x.UserID, Data: audit.Data{"upstream": id}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return to, err
+	}
+	to, err = p.Done(l)
+	if errors.Is(err, saml.ErrNoSLO) {
+		return to, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return to, err
+}
+
+// EndedSAML reads a provider's answer to a sign-out. Errors: ErrNone, ErrRefused;
+// ErrDenied: somebody may be signed in there still.
+func (u *Upstreams) EndedSAML(id string, m saml.Message) (request string, err error) {
+	p, _, ok := u.samlOf(id)
+	if !ok {
+		return "", ErrNone
+	}
+	request, err = p.Ended(m)
+	switch {
+	case errors.Is(err, saml.ErrDenied):
+		err = fmt.Errorf("%w: %w", ErrDenied, err)
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return request, err
+}
