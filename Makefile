@@ -159,9 +159,9 @@ bench: tools-go ## measure the store and the hot paths
 	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
 
 .PHONY: bench-calls
-bench-calls: ui tools-go ## how much the call relay carries, next to LiveKit's own program
+bench-calls: build ## how much the call relay carries, next to LiveKit's own program
 	@go build -C test/calls/plain -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/tools/livekit-server github.com/livekit/livekit-server/cmd/server
-	@LIVEKIT_SERVER=$(CURDIR)/bin/tools/livekit-server go test -count=1 -timeout 40m -v -run 'TestCapacity$$' ./test/calls
+	@HOLDFAST_BIN=$(CURDIR)/bin/holdfast LIVEKIT_SERVER=$(CURDIR)/bin/tools/livekit-server go test -count=1 -timeout 40m -v -run 'TestCapacity$$' ./test/calls
 
 .PHONY: fuzz
 fuzz: tools-go ## run every fuzz target for FUZZTIME (1m), of FUZZPKGS (./...)

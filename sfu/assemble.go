@@ -10,6 +10,7 @@ import (
 	"github.com/livekit/livekit-server/pkg/config"
 	"github.com/livekit/livekit-server/pkg/routing"
 	"github.com/livekit/livekit-server/pkg/service"
+	"github.com/livekit/livekit-server/pkg/sfu/pacer"
 	"github.com/livekit/livekit-server/pkg/telemetry"
 	"github.com/livekit/livekit-server/pkg/telemetry/prometheus"
 	"github.com/livekit/mediatransportutil/pkg/rtcconfig"
@@ -88,6 +89,9 @@ func configure(o Options, key, secret string) (*config.Config, Ports, address, e
 	// smallest one for long after a line was bad (docs/dev/calls.md). A picture's smallest
 	// layer is not paused: with AllowPause some clients never get it back.
 	conf.RTC.CongestionControl.UseSendSideBWE = true
+	// Packets are sent by who forwards them, as without the estimate. LiveKit's choice
+	// beside the estimate hands each to another goroutine, which takes longer (docs/dev/calls.md).
+	conf.RTC.CongestionControl.SendSideBWEPacer = string(pacer.PacerBehaviorPassThrough)
 	// So that a client whose UDP and TCP failed is sent to TURN over TLS. The URL that
 	// LiveKit makes of these is replaced in reach.go.
 	conf.TURN.TLSPort, conf.TURN.Domain = 443, "localhost"

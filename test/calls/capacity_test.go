@@ -33,24 +33,25 @@ import (
 const capacity = `
 ## What the relay carries
 
-` + "`" + `make bench-calls` + "`" + ` has the appliance's relay and LiveKit's own program of the same version (built with its
+` + "`" + `make bench-calls` + "`" + ` has the program's relay and LiveKit's own program of the same version (built with its
 own pins, in ` + "`" + `test/calls/plain` + "`" + `) carry the same rooms in turn; participants are LiveKit's Go client in a
-process of its own, on the same cores. Processor time is that of the relay's process. Packets are those
-sent to listeners; pictures are VP8 frames in three sizes (simulcast), of 120, 400 and 1700 kbit/s. One run
-of 12 s each, on two cores beside an emulator; no packet was lost.
+process of its own, on the same cores. Processor time is that of the relay's process, memory what came on
+top of a first small call. Packets are those sent to listeners; pictures are VP8 frames in three sizes
+(simulcast), of 120, 400 and 1700 kbit/s. Runs of 20 s each, on two quiet cores; no packet was lost.
 
 | room | server | tracks | packets/s | µs a packet | packets/s a core | MB a participant |
 |---|---|---|---|---|---|---|
-| sound, 10 to 50 | ours | 500 | 24 997 | 14.4 | 69 000 | 2.8 |
-| sound, 10 to 50 | LiveKit, estimating as ours does | 500 | 24 987 | 13.9 | 72 000 | 3.1 |
-| sound, 10 to 50 | LiveKit as it comes | 500 | 25 011 | 13.6 | 74 000 | 3.1 |
-| pictures, 4 to 16 | ours | 64 | 11 519 | 14.6 | 68 000 | 4.0 |
-| pictures, 4 to 16 | LiveKit, estimating as ours does | 64 | 11 521 | 14.5 | 69 000 | 4.3 |
-| pictures, 4 to 16 | LiveKit as it comes | 64 | 11 515 | 13.2 | 76 000 | 3.6 |
+| sound, 10 to 50 | ours | 500 | 25 003 | 12.9 | 77 600 | 2.9 |
+| sound, 10 to 50 | LiveKit as it comes | 500 | 25 000 | 12.9 | 77 200 | 3.1 |
+| sound, 10 to 50 | LiveKit, estimating as ours does | 500 | 25 002 | 13.9 | 72 000 | 3.2 |
+| pictures, 4 to 16 | ours | 64 | 11 525 | 15.0 | 66 800 | 3.6 |
+| pictures, 4 to 16 | LiveKit as it comes | 64 | 11 518 | 13.9 | 71 700 | 3.4 |
+| pictures, 4 to 16 | LiveKit, estimating as ours does | 64 | 11 514 | 15.2 | 65 900 | 4.0 |
 
-So ours takes 1 to 4 % more processor time than LiveKit with the same configuration, and less memory; the
-bench fails at more than 5 %. LiveKit as it comes does not estimate bandwidth by itself (see above), which
-saves it 3 to 10 % more: that is the price of pictures that come back soon after a bad line.
+The bench fails where ours takes more than 5 % above LiveKit as it comes, in processor time or memory.
+Sound is as good; pictures take 7 % more of both, so that it fails there today. LiveKit as it comes does
+not estimate what a listener's line carries unless the client does, and this client does not; with the
+estimate (see above) it takes as much as ours, or more.
 `
 
 // load is a room that is filled by a process of its own.
@@ -310,34 +311,40 @@ func (r relay) measure(t *testing.T, l load, while time.Duration) (out figures) 
 	return out
 }
 
-// ours is the relay of a whole appliance.
+// ours is the relay of the whole program.
 func ours(t *testing.T) relay {
 	t.Helper()
-	h := house{appliancetest.Start(t, "sfu.enabled=true", "sfu.node_ip=127.0.0.1", "log.level=warn")}
-	alice := h.Login(t, "alice")
-	roomID := h.makeRoom(t, alice)
-	proof := openID(t, alice)
+	const port = "9570"
+	data, log := t.TempDir(), &appliancetest.Buffer{}
+	bin := theProgram(t)
+	args := []string{"serve", "--data", data}
+	for _, s := range []string{"server_name=" + appliancetest.ServerName, "listen.http=127.0.0.1:" + port, "listen.https=", "listen.redirect=", "listen.metrics=",
+		"limits.enabled=false", "sfu.enabled=true", "sfu.node_ip=127.0.0.1", "log.level=warn"} {
+		args = append(args, "--set", s)
+	}
+	serve := exec.Command(bin, args...)
+	serve.Stdout, serve.Stderr = log, log
+	start(t, serve)
+	eventually(t, "alice has an account", 90*time.Second, func() bool {
+		if serve.ProcessState != nil {
+			t.Fatalf("the program ended\n%s", log)
+		}
+		out, err := exec.Command(bin, "user", "add", "alice", "--password", appliancetest.Password, "--data", data).CombinedOutput()
+		return err == nil || strings.Contains(string(out), "taken")
+	})
+	alice := signIn(t, t.Context(), "alice", "http://127.0.0.1:"+port)
+	_, proof := alice.do("POST", "/_matrix/client/v3/user/"+alice.id+"/openid/request_token", map[string]any{})
 	n := 0
-	return relay{h.Relay().Status().PID, func(l load) (c crew) {
+	return relay{relayOf(t, serve.Process.Pid), func(l load) (c crew) {
 		n++
 		c.Load = l
 		for i := range l.Publishers + l.Subscribers {
-			b, err := json.Marshal(map[string]any{"room_id": roomID, "slot_id": fmt.Sprint("m.call#", n), "openid_token": proof,
-				"member": map[string]string{"id": strconv.Itoa(i), "claimed_user_id": alice.ID, "claimed_device_id": alice.Device}})
-			if err != nil {
-				t.Fatal(err)
+			status, out := alice.do("POST", "/livekit/jwt/get_token", map[string]any{"room_id": alice.room, "slot_id": fmt.Sprint("m.call#", n), "openid_token": proof,
+				"member": map[string]string{"id": strconv.Itoa(i), "claimed_user_id": alice.id, "claimed_device_id": alice.device}})
+			if status != http.StatusOK {
+				t.Fatal(status, out)
 			}
-			resp, err := http.Post(h.URL+"/livekit/jwt/get_token", "application/json", bytes.NewReader(b))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var out map[string]string
-			err = json.NewDecoder(resp.Body).Decode(&out)
-			resp.Body.Close()
-			if err != nil || resp.StatusCode != http.StatusOK {
-				t.Fatal(resp.Status, out, err)
-			}
-			c.URL, c.JWTs = out["url"], append(c.JWTs, out["jwt"])
+			c.URL, c.JWTs = out["url"].(string), append(c.JWTs, out["jwt"].(string))
 		}
 		return c
 	}}
@@ -402,7 +409,7 @@ func TestLoadIsMeasured(t *testing.T) {
 	}
 }
 
-// TestCapacity compares the appliance's relay with LiveKit's own program, each in turn,
+// TestCapacity compares the program's relay with LiveKit's own program, each in turn,
 // several times: `make bench-calls`.
 func TestCapacity(t *testing.T) {
 	bin := os.Getenv("LIVEKIT_SERVER")
@@ -411,7 +418,7 @@ func TestCapacity(t *testing.T) {
 	}
 	rounds, while := 3, 20*time.Second
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_ROUNDS")); err == nil {
-		rounds, while = n, 12*time.Second
+		rounds = n
 	}
 	const same = "LiveKit, estimating as ours does"
 	sides := []string{"ours", "LiveKit", same}
@@ -429,6 +436,8 @@ func TestCapacity(t *testing.T) {
 					} else {
 						r = plain(t, bin, side == same)
 					}
+					// What the first call takes, such as the program's own pages, is no participant's.
+					r.measure(t, load{l.Name, 2, 2, l.Video}, time.Second)
 					got := r.measure(t, l, while)
 					t.Logf("%.2f µs a packet, %.1f MB a participant, %+v", got.perPacket(), got.perPerson(), got)
 					of[side] = append(of[side], got)
@@ -438,12 +447,18 @@ func TestCapacity(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+		if slices.ContainsFunc(sides, func(side string) bool { return len(of[side]) == 0 }) {
+			continue // -run chose others
+		}
 		middle := func(side string, f func(figures) float64) float64 {
 			var all []float64
 			for _, x := range of[side] {
 				all = append(all, f(x))
 			}
 			slices.Sort(all)
+			if len(all)%2 == 0 {
+				return (all[len(all)/2-1] + all[len(all)/2]) / 2
+			}
 			return all[len(all)/2]
 		}
 		for _, side := range sides {
@@ -458,9 +473,9 @@ func TestCapacity(t *testing.T) {
 			f    func(figures) float64
 		}{{"processor time a packet", figures.perPacket}, {"memory a participant", figures.perPerson}} {
 			a, p, q := middle("ours", c.f), middle(same, c.f), middle("LiveKit", c.f)
-			t.Logf("%s: %s is %+.1f %% of LiveKit's that estimates as ours does, %+.1f %% of LiveKit's as it comes", l.Name, c.name, 100*(a/p-1), 100*(a/q-1))
-			if a > 1.05*p {
-				t.Errorf("%s: %s is %.2f, LiveKit's %.2f: more than 5 %% above", l.Name, c.name, a, p)
+			t.Logf("%s: %s is %+.1f %% of LiveKit's as it comes, %+.1f %% of LiveKit's that estimates as ours does", l.Name, c.name, 100*(a/q-1), 100*(a/p-1))
+			if a > 1.05*q {
+				t.Errorf("%s: %s is %.2f, LiveKit's %.2f: more than 5 %% above", l.Name, c.name, a, q)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"bufio"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,11 +16,14 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 )
 
-// relayProcess is the process of the relay that this program started, which is the
-// only one of that name.
-func relayProcess(t *testing.T) int {
+// relayProcess is the process of the relay that this program started.
+func relayProcess(t *testing.T) int { return relayOf(t, os.Getpid()) }
+
+// relayOf is the process of the relay that a program started, which is the only one of
+// that name.
+func relayOf(t *testing.T, pid int) int {
 	t.Helper()
-	found, err := filepath.Glob("/proc/self/task/*/children")
+	found, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil || len(found) == 0 {
 		t.Fatalf("the kernel does not say which processes this one started: %v", err)
 	}
