@@ -277,7 +277,7 @@ func (a console) Providers(ctx context.Context) ([]web.Provider, error) {
 			Settings: web.ProviderSettings{Name: c.Name, Issuer: c.Issuer, ClientID: c.ClientID, CA: c.CA, Scopes: some(c.Scopes), UserClaim: c.UserClaim, NameClaim: c.NameClaim,
 				NameFollows: c.NameFollows, MailClaim: c.MailClaim, MailTrusted: c.MailTrusted, MailTaken: c.MailTaken, GroupsClaim: c.GroupsClaim, Groups: groups,
 				RequireClaim: c.RequireClaim, RequireValues: some(c.RequireValues), Domains: some(c.Domains), Closed: c.Closed, Prompt: c.Prompt, ACRs: some(c.ACRs),
-				RequireACR: c.RequireACR, RequireMFA: c.RequireMFA, TrustMFA: c.TrustMFA}})
+				RequireACR: c.RequireACR, RequireMFA: c.RequireMFA, TrustMFA: c.TrustMFA, SignOut: c.SignOut}})
 	}
 	return out, err
 }
@@ -309,7 +309,7 @@ func (a console) SetProvider(ctx context.Context, id string, p web.ProviderSetti
 	c.Name, c.Issuer, c.ClientID, c.ClientSecret, c.CA, c.Scopes = p.Name, p.Issuer, p.ClientID, p.ClientSecret, p.CA, p.Scopes
 	c.UserClaim, c.NameClaim, c.NameFollows, c.MailClaim, c.MailTrusted, c.MailTaken = p.UserClaim, p.NameClaim, p.NameFollows, p.MailClaim, p.MailTrusted, p.MailTaken
 	c.GroupsClaim, c.Groups, c.RequireClaim, c.RequireValues, c.Domains, c.Closed = p.GroupsClaim, p.Groups, p.RequireClaim, p.RequireValues, p.Domains, p.Closed
-	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA
+	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA, c.SignOut = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA, p.SignOut
 	return providerError(a.id().Upstreams().Set(ctx, id, c))
 }
 

@@ -203,6 +203,7 @@ func commands() []command {
 				f.StringVar(&c.upstream.c.Prompt, "prompt", "", "have people prove anew who they are there: login, consent or select_account")
 				f.Var(list{&c.upstream.c.ACRs}, "acr", "a `value` of acr to ask the provider for; may be repeated")
 				f.BoolVar(&c.upstream.c.RequireACR, "require-acr", false, "refuse who did not reach one of them")
+				f.BoolVar(&c.upstream.c.SignOut, "sign-out", false, "who signs out here goes on to the provider's sign-out, too")
 				f.BoolVar(&c.upstream.c.RequireMFA, "require-mfa", false, "refuse who had no second factor there (amr mfa)")
 				f.BoolVar(&c.upstream.c.TrustMFA, "trust-mfa", false, "a second factor there counts as one here")
 				f.BoolVar(&c.upstream.c.Closed, "closed", false, "make no accounts: only who has one here signs in")

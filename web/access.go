@@ -157,6 +157,7 @@ type ProviderSettings struct {
 	RequireACR    bool              `json:"require_acr"`
 	RequireMFA    bool              `json:"require_mfa"`
 	TrustMFA      bool              `json:"trust_mfa"`
+	SignOut       bool              `json:"sign_out"`
 }
 
 // Provider is a provider, and what it answered when it was last asked.

@@ -85,7 +85,7 @@ func (p *Pages) leads(r *http.Request, b account.Browser) {
 	if p.Upstreams == nil {
 		return
 	}
-	l, ok, err := p.Upstreams.LeaveSAML(r.Context(), b.SID)
+	l, ok, err := p.Upstreams.Leave(r.Context(), b.SID, p.Origin(r))
 	if err != nil { // who wants to be signed out here is
 		p.Log.Error("a sign-out at another provider could not be made", "err", err)
 	}

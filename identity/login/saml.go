@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"html/template"
 	"net/http"
 	"net/url"
@@ -51,6 +52,42 @@ func (p *Pages) registerSAML(mux *http.ServeMux) {
 	mux.Handle("GET /upstream/{id}/slo", bounded(p.samlLogout))
 	mux.Handle("POST /upstream/{id}/slo", bounded(p.samlLogout))
 	mux.Handle("GET /upstream/{id}/metadata", bounded(p.samlMetadata))
+	mux.Handle("GET /upstream/{id}/signed-out", bounded(p.upstreamLeft))
+	mux.Handle("POST /upstream/{id}/backchannel-logout", bounded(p.backchannelLogout))
+}
+
+// backchannelLogout takes an OpenID provider's word that somebody signed out there.
+// Spec: OpenID Connect Back-Channel Logout 1.0 section 2.8
+func (p *Pages) backchannelLogout(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	if p.Upstreams == nil {
+		http.NotFound(w, r)
+		return
+	}
+	id, v := r.PathValue("id"), r.PostForm["logout_token"]
+	err := fmt.Errorf("%w: there is one logout token", upstream.ErrRefused)
+	if len(v) == 1 {
+		err = p.Upstreams.LeftOpenID(r.Context(), id, v[0])
+	}
+	status, code := http.StatusOK, ""
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, upstream.ErrNone):
+		status, code = http.StatusNotFound, "invalid_request"
+	case errors.Is(err, upstream.ErrRefused):
+		p.Log.Warn("a logout of an upstream provider was refused", "upstream", id, "err", err)
+		status, code = http.StatusBadRequest, "invalid_request"
+	case errors.Is(err, upstream.ErrDown):
+		status, code = http.StatusServiceUnavailable, "temporarily_unavailable"
+	default:
+		p.Log.Error("a logout of an upstream provider was not followed", "upstream", id, "err", err)
+		status, code = http.StatusInternalServerError, "server_error"
+	}
+	h.Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"error":%q}`, code)
 }
 
 // startSAML sends the browser to a SAML provider.
@@ -194,10 +231,16 @@ func (p *Pages) samlLogout(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// samlLeft goes on after a sign-out at a provider.
-func (p *Pages) samlLeft(w http.ResponseWriter, r *http.Request) {
+// samlLeft goes on after a sign-out at a provider of SAML.
+func (p *Pages) samlLeft(w http.ResponseWriter, r *http.Request) { p.left(w, r, "of") }
+
+// upstreamLeft goes on after a sign-out at a provider of OpenID Connect.
+func (p *Pages) upstreamLeft(w http.ResponseWriter, r *http.Request) { p.left(w, r, "state") }
+
+// left goes on after a sign-out at a provider; a parameter names it.
+func (p *Pages) left(w http.ResponseWriter, r *http.Request, parameter string) {
 	var l leaving
-	mine := p.carried(r, leavingCookie, &l) && l.Request == r.URL.Query().Get("of") && p.Now().Before(l.Until)
+	mine := p.carried(r, leavingCookie, &l) && l.Request == r.URL.Query().Get(parameter) && p.Now().Before(l.Until)
 	p.setCookie(w, r, leavingCookie, "", 0)
 	switch {
 	case r.URL.Query().Get("partly") != "":

@@ -14,7 +14,6 @@ import (
 	"holdfast/identity/account"
 	"holdfast/identity/saml"
 	"holdfast/store"
-	"holdfast/store/audit"
 )
 
 // This file has the providers that speak SAML 2.0.
@@ -47,7 +46,8 @@ const (
 	manyGroups = "http://schemas.microsoft.com/claims/groups.link"
 )
 
-// From is the session at a provider that one here began with.
+// From is the session at a provider that one here began with. Of OpenID Connect it has the
+// subject as name ID, and sid, where there is one, as index.
 type From struct {
 	Upstream string       `json:"u"`
 	Session  saml.Session `json:"s"`
@@ -354,10 +354,13 @@ func named(c Config, a saml.Assertion) (who Person, err error) {
 // Began notes the session there that one here came from. It is to be called when that
 // has begun.
 func (u *Upstreams) Began(ctx context.Context, x account.User, sid string, from From) error {
-	_, c, ok := u.samlOf(from.Upstream)
-	if !ok {
+	u.mu.Lock()
+	o := u.open[from.Upstream]
+	u.mu.Unlock()
+	if o == nil {
 		return ErrNone
 	}
+	c := o.c
 	data, err := json.Marshal(from.Session)
 	if err != nil {
 		return err
@@ -377,52 +380,6 @@ func (u *Upstreams) EndedTx(tx *store.Tx, sid string) error {
 	return err
 }
 
-// Leaving is the sign-out at the provider that a browser session came from.
-type Leaving struct {
-	Upstream, Request string
-	To                saml.Going
-}
-
-// cameBy is the provider that a browser session came from, if it wants to know of its end.
-func (u *Upstreams) cameBy(ctx context.Context, sid string) (id string, p *saml.Provider, s saml.Session, ok bool, err error) {
-	var issuer, data string
-	err = u.o.DB.Read(ctx, func(q store.Querier) error {
-		return q.QueryRow(`SELECT upstream, issuer, data FROM id_upstream_sessions WHERE sid = $1`, sid).Scan(&id, &issuer, &data)
-	})
-	if errors.Is(err, store.ErrNotFound) {
-		return "", nil, s, false, nil
-	}
-	if err != nil {
-		return "", nil, s, false, err
-	}
-	p, c, there := u.samlOf(id)
-	if !there || c.Issuer != issuer || p.LogoutURL() == "" {
-		return "", nil, s, false, nil
-	}
-	err = json.Unmarshal([]byte(data), &s)
-	return id, p, s, err == nil, err
-}
-
-// LeaveSAML makes the sign-out at the provider that a browser session came from. ok is
-// false where it came from none, or from one that is not told.
-func (u *Upstreams) LeaveSAML(ctx context.Context, sid string) (l Leaving, ok bool, err error) {
-	id, p, s, ok, err := u.cameBy(ctx, sid)
-	if err != nil || !ok {
-		return l, false, err
-	}
-	l.Upstream = id
-	l.To, l.Request, err = p.Leave(s)
-	return l, err == nil, err
-}
-
-// Leads is the address of a provider to which the end of a browser session leads, or "".
-func (u *Upstreams) Leads(ctx context.Context, sid string) string {
-	if _, p, _, ok, _ := u.cameBy(ctx, sid); ok {
-		return p.LogoutURL()
-	}
-	return ""
-}
-
 // LeftSAML ends the sessions that a provider names, and answers it. Errors: ErrNone,
 // ErrRefused.
 func (u *Upstreams) LeftSAML(ctx context.Context, id string, m saml.Message) (to saml.Going, err error) {
@@ -434,42 +391,7 @@ func (u *Upstreams) LeftSAML(ctx context.Context, id string, m saml.Message) (to
 	if err != nil {
 		return to, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	err = u.o.DB.Write(ctx, func(tx *store.Tx) error {
-		type session struct{ user, sid, index string }
-		var all []session
-		rows, err := tx.Query(`SELECT user_id, sid, session FROM id_upstream_sessions WHERE issuer = $1 AND subject = $2`, c.Issuer, l.NameID)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var s session
-			if err := rows.Scan(&s.user, &s.sid, &s.index); err != nil {
-				return err
-			}
-			all = append(all, s)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		rows.Close()
-		for _, s := range all {
-			if !l.Names(s.index) {
-				continue
-			}
-			x, err := u.o.Accounts.LoadByID(tx, s.user)
-			if err != nil {
-				return err
-			}
-			if err := u.o.Accounts.EndBrowserTx(tx, s.user, s.sid); err != nil {
-				return err
-			}
-			if err := u.note(tx, audit.Event{Name: "upstream.signout", Actor: x.UserID, Target: x.UserID, Data: audit.Data{"upstream": id}}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err = u.o.DB.Write(ctx, func(tx *store.Tx) error { return u.endTx(tx, id, c.Issuer, l.NameID, l.Names) })
 	if err != nil {
 		return to, err
 	}

@@ -752,7 +752,7 @@ func TestSAMLSignOut(t *testing.T) {
 	if _, err := r.u.LeftSAML(t.Context(), "s", m); !errors.Is(err, saml.ErrUsed) {
 		t.Fatalf("replayed: %v", err)
 	}
-	if _, ok, err := r.u.LeaveSAML(t.Context(), first); ok || err != nil {
+	if _, ok, err := r.u.Leave(t.Context(), first, "https://hs.test"); ok || err != nil {
 		t.Fatalf("a session that has ended is left: %v", err)
 	}
 	// Without an index all of the person's, but not those of another's.

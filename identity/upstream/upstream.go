@@ -88,6 +88,9 @@ type Config struct {
 	// count as one here.
 	RequireMFA bool `json:"require_mfa,omitempty"`
 	TrustMFA   bool `json:"trust_mfa,omitempty"`
+	// SignOut has who signs out here go on to the provider's sign-out. SAML providers that
+	// offer single logout are always told.
+	SignOut bool `json:"sign_out,omitempty"`
 	// SAML is a provider that speaks SAML 2.0, whose entity ID is the Issuer. SubjectClaim
 	// is an attribute of it that names a person for ever; "": the persistent name ID does.
 	SAML         *saml.Settings `json:"saml,omitempty"`
@@ -684,7 +687,7 @@ type Person struct {
 	Groups []string `json:"groups,omitempty"`
 	Partly bool     `json:"partly,omitempty"`
 	MFA    bool     `json:"mfa,omitempty"` // there was a second factor there, and it counts here
-	// From is the session there, of SAML.
+	// From is the session there.
 	From *From `json:"-"`
 }
 
@@ -728,6 +731,11 @@ func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Pe
 	u.answered(a.ID, nil)
 	who, err = personOf(c, id, said)
 	who.Upstream = a.ID
+	sid, _ := said["sid"].(string)
+	if len(sid) > maxText {
+		sid = ""
+	}
+	who.From = &From{a.ID, saml.Session{NameID: id.Subject, Index: sid}}
 	return who, err
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"holdfast/identity/account"
+	"holdfast/identity/saml"
 	"holdfast/store"
 )
 
@@ -215,3 +216,111 @@ func must(u *url.URL, err error) *url.URL {
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// A logout token that is not the provider's, not for here, not of now, no logout token, or
+// used before ends nothing; a good one ends those sessions that it names, and no others.
+// Spec: OpenID Connect Back-Channel Logout 1.0 section 2.6
+func TestLogoutTokens(t *testing.T) {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	same := func(s string) (string, error) { return s, nil }
+	accounts := account.New(account.Options{DB: db, ServerName: "hs.test", Now: time.Now})
+	u, err := New(t.Context(), Options{DB: db, Log: quiet(), Accounts: accounts, Seal: same, Unseal: same, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHostile(t)
+	if err := u.Set(t.Context(), "h", Config{Name: "H", Issuer: h.URL, ClientID: "me", ClientSecret: strings.Repeat("s", 40)}); err != nil {
+		t.Fatal(err)
+	}
+	begin := func(name, subject, session string) []byte {
+		t.Helper()
+		x, err := accounts.ByLocalpart(t.Context(), name)
+		if errors.Is(err, account.ErrNoUser) {
+			x, err = accounts.Create(t.Context(), account.NewUser{Localpart: name, Source: account.FromUpstream})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, err := accounts.StartBrowser(t.Context(), x, []string{"fed"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := accounts.BrowserByCookie(t.Context(), secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Began(t.Context(), x, b.SID, From{"h", saml.Session{NameID: subject, Index: session}}); err != nil {
+			t.Fatal(err)
+		}
+		return []byte(secret)
+	}
+	live := func(secret []byte) bool {
+		_, err := accounts.BrowserByCookie(t.Context(), string(secret))
+		return err == nil
+	}
+	dora1, dora2, emil := begin("dora", "s1", "one"), begin("dora", "s1", "two"), begin("emil", "s2", "three")
+	now := time.Now()
+	event := map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}
+	good := map[string]any{"iss": h.URL, "sub": "s1", "sid": "one", "aud": "me", "jti": "a", "exp": now.Add(time.Minute).Unix(), "iat": now.Unix(), "events": event}
+	with := func(kv ...any) map[string]any {
+		m := maps.Clone(good)
+		for i := 0; i < len(kv); i += 2 {
+			if kv[i+1] == nil {
+				delete(m, kv[i].(string))
+				continue
+			}
+			m[kv[i].(string)] = kv[i+1]
+		}
+		return m
+	}
+	key := jose.JSONWebKey{Key: h.key, KeyID: "k"}
+	other, _ := rsa.GenerateKey(rand.Reader, 2048)
+	e := base64.RawURLEncoding.EncodeToString
+	b, _ := json.Marshal(good)
+	for what, token := range map[string]string{
+		"nothing":                 "",
+		"too much":                strings.Repeat("x", maxIDToken+1),
+		"signed by nothing":       e([]byte(`{"alg":"none"}`)) + "." + e(b) + ".",
+		"signed by the secret":    h.sign(t, jose.HS256, []byte(strings.Repeat("s", 40)), good),
+		"signed by another key":   h.sign(t, jose.RS256, jose.JSONWebKey{Key: other, KeyID: "k"}, good),
+		"of another issuer":       h.sign(t, jose.RS256, key, with("iss", "https://evil.test")),
+		"for another application": h.sign(t, jose.RS256, key, with("aud", "you")),
+		"an ID token":             h.sign(t, jose.RS256, key, with("nonce", "n")),
+		"without the event":       h.sign(t, jose.RS256, key, with("events", map[string]any{})),
+		"without a name":          h.sign(t, jose.RS256, key, with("sub", nil, "sid", nil)),
+		"without jti":             h.sign(t, jose.RS256, key, with("jti", nil)),
+		"without iat":             h.sign(t, jose.RS256, key, with("iat", nil)),
+		"expired":                 h.sign(t, jose.RS256, key, with("exp", now.Add(-time.Hour).Unix())),
+		"of yesterday":            h.sign(t, jose.RS256, key, with("iat", now.Add(-24*time.Hour).Unix())),
+		"of tomorrow":             h.sign(t, jose.RS256, key, with("iat", now.Add(24*time.Hour).Unix(), "exp", now.Add(25*time.Hour).Unix())),
+	} {
+		if err := u.LeftOpenID(t.Context(), "h", token); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := u.LeftOpenID(t.Context(), "other", h.sign(t, jose.RS256, key, good)); !errors.Is(err, ErrNone) {
+		t.Errorf("of no provider: %v", err)
+	}
+	if !live(dora1) || !live(dora2) || !live(emil) {
+		t.Fatal("a session ended by a token that was refused")
+	}
+	if err := u.LeftOpenID(t.Context(), "h", h.sign(t, jose.RS256, key, good)); err != nil {
+		t.Fatal(err)
+	}
+	if live(dora1) || !live(dora2) || !live(emil) {
+		t.Fatal("one session of hers was to end")
+	}
+	if err := u.LeftOpenID(t.Context(), "h", h.sign(t, jose.RS256, key, with("sid", "two"))); !errors.Is(err, ErrRefused) || !live(dora2) {
+		t.Fatalf("the same jti again: %v", err)
+	}
+	if err := u.LeftOpenID(t.Context(), "h", h.sign(t, jose.RS256, key, with("jti", "b", "sid", nil))); err != nil || live(dora2) || !live(emil) {
+		t.Fatalf("all of hers: %v", err)
+	}
+	if err := u.LeftOpenID(t.Context(), "h", h.sign(t, jose.RS256, key, with("jti", "c", "sub", nil, "sid", "three"))); err != nil || live(emil) {
+		t.Fatalf("by the session alone: %v", err)
+	}
+}

@@ -8,13 +8,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // upstreamOf has people of a provider, a second process of the program, sign in at main.
 func upstreamOf(t *testing.T, p *program, id string, flags ...string) {
 	t.Helper()
 	callback := main.issuer + "/upstream/" + id + "/callback"
-	a := newApp(t, p, "--redirect", callback, "--skip-consent")
+	a := newApp(t, p, "--redirect", callback, "--skip-consent", "--logout-url", main.issuer+"/upstream/"+id+"/backchannel-logout", "--after-logout", main.issuer+"/upstream/"+id+"/signed-out")
 	args := append([]string{"upstream", "add", id, "--issuer", p.issuer, "--client-id", a.ID, "--name", "Town Hall", "--secret-stdin", "--data", main.data}, flags...)
 	cmd := exec.Command(theBinary, args...)
 	cmd.Stdin = strings.NewReader(a.Secret + "\n")
@@ -51,7 +52,7 @@ func (b *browser) through(t *testing.T, p *program, id, user, next string) (*url
 func (b *browser) whoami(t *testing.T) string {
 	t.Helper()
 	if status, _, page := b.do("GET", main.issuer+"/account", nil); status == 200 {
-		for _, name := range []string{"alice", "bob", "dora", "emil"} {
+		for _, name := range []string{"alice", "bob", "dora", "emil", "fred"} {
 			if strings.Contains(page, "@"+name+":hs.test") {
 				return name
 			}
@@ -69,7 +70,7 @@ func TestUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer town.stop()
-	for _, name := range []string{"dora", "alice", "emil"} {
+	for _, name := range []string{"dora", "alice", "emil", "fred"} {
 		if _, err := town.cli("user", "add", name, "--password", password); err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +86,7 @@ func TestUpstream(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upstreamOf(t, town, "town", "--scope", "profile", "--scope", "groups", "--group", "Guards=Watch")
+	upstreamOf(t, town, "town", "--scope", "profile", "--scope", "groups", "--group", "Guards=Watch", "--sign-out")
 	if out, err := main.cli("upstream", "test", "town"); err != nil || !strings.Contains(string(out), town.issuer) {
 		t.Fatalf("%v %s", err, out)
 	}
@@ -170,6 +171,39 @@ func TestUpstream(t *testing.T) {
 	if at, err := again.through(t, town, "town", "alice", "/account"); err != nil || again.whoami(t) != "alice" {
 		t.Fatalf("%v %v", at, err)
 	}
+	// Who signs out here goes on to the provider, which leads back. Both have localhost's
+	// cookies here, so that nobody is signed in there any more, and it need not ask.
+	_, _, page := again.do("GET", main.issuer+"/logout", nil)
+	if !strings.Contains(page, "<form") {
+		t.Fatalf("%.2000s", page)
+	}
+	_, loc = again.answer(must(url.Parse(main.issuer+"/logout")), url.Values{"answer": {"yes"}})
+	if loc == nil || !strings.HasPrefix(loc.String(), town.issuer+"/") || loc.Query().Get("logout_hint") == "" || again.whoami(t) != "" {
+		t.Fatalf("%v %q", loc, again.whoami(t))
+	}
+	state := loc.Query().Get("state")
+	if _, loc, _ = again.do("GET", loc.String(), nil); loc == nil || loc.Path != "/upstream/town/signed-out" || loc.Query().Get("state") != state {
+		t.Fatalf("%v\n%s", loc, again.last)
+	}
+	if status, _, page := again.do("GET", loc.String(), nil); status != 200 || !strings.Contains(page, "signed out") {
+		t.Fatalf("%d %.2000s", status, page)
+	}
+	// Whose sessions end there is signed out here, and nobody else.
+	fred := newBrowser(t, main)
+	if at, err := fred.through(t, town, "town", "fred", "/account"); err != nil || fred.whoami(t) != "fred" {
+		t.Fatalf("%v %v", at, err)
+	}
+	if _, err := town.cli("user", "disable", "fred"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); fred.whoami(t) != ""; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("he is signed out there and in here")
+		}
+	}
+	if b.whoami(t) != "dora" {
+		t.Fatal("another's session ended")
+	}
 	// A locked person stays out.
 	if _, err := main.cli("user", "disable", "emil"); err != nil {
 		t.Fatal(err)
@@ -209,8 +243,8 @@ func TestUpstream(t *testing.T) {
 	if out, err := main.cli("audit", "list", "--json"); err != nil || !strings.Contains(string(out), "signin.breakglass") {
 		t.Fatalf("%v %.2000s", err, out)
 	}
-	// Whoever has no other way in is locked on request; alice has a password here.
-	if out, err := main.cli("upstream", "remove", "town", "--people", "lock", "--json"); err != nil || !regexp.MustCompile(`"locked": ?1\b`).Match(out) {
+	// Whoever has no other way in is locked on request, dora and fred; alice has a password here.
+	if out, err := main.cli("upstream", "remove", "town", "--people", "lock", "--json"); err != nil || !regexp.MustCompile(`"locked": ?2\b`).Match(out) {
 		t.Fatalf("%v %s", err, out)
 	}
 	if b.whoami(t) != "" {

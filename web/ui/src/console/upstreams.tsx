@@ -31,6 +31,7 @@ interface Settings {
     require_acr: boolean;
     require_mfa: boolean;
     trust_mfa: boolean;
+    sign_out: boolean;
 }
 
 interface Provider {
@@ -68,6 +69,7 @@ const blank: Settings = {
     require_acr: false,
     require_mfa: false,
     trust_mfa: false,
+    sign_out: false,
 };
 
 const words = (s: string): string[] => s.split(/[\s,]+/).filter(Boolean);
@@ -211,7 +213,7 @@ function Edit({ of, onSaved, onClose }: { of: Provider | undefined; onSaved: () 
     const [acrs, setACRs] = useState(s.acr_values.join(" "));
     type Text = "name" | "issuer" | "client_id" | "user_claim" | "name_claim" | "mail_claim" | "groups_claim" | "require_claim";
     const text = (key: Text, hint?: string, auto?: boolean) => <TextField label={t(`console.upstreams.${key}`)} value={s[key]} onChange={(v) => setS({ ...s, [key]: v })} hint={hint} autoComplete="off" spellCheck="false" autoFocus={!!auto} />;
-    type Flag = "name_follows" | "mail_trusted" | "mail_taken" | "closed" | "require_acr" | "require_mfa" | "trust_mfa";
+    type Flag = "name_follows" | "mail_trusted" | "mail_taken" | "closed" | "require_acr" | "require_mfa" | "trust_mfa" | "sign_out";
     const flag = (key: Flag, hint?: string) => (
         <Switch isSelected={s[key]} onChange={(v) => setS({ ...s, [key]: v })} hint={hint}>
             {t(`console.upstreams.${key}`)}
@@ -280,6 +282,11 @@ function Edit({ of, onSaved, onClose }: { of: Provider | undefined; onSaved: () 
                         </label>
                         <TextField label={t("console.upstreams.acr_values")} value={acrs} onChange={setACRs} hint={t("console.upstreams.acrHint")} autoComplete="off" spellCheck="false" />
                         {flag("require_acr")}
+                        <h3>{t("console.upstreams.end")}</h3>
+                        {flag("sign_out", t("console.upstreams.signOutHint"))}
+                        <p className="hf-hint console-wrap">
+                            {t("console.upstreams.backchannelHint")} <code>{`${location.origin}/upstream/${id.trim() || "…"}/backchannel-logout`}</code>
+                        </p>
                     </>
                 )}
             />
