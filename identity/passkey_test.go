@@ -1,6 +1,8 @@
 package identity_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/x509"
 	"fmt"
 	"html"
 	"net/http"
@@ -29,8 +31,29 @@ type device struct {
 func newDevice(t *testing.T, u identity.User) *device {
 	d := &device{t: t, rp: virtualwebauthn.RelyingParty{ID: "chat.example.org", Name: "Example", Origin: origin}}
 	d.auth = virtualwebauthn.NewAuthenticatorWithOptions(virtualwebauthn.AuthenticatorOptions{UserHandle: []byte(u.ID)})
-	d.cred = virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2)
+	d.cred = newCredential(t)
 	return d
+}
+
+// newCredential makes a key whose coordinates both have 32 bytes: of others, one in 128,
+// virtualwebauthn 1.0.3 leaves out the zeros in front, which no real authenticator does.
+// Spec: RFC 8152 section 13.1.1
+func newCredential(t *testing.T) virtualwebauthn.Credential {
+	t.Helper()
+	for {
+		c := virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2)
+		key, err := x509.ParsePKCS8PrivateKey(c.Key.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		point, err := key.(*ecdsa.PrivateKey).PublicKey.Bytes() // 4, X, Y
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(point) == 65 && point[1] != 0 && point[33] != 0 {
+			return c
+		}
+	}
 }
 
 var optionsIn = regexp.MustCompile(`data-options="([^"]+)"`)
@@ -232,7 +255,7 @@ func TestAttack34Passkeys(t *testing.T) {
 
 	// Another key under the same credential; a key that nobody added; nothing at all.
 	forged := *d
-	forged.cred.Key = virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2).Key
+	forged.cred.Key = newCredential(t).Key
 	refused("another key", send(forged.get(ask())))
 	refused("an unknown passkey", send(newDevice(t, u).get(ask())))
 	other := *d
