@@ -1,5 +1,5 @@
-// The console's test of calls from the administrator's own browser: where all is well, and where the relay names an address
-// to clients that leads nowhere, so that nothing but TURN at the HTTPS port is left.
+// The console's test of calls from the administrator's own browser: where all is well, and where the relay names addresses
+// to clients that lead nowhere, so that nothing but TURN at the HTTPS port is left.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { freePorts, keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed } from "./lib.mjs";
@@ -52,7 +52,7 @@ test("each way by which media goes works from the browser", { skip, timeout: 180
 });
 
 test("what is in the way is named", { skip, timeout: 180_000 }, async () => {
-    await tried("bad", ["sfu.node_ip=203.0.113.9"], (ways, text, ports) => {
+    await tried("bad", ["sfu.node_ip=203.0.113.9,2001:db8::9"], (ways, text, ports) => {
         assert.match(text, /Calls from this browser work, and go by: TURN at the HTTPS port/, text);
         assert.deepEqual(Object.values(ways).map((w) => w.ok), ["false", "false", "false", "true"], text);
         assert.match(ways.udp.text, new RegExp(`Nothing comes back from UDP port ${ports.udp} at 203\\.0\\.113\\.9`));
