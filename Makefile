@@ -156,7 +156,7 @@ race: tools-go ## the race detector on what runs concurrently (needs a C compile
 
 .PHONY: bench
 bench: tools-go ## measure the store and the hot paths
-	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/...
+	@go test -run '^$$' -bench . -benchmem ./store/... ./homeserver/... ./identity/... ./appliance
 
 .PHONY: bench-calls
 bench-calls: build ## how much the call relay carries, next to LiveKit's own program

@@ -34,6 +34,8 @@ func matrixError(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &slow) && slow.Busy:
+		return &mx.Error{Code: mx.LimitExceeded, Msg: "Many people sign in at this moment. Wait and try again.", RetryAfter: slow.Wait}
 	case errors.As(err, &slow):
 		return &mx.Error{Code: mx.LimitExceeded, Msg: "Too many attempts failed. Wait and try again.", RetryAfter: slow.Wait}
 	case errors.Is(err, identity.ErrUnknownToken):

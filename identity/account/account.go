@@ -67,10 +67,19 @@ type Elsewhere interface {
 	Keeps(q store.Querier, id string) (string, error)
 }
 
-// SlowDown is returned while attempts are not looked at, after too many failed.
-type SlowDown struct{ Wait time.Duration }
+// SlowDown is returned while attempts are not looked at: after too many failed, or, Busy,
+// while as many passwords are waiting to be checked as may.
+type SlowDown struct {
+	Wait time.Duration
+	Busy bool
+}
 
-func (e *SlowDown) Error() string { return "identity: too many failed attempts" }
+func (e *SlowDown) Error() string {
+	if e.Busy {
+		return "identity: too many people sign in at once"
+	}
+	return "identity: too many failed attempts"
+}
 
 // States of an account.
 const (

@@ -146,7 +146,7 @@ func (a *Accounts) attempt(ctx context.Context, ps []place) (done func(), err er
 		return nil
 	})
 	if wait := time.UnixMilli(until).Sub(a.Now()); err == nil && wait > 0 {
-		err = &SlowDown{wait}
+		err = &SlowDown{Wait: wait}
 	}
 	if err != nil {
 		done()

@@ -38,17 +38,22 @@ const (
 // aim is the time that checking a password should take.
 const aim = 250 * time.Millisecond
 
-// hasher computes argon2id, at most one a processor at a time: each takes its
-// memory, and a burst of logins must not stop the server.
+// maxLine is how many checks of passwords may wait for each that is done: as long as
+// people wait for a page. Whoever comes then is told to come again.
+const maxLine = 40
+
+// hasher computes argon2id, on all processors but one at a time: each takes its memory,
+// and a burst of logins must not stop the server, which has messages to deliver.
 type hasher struct {
-	slots chan struct{}
-	once  sync.Once
-	cost  Cost
-	work  atomic.Uint64 // KiB filled, over all passes, since the start
+	slots  chan struct{}
+	checks atomic.Int64 // that run or wait
+	once   sync.Once
+	cost   Cost
+	work   atomic.Uint64 // KiB filled, over all passes, since the start
 }
 
 func newHasher(fixed Cost) *hasher {
-	h := &hasher{slots: make(chan struct{}, runtime.GOMAXPROCS(0)), cost: fixed}
+	h := &hasher{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)), cost: fixed}
 	if fixed != (Cost{}) {
 		h.once.Do(func() {})
 	}
@@ -93,7 +98,12 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 
 // verify compares a password with a stored hash. An empty one costs the same
 // time and never matches, so that unknown users cannot be told from known ones.
+// Errors: *SlowDown, Busy.
 func (h *hasher) verify(ctx context.Context, stored, password string) (bool, error) {
+	defer h.checks.Add(-1)
+	if h.checks.Add(1) > int64(cap(h.slots)*(1+maxLine)) {
+		return false, &SlowDown{Wait: maxLine * aim / 2, Busy: true}
+	}
 	p := phc{Cost: h.calibrated(), salt: make([]byte, saltBytes), key: make([]byte, keyBytes)}
 	if stored != "" {
 		var err error

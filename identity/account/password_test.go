@@ -1,6 +1,8 @@
 package account
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +28,50 @@ func TestPassword(t *testing.T) {
 	p := phc{Cost: Cost{MemoryKiB: 64, Passes: 2, Threads: 1}, salt: []byte("somesalt"), key: make([]byte, keyBytes)}
 	if q, err := parsePHC(p.String()); err != nil || q.String() != p.String() {
 		t.Error(q, err)
+	}
+}
+
+// As many checks wait as may; whoever comes then is told to come again, and the others
+// are answered.
+func TestChecksWaitInALine(t *testing.T) {
+	h := newHasher(Cost{MemoryKiB: 64, Passes: 1, Threads: 1})
+	stored, err := h.hash(t.Context(), "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range cap(h.slots) { // all are busy
+		h.slots <- struct{}{}
+		h.checks.Add(1)
+	}
+	line := cap(h.slots) * maxLine
+	answers := make(chan error, line)
+	for range line {
+		go func() {
+			ok, err := h.verify(context.Background(), stored, "correct horse")
+			if err == nil && !ok {
+				err = errors.New("the right password is wrong")
+			}
+			answers <- err
+		}()
+	}
+	for h.checks.Load() < int64(cap(h.slots)+line) {
+		time.Sleep(time.Millisecond)
+	}
+	var slow *SlowDown
+	if _, err := h.verify(t.Context(), stored, "correct horse"); !errors.As(err, &slow) || !slow.Busy || slow.Wait <= 0 {
+		t.Errorf("one too many: %v", err)
+	}
+	for range cap(h.slots) {
+		<-h.slots
+		h.checks.Add(-1)
+	}
+	for range line {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if ok, err := h.verify(t.Context(), stored, "correct horse"); !ok || err != nil || h.checks.Load() != 0 {
+		t.Errorf("once the line is gone: %v %v, %d left", ok, err, h.checks.Load())
 	}
 }
 

@@ -127,6 +127,8 @@ func (p *Pages) attemptText(r *http.Request, err error) (status int, text string
 	switch {
 	case errors.Is(err, account.ErrWrongPassword):
 		return http.StatusUnauthorized, p.text(l, "login.wrong")
+	case errors.As(err, &slow) && slow.Busy:
+		return http.StatusTooManyRequests, p.text(l, "login.busy", "seconds", secondsUp(slow.Wait))
 	case errors.As(err, &slow):
 		return http.StatusTooManyRequests, p.text(l, "login.slow", "seconds", secondsUp(slow.Wait))
 	case errors.Is(err, account.ErrLocked):
