@@ -96,7 +96,12 @@ func relay(l *line, conns *net.UnixConn) error {
 	if in.MemoryLimit > 0 {
 		debug.SetMemoryLimit(in.MemoryLimit)
 	}
-	in.Options.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: in.Level}))
+	in.Options.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: in.Level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration { // JSON's is a number, of which the house does not know the unit
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}))
 	s, err := sfu.New(in.Options)
 	if err == nil {
 		s.Follow(func(c sfu.Change) {

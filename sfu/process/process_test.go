@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -323,6 +324,15 @@ func TestKilled(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	eventually(t, "the room ends", 30*time.Second, func() bool { return r.Stats().Rooms == 0 })
+}
+
+// What the process logs, the house logs, and how long something took with its unit.
+func TestLog(t *testing.T) {
+	_, _, log := begin(t)
+	eventually(t, "the relay's own line", 10*time.Second, func() bool { return strings.Contains(log.String(), "the call relay is ready") })
+	if !regexp.MustCompile(`the call relay is ready.* took="?[0-9.]+(s|ms|µs)`).MatchString(log.String()) {
+		t.Error(log)
+	}
 }
 
 func TestMirror(t *testing.T) {
