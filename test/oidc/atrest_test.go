@@ -209,6 +209,8 @@ func (k *keeper) fill() {
 	k.know("secret at another provider", "secret-of-the-upstream-01")
 	k.cli("password-of-the-mail-server\n", "mail", "set", "--host", "mail.example.org", "--user", "holdfast", "--from", "holdfast@example.org", "--password-stdin")
 	k.know("password of the mail server", "password-of-the-mail-server")
+	k.cli("password-of-the-reader\n", "directory", "set", "corp", "--url", "ldaps://127.0.0.1:1", "--base-dn", "dc=example,dc=org", "--bind-dn", "cn=reader", "--password-stdin")
+	k.know("password of a directory's reader", "password-of-the-reader")
 
 	key, err := os.ReadFile(filepath.Join(k.data, "identity.key"))
 	if err != nil {
