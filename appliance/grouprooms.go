@@ -53,13 +53,7 @@ type placeInfo struct {
 }
 
 // placeTroubles are the mistakes that people can do something about.
-var placeTroubles = []struct {
-	err    error
-	status int
-	code   string
-	field  string
-	text   string
-}{
+var placeTroubles = []trouble{
 	{grouprooms.ErrNoRule, http.StatusNotFound, "no_rule", "room", "There is no such rule for this group and room."},
 	{grouprooms.ErrLevel, http.StatusBadRequest, "bad_level", "level", "A power level is a number from 1 to 100."},
 	{grouprooms.ErrSpace, http.StatusBadRequest, "no_space", "rooms", "This room is no space, so it has no rooms in it."},
@@ -68,10 +62,8 @@ var placeTroubles = []struct {
 }
 
 func placeError(err error) error {
-	for _, x := range placeTroubles {
-		if errors.Is(err, x.err) {
-			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: x.text}
-		}
+	if shown, ok := told(err, placeTroubles); ok {
+		return shown
 	}
 	return groupError(err)
 }

@@ -23,14 +23,27 @@ func asCaller(ctx context.Context) context.Context {
 	return ctx
 }
 
-// groupTroubles are the mistakes that people can do something about.
-var groupTroubles = []struct {
+// trouble is a mistake that people can do something about, as the console shows it.
+type trouble struct {
 	err    error
 	status int
 	code   string
 	field  string
 	text   string
-}{
+}
+
+// told is an error as the console shows it, if it is one of these.
+func told(err error, list []trouble) (*web.Error, bool) {
+	for _, x := range list {
+		if errors.Is(err, x.err) {
+			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: x.text}, true
+		}
+	}
+	return nil, false
+}
+
+// groupTroubles are the mistakes that people can do something about.
+var groupTroubles = []trouble{
 	{identity.ErrNoUser, http.StatusNotFound, "not_found", "user_id", "There is no such user."},
 	{identity.ErrDeactivated, http.StatusConflict, "closed", "", "This account was closed."},
 	{identity.ErrRole, http.StatusBadRequest, "bad_role", "role", "There is no such role; the roles are owner, admin, moderator and auditor."},
@@ -46,10 +59,8 @@ var groupTroubles = []struct {
 
 // groupError is an error as the console shows it.
 func groupError(err error) error {
-	for _, x := range groupTroubles {
-		if errors.Is(err, x.err) {
-			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: x.text}
-		}
+	if shown, ok := told(err, groupTroubles); ok {
+		return shown
 	}
 	return err
 }
