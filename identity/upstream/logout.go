@@ -137,16 +137,17 @@ func (u *Upstreams) LeftOpenID(ctx context.Context, id, raw string) error {
 	if t.IssuedAt.Before(now.Add(-logoutOld)) || t.IssuedAt.After(now.Add(logoutAhead)) {
 		return fmt.Errorf("%w: the logout token was not made just now", ErrRefused)
 	}
-	err = u.once(ctx, o.c.Issuer)("logout "+t.TokenID, now.Add(logoutOld+logoutAhead))
+	// One write: what could not be followed is good once more, for providers try again.
+	err = u.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := u.onceTx(tx, o.c.Issuer, "logout "+t.TokenID, now.Add(logoutOld+logoutAhead)); err != nil {
+			return err
+		}
+		return u.endTx(tx, id, o.c.Issuer, t.Subject, func(session string) bool { return t.SessionID == "" || t.SessionID == session })
+	})
 	if errors.Is(err, saml.ErrUsed) {
 		return fmt.Errorf("%w: the logout token was used before", ErrRefused)
 	}
-	if err != nil {
-		return err
-	}
-	return u.o.DB.Write(ctx, func(tx *store.Tx) error {
-		return u.endTx(tx, id, o.c.Issuer, t.Subject, func(session string) bool { return t.SessionID == "" || t.SessionID == session })
-	})
+	return err
 }
 
 // endTx ends the browser sessions that came from a person's sessions at a provider, or,

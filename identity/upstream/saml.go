@@ -213,18 +213,20 @@ func (u *Upstreams) Metadata(id string) ([]byte, error) {
 // once notes that a message of a provider was taken.
 func (u *Upstreams) once(ctx context.Context, issuer string) saml.Once {
 	return func(id string, until time.Time) error {
-		h := sha256.Sum256([]byte(issuer + "\x00" + id))
-		return u.o.DB.Write(ctx, func(tx *store.Tx) error {
-			if _, err := tx.Exec(`DELETE FROM id_upstream_used WHERE until < $1`, u.o.Now().UnixMilli()); err != nil {
-				return err
-			}
-			n, err := tx.Exec(`INSERT INTO id_upstream_used (hash, until) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`, h[:], until.UnixMilli())
-			if err == nil && n == 0 {
-				err = saml.ErrUsed
-			}
-			return err
-		})
+		return u.o.DB.Write(ctx, func(tx *store.Tx) error { return u.onceTx(tx, issuer, id, until) })
 	}
+}
+
+func (u *Upstreams) onceTx(tx *store.Tx, issuer, id string, until time.Time) error {
+	h := sha256.Sum256([]byte(issuer + "\x00" + id))
+	if _, err := tx.Exec(`DELETE FROM id_upstream_used WHERE until < $1`, u.o.Now().UnixMilli()); err != nil {
+		return err
+	}
+	n, err := tx.Exec(`INSERT INTO id_upstream_used (hash, until) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`, h[:], until.UnixMilli())
+	if err == nil && n == 0 {
+		err = saml.ErrUsed
+	}
+	return err
 }
 
 // AskSAML begins a sign-in and says where the browser goes. Errors: ErrNone.
