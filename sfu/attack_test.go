@@ -394,14 +394,9 @@ func TestTURNWithoutCredentials(t *testing.T) {
 	}
 }
 
-// Connections to TURN on which no allocation comes about: there are never more than may
-// be, of one address and in all, and whoever comes then is answered.
-func TestTURNHalfOpen(t *testing.T) {
-	s, _ := begin(t, Options{NodeIP: "127.0.0.1"})
-	e, err := s.running()
-	if err != nil {
-		t.Fatal(err)
-	}
+// turnAtPort is a port whose connections are TURN's, as they come from the HTTPS port.
+func turnAtPort(t testing.TB, s *SFU) net.Listener {
+	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -416,6 +411,18 @@ func TestTURNHalfOpen(t *testing.T) {
 			s.ServeTURN(c)
 		}
 	}()
+	return ln
+}
+
+// Connections to TURN on which no allocation comes about: there are never more than may
+// be, of one address and in all, and whoever comes then is answered.
+func TestTURNHalfOpen(t *testing.T) {
+	s, _ := begin(t, Options{NodeIP: "127.0.0.1"})
+	e, err := s.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := turnAtPort(t, s)
 	binding := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
 	knock := func(from string, send []byte) net.Conn {
 		t.Helper()
@@ -540,20 +547,7 @@ func FuzzTURNStream(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			s.ServeTURN(c)
-		}
-	}()
+	ln := turnAtPort(f, s)
 	for _, m := range []stun.Method{stun.MethodAllocate, stun.MethodRefresh, stun.MethodSend, stun.MethodChannelBind, stun.MethodConnectionBind} {
 		b := stun.MustBuild(stun.TransactionID, stun.NewType(m, stun.ClassRequest), stun.NewUsername("x"), stun.NewRealm("livekit"), stun.NewNonce("x"), stun.NewShortTermIntegrity("x")).Raw
 		f.Add(b, uint8(200))
