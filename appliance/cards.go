@@ -34,11 +34,7 @@ func perPageFlag(f *flag.FlagSet, c *cli) {
 }
 
 // cardTroubles are the mistakes that people can do something about.
-var cardTroubles = []struct {
-	err               error
-	status            int
-	code, field, text string
-}{
+var cardTroubles = []trouble{
 	{identity.ErrNoCard, http.StatusNotFound, "not_found", "", "There is no such batch or card any more."},
 	{identity.ErrBatchName, http.StatusBadRequest, "bad_name", "name", "Give the cards a name of 1 to 128 bytes, such as Ward 7."},
 	{identity.ErrCards, http.StatusBadRequest, "bad_count", "count", "Print 1 to 1,000 cards at once."},
@@ -53,10 +49,9 @@ var cardTroubles = []struct {
 
 // cardError is an error as the console shows it.
 func cardError(err error) error {
-	for _, x := range cardTroubles {
-		if errors.Is(err, x.err) {
-			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: whose(err) + x.text}
-		}
+	if shown, ok := told(err, cardTroubles); ok {
+		shown.Message = whose(err) + shown.Message
+		return shown
 	}
 	return groupError(err)
 }
