@@ -29,7 +29,8 @@ func (a *Appliance) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.audit, err = audit.Open(ctx, audit.Options{DB: a.db, Key: key, Log: a.logs.component("audit")})
+	a.audit, err = audit.Open(ctx, audit.Options{DB: a.db, Key: key, Log: a.logs.component("audit"),
+		Alarm: func(string) { a.alarmAudit(a.stopping) }})
 	if err != nil {
 		return fmt.Errorf("the audit log cannot be opened: %w", err)
 	}

@@ -8,7 +8,8 @@
 //     one before, so that a change to one shows in all that follow, and a MAC by a key
 //     outside the database, so that who has only the database cannot write it anew.
 //   - The hash of the last entry is also in a file beside the database, so that entries
-//     missing at the end are noticed.
+//     missing at the end are noticed. No entry is added before it was looked whether the
+//     end is the one that the last entry made: else the next would hide what is missing.
 //   - There are no secrets in it: no passwords, tokens, codes or keys, nor their hashes.
 //   - What strangers can cause, as failed sign-ins, is noted at a bounded rate.
 package audit
@@ -108,6 +109,8 @@ type Options struct {
 	Head string // the file with the last hash; "": audit.head beside the database
 	Log  *slog.Logger
 	Now  func() time.Time // nil: time.Now
+	// Alarm is told of trouble that begins while the log is open. nil: it is only logged.
+	Alarm func(trouble string)
 }
 
 // Log is the audit log. Its methods are safe for concurrent use. A nil Log notes
@@ -121,6 +124,8 @@ type Log struct {
 	written head          // last that the file has
 	wake    chan struct{} // the head changed
 	trouble string        // what is wrong with the log
+	told    string        // trouble that is not to be told (again)
+	noted   int64         // number of the head that the running write says is missing
 	done    chan struct{}
 	closing chan struct{}
 	once    sync.Once
@@ -154,6 +159,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if err := l.begin(ctx); err != nil {
 		return nil, err
 	}
+	l.told = l.trouble
 	go l.keepHead()
 	return l, nil
 }
@@ -196,8 +202,8 @@ func (l *Log) begin(ctx context.Context) error {
 		}
 		l.trouble = problem
 		l.o.Log.Error("the audit log does not end as it was left", "trouble", problem)
-		return l.Tx(ctx, tx, Event{Name: "audit.broken", Actor: System, Data: Data{
-			"trouble": problem, "kept_seq": kept.seq, "kept_hash": hex.EncodeToString(kept.hash)}})
+		_, err = l.add(ctx, tx, last, broken(problem, kept))
+		return err
 	})
 	if err != nil || !said {
 		return err
@@ -244,13 +250,54 @@ func (l *Log) Tx(ctx context.Context, tx *store.Tx, ev Event) error {
 	if l == nil {
 		return nil
 	}
-	data, err := encodeData(ev.Data)
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, ev.Name)
-	}
 	last, err := lastEntry(tx)
 	if err != nil {
 		return err
+	}
+	if last, err = l.goOn(tx, last); err != nil {
+		return err
+	}
+	_, err = l.add(ctx, tx, last, ev)
+	return err
+}
+
+// goOn looks whether the log ends as this process left it, before an entry is added: what
+// was removed at the end while it runs would otherwise never be noticed, since the file
+// beside the database goes along with what is added. It says so in an entry, and returns the
+// last one.
+func (l *Log) goOn(tx *store.Tx, last Entry) (Entry, error) {
+	l.mu.Lock()
+	h, noted := l.head, l.noted
+	l.mu.Unlock()
+	if h.seq == 0 || h.seq == noted || last.Seq > h.seq || last.Seq == h.seq && hmac.Equal(last.Hash, h.hash) {
+		return last, nil
+	}
+	problem, err := l.compare(tx, h, last)
+	if err != nil || problem == "" {
+		return last, err
+	}
+	note := func(seq int64) { l.mu.Lock(); l.noted = seq; l.mu.Unlock() }
+	note(h.seq)
+	tx.OnRollback(func() { note(noted) })
+	tx.AfterCommit(func() {
+		l.o.Log.Error("the audit log does not end as it was left", "trouble", problem)
+		l.mu.Lock()
+		l.trouble, l.noted = problem, 0
+		l.mu.Unlock()
+	})
+	return l.add(context.Background(), tx, last, broken(problem, h))
+}
+
+// broken is the entry that the log does not end as it was left.
+func broken(problem string, kept head) Event {
+	return Event{Name: "audit.broken", Actor: System, Data: Data{"trouble": problem, "kept_seq": kept.seq, "kept_hash": hex.EncodeToString(kept.hash)}}
+}
+
+// add adds an entry after the last.
+func (l *Log) add(ctx context.Context, tx *store.Tx, last Entry, ev Event) (Entry, error) {
+	data, err := encodeData(ev.Data)
+	if err != nil {
+		return last, fmt.Errorf("%w: %s", err, ev.Name)
 	}
 	w := WhoOf(ctx)
 	if ev.Actor != "" {
@@ -270,10 +317,10 @@ func (l *Log) Tx(ctx context.Context, tx *store.Tx, ev Event) error {
 	e.Hash = e.sum()
 	e.MAC = mac(l.o.Key, e.Hash)
 	if _, err := tx.Exec(insertEntry, e.Seq, e.At, e.Actor, e.Event, e.Target, e.IP, e.Data, e.Prev, e.Hash, e.MAC); err != nil {
-		return err
+		return last, err
 	}
 	tx.AfterCommit(func() { l.setHead(head{e.Seq, e.Hash}) })
-	return nil
+	return e, nil
 }
 
 // Append adds an entry by itself: for what changes nothing in the database, as reading.

@@ -246,6 +246,60 @@ func TestAnOlderCopyIsNoticed(t *testing.T) {
 	}
 }
 
+// What is added while the log runs does not hide what was removed at its end before: it is
+// noted once, ahead of what is added, and told.
+func TestRemovedWhileItRuns(t *testing.T) {
+	r := newRig(t)
+	r.log.Close()
+	told := make(chan string, 2)
+	var err error
+	if r.log, err = audit.Open(t.Context(), audit.Options{DB: r.db, Key: key, Alarm: func(trouble string) { told <- trouble }}); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range []string{"@a:example.org", "@b:example.org", "@c:example.org"} {
+		r.add("user.lock", u)
+	}
+	db, err := sql.Open("sqlite", r.path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, s := range []string{"DROP TRIGGER audit_log_delete", "DELETE FROM audit_log WHERE seq > 1"} {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A write that fails says nothing, so the next has to.
+	sorry := errors.New("sorry")
+	if err := r.db.Write(t.Context(), func(tx *store.Tx) error {
+		return errors.Join(sorry, r.log.Tx(t.Context(), tx, audit.Event{Name: "user.unlock"}))
+	}); !errors.Is(err, sorry) || r.log.Trouble() != "" {
+		t.Fatal(err, r.log.Trouble())
+	}
+	if err := r.db.Write(t.Context(), func(tx *store.Tx) error {
+		return errors.Join(r.log.Tx(t.Context(), tx, audit.Event{Name: "user.unlock"}), r.log.Tx(t.Context(), tx, audit.Event{Name: "user.lock"}))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.add("user.unlock", "@d:example.org")
+	const want = "ends at entry 1, but had 3 before"
+	if got := <-told; !strings.Contains(got, want) || r.log.Trouble() != got {
+		t.Errorf("told %q, trouble is %q", got, r.log.Trouble())
+	}
+	rep := r.verify()
+	if !rep.OK() || rep.Entries != 5 || len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], want) {
+		t.Errorf("%+v", rep)
+	}
+	if list, err := r.log.Find(t.Context(), audit.Filter{}); err != nil || list[3].Event != "audit.broken" || list[3].Seq != 2 {
+		t.Errorf("%+v %v", list, err)
+	}
+	r.stop() // which tells all that there is to be told
+	r.start()
+	if len(told) != 0 || r.log.Trouble() != "" {
+		t.Errorf("%d were told again; trouble is %q", len(told), r.log.Trouble())
+	}
+}
+
 // The whole log written anew, with hashes that fit each other: only the key is missing.
 func TestALogWrittenAnewIsNoticed(t *testing.T) {
 	r := newRig(t)

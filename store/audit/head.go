@@ -96,6 +96,7 @@ func (l *Log) keepHead() {
 		select {
 		case <-l.wake:
 			l.flush()
+			l.tell()
 			select {
 			case <-time.After(headPause):
 			case <-l.closing:
@@ -104,6 +105,18 @@ func (l *Log) keepHead() {
 			l.flush()
 			return
 		}
+	}
+}
+
+// tell passes on trouble that began since the log was opened, outside the writer.
+func (l *Log) tell() {
+	l.mu.Lock()
+	trouble := l.trouble
+	news := trouble != l.told
+	l.told = trouble
+	l.mu.Unlock()
+	if news && l.o.Alarm != nil {
+		l.o.Alarm(trouble)
 	}
 }
 
