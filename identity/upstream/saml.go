@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"holdfast/identity/account"
 	"holdfast/identity/saml"
 	"holdfast/store"
 )
@@ -45,13 +43,6 @@ const (
 	methodMFA  = "http://schemas.microsoft.com/claims/multipleauthn"
 	manyGroups = "http://schemas.microsoft.com/claims/groups.link"
 )
-
-// From is the session at a provider that one here began with. Of OpenID Connect it has the
-// subject as name ID, and sid, where there is one, as index.
-type From struct {
-	Upstream string       `json:"u"`
-	Session  saml.Session `json:"s"`
-}
 
 // Ours is what a SAML provider has to know of here.
 type Ours struct {
@@ -351,35 +342,6 @@ func named(c Config, a saml.Assertion) (who Person, err error) {
 	who.MFA = c.TrustMFA && (mfa || c.RequireACR)
 	// SAML has no word for an address that was verified: an administrator says so.
 	return who, m.admit(&who, get, false, len(get(manyGroups)) > 0)
-}
-
-// Began notes the session there that one here came from. It is to be called when that
-// has begun.
-func (u *Upstreams) Began(ctx context.Context, x account.User, sid string, from From) error {
-	u.mu.Lock()
-	o := u.open[from.Upstream]
-	u.mu.Unlock()
-	if o == nil {
-		return ErrNone
-	}
-	c := o.c
-	data, err := json.Marshal(from.Session)
-	if err != nil {
-		return err
-	}
-	return u.o.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO id_upstream_sessions (sid, user_id, upstream, issuer, subject, session, data, created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT (sid) DO UPDATE SET user_id = excluded.user_id, upstream = excluded.upstream, issuer = excluded.issuer,
-				subject = excluded.subject, session = excluded.session, data = excluded.data, created = excluded.created`,
-			sid, x.ID, from.Upstream, c.Issuer, from.Session.NameID, from.Session.Index, string(data), u.o.Now().UnixMilli())
-		return err
-	})
-}
-
-// EndedTx forgets where a browser session came from, when it ends.
-func (u *Upstreams) EndedTx(tx *store.Tx, sid string) error {
-	_, err := tx.Exec(`DELETE FROM id_upstream_sessions WHERE sid = $1`, sid)
-	return err
 }
 
 // LeftSAML ends the sessions that a provider names, and answers it. Errors: ErrNone,
