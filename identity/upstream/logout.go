@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -21,6 +23,82 @@ const (
 	logoutOld   = 10 * time.Minute
 	logoutAhead = 2 * time.Minute
 )
+
+// refetchEvery is how often at most a provider is asked for its keys, and for what it is,
+// on behalf of logout tokens: anybody can send one.
+const refetchEvery = time.Minute
+
+// errSoon is a token whose key is not known, so soon after the keys were fetched.
+var errSoon = errors.New("its key is not among those that the provider had a moment ago")
+
+// sparing lets something happen no oftener than every refetchEvery.
+type sparing struct{ next time.Time }
+
+func (s *sparing) may(now time.Time) bool {
+	if now.Before(s.next) {
+		return false
+	}
+	s.next = now.Add(refetchEvery)
+	return true
+}
+
+// keys are those that the logout tokens of a provider are signed with. The library asks for
+// them again whenever a token is not signed by one that it has.
+type keys struct {
+	*oidc.RemoteKeySet
+
+	mu    sync.Mutex
+	fetch sparing
+	now   func() time.Time
+	rt    http.RoundTripper
+}
+
+// RoundTrip fetches keys. Errors: errSoon.
+func (k *keys) RoundTrip(r *http.Request) (*http.Response, error) {
+	k.mu.Lock()
+	may := k.fetch.may(k.now())
+	k.mu.Unlock()
+	if !may {
+		return nil, errSoon
+	}
+	return k.rt.RoundTrip(r)
+}
+
+// keysOf are the keys of a provider as it described itself last. Errors: ErrNone, ErrDown.
+func (u *Upstreams) keysOf(ctx context.Context, id string) (*keys, *opened, error) {
+	u.mu.Lock()
+	o := u.open[id]
+	heard := o != nil && o.p != nil
+	soon := o != nil && !heard && o.saml == nil && !o.asks.may(u.o.Now())
+	u.mu.Unlock()
+	if soon {
+		return nil, nil, fmt.Errorf("%w: it did not answer a moment ago", ErrDown)
+	}
+	if !heard {
+		if _, _, err := u.provider(ctx, id, false); err != nil {
+			return nil, nil, err
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if o.p == nil { // it was set anew meanwhile
+		return nil, nil, fmt.Errorf("%w: it was not asked yet", ErrDown)
+	}
+	if o.keys == nil {
+		var said struct {
+			At string `json:"jwks_uri"`
+		}
+		if err := o.p.Claims(&said); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", ErrDown, err)
+		}
+		c := *o.http
+		k := &keys{now: u.o.Now, rt: c.Transport}
+		c.Transport = k
+		k.RemoteKeySet = oidc.NewRemoteKeySet(oidc.ClientContext(ctx, &c), said.At)
+		o.keys = k
+	}
+	return o.keys, o, nil
+}
 
 // From is the session at a provider that one here began with. Of OpenID Connect it has the
 // subject as name ID, and sid, where there is one, as index.
@@ -159,13 +237,13 @@ func (u *Upstreams) LeftOpenID(ctx context.Context, id, raw string) error {
 	if raw == "" || len(raw) > maxIDToken {
 		return fmt.Errorf("%w: there is no logout token", ErrRefused)
 	}
-	p, o, err := u.provider(ctx, id, false)
+	k, o, err := u.keysOf(ctx, id)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, o.http), timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	t, err := p.Verifier(&oidc.Config{ClientID: o.c.ClientID, SupportedSigningAlgs: algs, Now: u.o.Now}).VerifyLogout(ctx, raw)
+	t, err := oidc.NewVerifier(o.c.Issuer, k, &oidc.Config{ClientID: o.c.ClientID, SupportedSigningAlgs: algs, Now: u.o.Now}).VerifyLogout(ctx, raw)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}

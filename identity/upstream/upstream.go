@@ -161,6 +161,8 @@ type opened struct {
 	http  *http.Client
 	down  string
 	saml  *saml.Provider
+	keys  *keys   // nil: not needed since p was asked for
+	asks  sparing // for p, on behalf of logout tokens
 }
 
 // New loads the providers.
@@ -592,7 +594,7 @@ func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.P
 	}
 	u.mu.Lock()
 	if u.open[id] == o {
-		o.p, o.until = p, u.o.Now().Add(freshFor)
+		o.p, o.until, o.keys = p, u.o.Now().Add(freshFor), nil
 	}
 	u.mu.Unlock()
 	return p, o, nil

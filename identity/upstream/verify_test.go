@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +35,9 @@ type hostile struct {
 	asked bool   // it has a userinfo endpoint
 	info  string // what that gives; "": 500
 	sent  url.Values
+
+	published []jose.JSONWebKey
+	fetched   atomic.Int32 // how often they were
 }
 
 var hostileKey = sync.OnceValue(func() *rsa.PrivateKey {
@@ -45,7 +50,7 @@ var hostileKey = sync.OnceValue(func() *rsa.PrivateKey {
 
 func newHostile(t *testing.T) *hostile {
 	key := hostileKey()
-	h := &hostile{key: key}
+	h := &hostile{key: key, published: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k", Use: "sig"}}}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
@@ -56,7 +61,8 @@ func newHostile(t *testing.T) *hostile {
 			}
 			json.NewEncoder(w).Encode(d)
 		case "/keys":
-			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k", Use: "sig"}}})
+			h.fetched.Add(1)
+			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: h.published})
 		case "/token":
 			r.ParseForm()
 			h.sent = r.PostForm
@@ -322,5 +328,58 @@ func TestLogoutTokens(t *testing.T) {
 	}
 	if err := u.LeftOpenID(t.Context(), "h", h.sign(t, jose.RS256, key, with("jti", "c", "sub", nil, "sid", "three"))); err != nil || live(emil) {
 		t.Fatalf("by the session alone: %v", err)
+	}
+}
+
+// Anybody can send a token, by a key that nobody has. That asks a provider for its keys once
+// a minute and not for each, and a key that it has changed to is taken after that.
+func TestLogoutTokensAskSparingly(t *testing.T) {
+	s := newSite(t)
+	h, now := s.h, time.Now()
+	s.u.o.Now = func() time.Time { return now }
+	s.set("h", Config{})
+	other, _ := rsa.GenerateKey(rand.Reader, 2048)
+	n := 0
+	token := func(key any, kid string) string {
+		n++
+		return h.sign(t, jose.RS256, jose.JSONWebKey{Key: key, KeyID: kid}, map[string]any{"iss": h.URL, "sub": "s1", "aud": "me", "jti": fmt.Sprint(n), "exp": now.Add(time.Minute).Unix(), "iat": now.Unix(),
+			"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}})
+	}
+	left := func(token string) error { return s.u.LeftOpenID(t.Context(), "h", token) }
+	for i := range 20 {
+		if err := left(token(other, fmt.Sprint("unknown", i))); !errors.Is(err, ErrRefused) {
+			t.Fatal(err)
+		}
+	}
+	if err := left(token(other, "k")); !errors.Is(err, ErrRefused) { // a known key that did not sign it
+		t.Fatal(err)
+	}
+	if n := h.fetched.Load(); n != 1 {
+		t.Fatalf("its keys were fetched %d times", n)
+	}
+	if err := left(token(h.key, "k")); err != nil { // meanwhile its own are good
+		t.Fatal(err)
+	}
+	h.published = []jose.JSONWebKey{{Key: &other.PublicKey, KeyID: "k2", Use: "sig"}}
+	if err := left(token(other, "k2")); !errors.Is(err, ErrRefused) {
+		t.Fatalf("so soon: %v", err)
+	}
+	now = now.Add(refetchEvery)
+	if err := left(token(other, "k2")); err != nil || h.fetched.Load() != 2 {
+		t.Fatalf("%v, fetched %d times", err, h.fetched.Load())
+	}
+	if err := left(token(h.key, "k")); !errors.Is(err, ErrRefused) {
+		t.Fatalf("a key that it no longer has: %v", err)
+	}
+	// What it is, is asked as sparingly, while it is not there.
+	h.Close()
+	s.set("h", Config{})
+	for i, want := range []bool{false, true, true, false} {
+		if err := left(token(other, "k2")); !errors.Is(err, ErrDown) || strings.Contains(err.Error(), "a moment ago") != want {
+			t.Fatalf("token %d: %v", i, err)
+		}
+		if i == 2 {
+			now = now.Add(refetchEvery)
+		}
 	}
 }
