@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"strings"
 	"time"
 
 	"holdfast/identity"
@@ -157,22 +156,26 @@ func (a console) RotateKey(ctx context.Context, atOnce bool) error {
 	return a.id().RotateKey(ctx, atOnce)
 }
 
-// dirError is an error about directories as the console shows it.
-func dirError(err error) error {
-	bad := func(status int, code, field, text string) error {
-		return &web.Error{Status: status, Code: code, Field: field, Message: text}
-	}
-	switch {
-	case errors.Is(err, roster.ErrNoDirectory):
-		return bad(http.StatusNotFound, "not_found", "", "There is no such directory, or its settings cannot be read. Set it anew.")
-	case errors.Is(err, roster.ErrBadID):
-		return bad(http.StatusBadRequest, "bad_id", "id", "A directory's short name has 1 to 30 of a-z, 0-9 and -.")
-	case errors.Is(err, roster.ErrTooMany):
-		return bad(http.StatusConflict, "too_many", "", "There are as many directories as can be.")
-	case errors.Is(err, directory.ErrConfig):
-		return bad(http.StatusBadRequest, "bad_directory", "", "These settings cannot work: "+strings.TrimPrefix(err.Error(), directory.ErrConfig.Error()+": ")+".")
-	case errors.Is(err, directory.ErrUnavailable), errors.Is(err, directory.ErrRefused):
-		return bad(http.StatusBadGateway, "down", "", "The directory gave no answer: "+strings.TrimPrefix(err.Error(), directory.ErrUnavailable.Error()+": ")+".")
+// sourceTroubles are the mistakes about where people come from, directories and providers,
+// that somebody can do something about.
+var sourceTroubles = []trouble{
+	{roster.ErrNoDirectory, http.StatusNotFound, "not_found", "", "There is no such directory, or its settings cannot be read. Set it anew."},
+	{upstream.ErrNone, http.StatusNotFound, "not_found", "", "There is no such provider, or its settings cannot be read. Set it anew."},
+	{roster.ErrBadID, http.StatusBadRequest, "bad_id", "id", "A directory's short name has 1 to 30 of a-z, 0-9 and -."},
+	{upstream.ErrID, http.StatusBadRequest, "bad_id", "id", "A provider's short name has 1 to 30 of a-z, 0-9 and -."},
+	{roster.ErrTooMany, http.StatusConflict, "too_many", "", "There are as many directories as can be."},
+	{upstream.ErrTooMany, http.StatusConflict, "too_many", "", "There are as many providers as can be."},
+	{directory.ErrConfig, http.StatusBadRequest, "bad_directory", "", "These settings cannot work: %s."},
+	{upstream.ErrSettings, http.StatusBadRequest, "bad_provider", "", "These settings cannot work: %s."},
+	{directory.ErrUnavailable, http.StatusBadGateway, "down", "", "The directory gave no answer: %s."},
+	{directory.ErrRefused, http.StatusBadGateway, "down", "", "The directory does not let the reader in: %s."},
+	{upstream.ErrDown, http.StatusBadGateway, "down", "", "The provider gave no answer that can be used: %s."},
+}
+
+// sourceError is an error about directories and providers as the console shows it.
+func sourceError(err error) error {
+	if shown, ok := told(err, sourceTroubles); ok {
+		return shown
 	}
 	return err
 }
@@ -205,13 +208,13 @@ func (a console) SetDirectory(ctx context.Context, id string, d web.DirectorySet
 	}
 	c.Kind, c.URLs, c.BaseDN, c.BindDN, c.Password, c.CA = d.Kind, d.URLs, d.BaseDN, d.BindDN, d.Password, d.CA
 	c.UserFilter, c.GroupFilter, c.Everyone, c.Names = d.UserFilter, d.GroupFilter, d.Everyone, d.Names
-	return dirError(a.id().Directories().Set(ctx, id, c))
+	return sourceError(a.id().Directories().Set(ctx, id, c))
 }
 
 func (a console) TestDirectory(ctx context.Context, id string) (web.DirectoryTest, error) {
 	people, err := a.id().Directories().Test(ctx, id)
 	if err != nil {
-		return web.DirectoryTest{}, dirError(err)
+		return web.DirectoryTest{}, sourceError(err)
 	}
 	out := web.DirectoryTest{People: len(people), First: []string{}}
 	groups := map[string]bool{}
@@ -232,32 +235,11 @@ func (a console) SyncDirectory(ctx context.Context, id string, anyway bool) erro
 	if errors.Is(err, roster.ErrAlarm) {
 		return nil // the report says it
 	}
-	return dirError(err)
+	return sourceError(err)
 }
 
 func (a console) RemoveDirectory(ctx context.Context, id string) error {
-	return dirError(a.id().Directories().Remove(ctx, id))
-}
-
-// providerError is an error about providers as the console shows it.
-func providerError(err error) error {
-	bad := func(status int, code, field, text string) error {
-		return &web.Error{Status: status, Code: code, Field: field, Message: text}
-	}
-	var settings *upstream.SettingsError
-	switch {
-	case errors.As(err, &settings):
-		return bad(http.StatusBadRequest, "bad_provider", "", "These settings cannot work: "+settings.Text+".")
-	case errors.Is(err, upstream.ErrNone):
-		return bad(http.StatusNotFound, "not_found", "", "There is no such provider, or its settings cannot be read. Set it anew.")
-	case errors.Is(err, upstream.ErrID):
-		return bad(http.StatusBadRequest, "bad_id", "id", "A provider's short name has 1 to 30 of a-z, 0-9 and -.")
-	case errors.Is(err, upstream.ErrTooMany):
-		return bad(http.StatusConflict, "too_many", "", "There are as many providers as can be.")
-	case errors.Is(err, upstream.ErrDown):
-		return bad(http.StatusBadGateway, "down", "", "The provider gave no answer that can be used: "+strings.TrimPrefix(err.Error(), upstream.ErrDown.Error()+": ")+".")
-	}
-	return err
+	return sourceError(a.id().Directories().Remove(ctx, id))
 }
 
 func (a console) Providers(ctx context.Context) ([]web.Provider, error) {
@@ -290,7 +272,7 @@ func (a console) provider(ctx context.Context, id string) (upstream.Provider, er
 		}
 	}
 	if err == nil {
-		err = providerError(upstream.ErrNone)
+		err = sourceError(upstream.ErrNone)
 	}
 	return upstream.Provider{}, err
 }
@@ -310,12 +292,12 @@ func (a console) SetProvider(ctx context.Context, id string, p web.ProviderSetti
 	c.UserClaim, c.NameClaim, c.NameFollows, c.MailClaim, c.MailTrusted, c.MailTaken = p.UserClaim, p.NameClaim, p.NameFollows, p.MailClaim, p.MailTrusted, p.MailTaken
 	c.GroupsClaim, c.Groups, c.RequireClaim, c.RequireValues, c.Domains, c.Closed = p.GroupsClaim, p.Groups, p.RequireClaim, p.RequireValues, p.Domains, p.Closed
 	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA, c.SignOut = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA, p.SignOut
-	return providerError(a.id().Upstreams().Set(ctx, id, c))
+	return sourceError(a.id().Upstreams().Set(ctx, id, c))
 }
 
 func (a console) TestProvider(ctx context.Context, id string) error {
 	_, err := a.id().Upstreams().Test(ctx, id)
-	return providerError(err)
+	return sourceError(err)
 }
 
 func (a console) ProviderPeople(ctx context.Context, id string) (all, only int, err error) {
@@ -324,10 +306,10 @@ func (a console) ProviderPeople(ctx context.Context, id string) (all, only int, 
 		return 0, 0, err
 	}
 	only, err = a.id().Upstreams().OnlyHere(ctx, id)
-	return p.People, only, providerError(err)
+	return p.People, only, sourceError(err)
 }
 
 func (a console) RemoveProvider(ctx context.Context, id, people string) (int, error) {
 	n, err := a.id().Upstreams().Remove(ctx, id, people)
-	return n, providerError(err)
+	return n, sourceError(err)
 }

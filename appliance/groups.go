@@ -29,14 +29,15 @@ type trouble struct {
 	status int
 	code   string
 	field  string
-	text   string
+	text   string // %s is what else the error says
 }
 
 // told is an error as the console shows it, if it is one of these.
 func told(err error, list []trouble) (*web.Error, bool) {
 	for _, x := range list {
 		if errors.Is(err, x.err) {
-			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: x.text}, true
+			why := strings.TrimPrefix(err.Error(), x.err.Error()+": ")
+			return &web.Error{Status: x.status, Code: x.code, Field: x.field, Message: strings.Replace(x.text, "%s", why, 1)}, true
 		}
 	}
 	return nil, false

@@ -43,12 +43,14 @@ var (
 	ErrNone    = errors.New("upstream: there is no such provider")
 	ErrID      = errors.New("upstream: a provider's short name has 1 to 30 of a-z, 0-9 and -")
 	ErrTooMany = errors.New("upstream: there are as many providers as can be")
-	ErrDown    = errors.New("upstream: the provider cannot be reached")
-	ErrRefused = errors.New("upstream: the provider's answer is not good")
-	ErrDenied  = errors.New("upstream: the provider did not sign the person in")
-	ErrTaken   = errors.New("upstream: a local account has the name")
-	ErrNoName  = errors.New("upstream: the provider gives no user name that can be one here")
-	ErrClosed  = errors.New("upstream: the provider makes no accounts here")
+	// ErrSettings is any *SettingsError.
+	ErrSettings = errors.New("upstream: the settings cannot work")
+	ErrDown     = errors.New("upstream: the provider cannot be reached")
+	ErrRefused  = errors.New("upstream: the provider's answer is not good")
+	ErrDenied   = errors.New("upstream: the provider did not sign the person in")
+	ErrTaken    = errors.New("upstream: a local account has the name")
+	ErrNoName   = errors.New("upstream: the provider gives no user name that can be one here")
+	ErrClosed   = errors.New("upstream: the provider makes no accounts here")
 )
 
 // Bounds of providers.
@@ -101,6 +103,9 @@ type Config struct {
 type SettingsError struct{ Text string }
 
 func (e *SettingsError) Error() string { return e.Text }
+
+// Is reports whether target is ErrSettings.
+func (e *SettingsError) Is(target error) bool { return target == ErrSettings }
 
 func wrong(format string, args ...any) error { return &SettingsError{fmt.Sprintf(format, args...)} }
 
