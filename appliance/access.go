@@ -212,21 +212,14 @@ func (a console) SetDirectory(ctx context.Context, id string, d web.DirectorySet
 }
 
 func (a console) TestDirectory(ctx context.Context, id string) (web.DirectoryTest, error) {
-	people, err := a.id().Directories().Test(ctx, id)
+	all, err := a.id().Directories().Test(ctx, id)
 	if err != nil {
 		return web.DirectoryTest{}, sourceError(err)
 	}
-	out := web.DirectoryTest{People: len(people), First: []string{}}
-	groups := map[string]bool{}
-	for i, p := range people {
-		if i < directoryShown {
-			out.First = append(out.First, p.Name)
-		}
-		for _, g := range p.Groups {
-			groups[g] = true
-		}
+	out := web.DirectoryTest{People: len(all.People), Groups: len(all.Groups), First: []string{}}
+	for _, p := range all.People[:min(len(all.People), directoryShown)] {
+		out.First = append(out.First, p.Name)
 	}
-	out.Groups = len(groups)
 	return out, nil
 }
 

@@ -76,16 +76,8 @@ func (a *Appliance) directoryControl(handle func(pattern string, f func(r *http.
 		return struct{}{}, err
 	})
 	handle("POST /v1/directories/{id}/test", func(r *http.Request) (any, error) {
-		people, err := dirs().Test(r.Context(), r.PathValue("id"))
-		out := directoryTest{People: len(people), First: people[:min(len(people), directoryShown)]}
-		groups := map[string]bool{}
-		for _, p := range people {
-			for _, g := range p.Groups {
-				groups[g] = true
-			}
-		}
-		out.Groups = len(groups)
-		return out, err
+		all, err := dirs().Test(r.Context(), r.PathValue("id"))
+		return directoryTest{People: len(all.People), Groups: len(all.Groups), First: all.People[:min(len(all.People), directoryShown)]}, err
 	})
 	handle("POST /v1/directories/{id}/sync", func(r *http.Request) (any, error) {
 		var in struct {
@@ -184,6 +176,7 @@ func directoryFlagsOf(f *flag.FlagSet, c *cli) {
 	f.StringVar(&d.c.FullAttr, "full-name-attr", "", "the `attribute` that becomes the displayed name")
 	f.StringVar(&d.c.GroupBaseDN, "group-base-dn", "", "below which `dn` the groups are, if not with the people")
 	f.StringVar(&d.c.GroupFilter, "group-filter", "", "which groups count: an LDAP `filter`")
+	f.StringVar(&d.c.GroupIDAttr, "group-id-attr", "", "the `attribute` that stays when a group is renamed")
 	f.BoolVar(&d.c.NoGroups, "no-groups", false, "do not read groups")
 	f.StringVar(&d.every, "every", "15m", "how often it is read: a `duration` such as 15m or 1h")
 	f.BoolVar(&d.c.Everyone, "everyone", false, "make everybody's account at the next reading, not at their first sign-in")
@@ -270,7 +263,8 @@ func (c *cli) printReport(r roster.Report) {
 	for _, x := range []struct {
 		what  string
 		names []string
-	}{{"new accounts", r.Made}, {"renamed", r.Renamed}, {"locked", r.Locked}, {"unlocked", r.Unlocked}, {"names that are taken or not allowed", r.Taken}} {
+	}{{"new accounts", r.Made}, {"renamed", r.Renamed}, {"locked", r.Locked}, {"unlocked", r.Unlocked}, {"names that are taken or not allowed", r.Taken}, {"renamed groups", r.GroupsRenamed},
+		{"groups left out, as another group has their name", r.GroupsTaken}} {
 		if len(x.names) > 0 {
 			fmt.Fprintf(c.out, "  %s: %s\n", x.what, strings.Join(x.names, ", "))
 		}
@@ -294,7 +288,11 @@ func runDirectoryTest(ctx context.Context, c *cli, args []string) error {
 	}
 	fmt.Fprintf(c.out, "%d people in %d groups. The first:\n", out.People, out.Groups)
 	for _, p := range out.First {
-		fmt.Fprintf(c.out, "  %s  %q  %s  groups: %s\n", p.Name, p.Full, p.Subject, strings.Join(p.Groups, ", "))
+		groups := make([]string, len(p.Groups))
+		for i, g := range p.Groups {
+			groups[i] = g.Name
+		}
+		fmt.Fprintf(c.out, "  %s  %q  %s  groups: %s\n", p.Name, p.Full, p.Subject, strings.Join(groups, ", "))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"holdfast/identity/directory"
 	"holdfast/identity/directory/directorytest"
 	"holdfast/identity/roster"
+	"holdfast/store"
 )
 
 // office is an identity provider with a directory.
@@ -26,10 +27,20 @@ type office struct {
 	mu     sync.Mutex
 	alarms []string
 	names  map[string]string
+	known  map[string]string // of groups, by ULID
+}
+
+func (o *office) groups() []identity.Group {
+	o.t.Helper()
+	list, err := o.svc.Groups(o.t.Context())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return list
 }
 
 func newOffice(t *testing.T, change func(c *roster.Config)) *office {
-	o := &office{s: directorytest.Start(t), names: map[string]string{}}
+	o := &office{s: directorytest.Start(t), names: map[string]string{}, known: map[string]string{}}
 	o.rig = newRig(t, func(opts *identity.Options) {
 		opts.Alarm = func(_ context.Context, text string) {
 			o.mu.Lock()
@@ -320,6 +331,115 @@ func TestDirectorySync(t *testing.T) {
 	}
 }
 
+// A group is the same one by what the directory calls it for good: what was given to it
+// stays with it under another name, and goes to no other group that gets its name.
+func TestDirectoryGroups(t *testing.T) {
+	o := newOffice(t, func(c *roster.Config) { c.Everyone = true })
+	for _, p := range []string{"anna", "bert", "carl"} {
+		o.s.AddPerson(p, p, "secret")
+	}
+	ward := o.s.AddGroup("ward 3", directorytest.Person("anna"))
+	o.s.AddGroup("desk", directorytest.Person("bert"))
+	o.s.AddGroup("local", directorytest.Person("carl"))
+	if _, err := o.svc.CreateGroup(t.Context(), "local"); err != nil {
+		t.Fatal(err)
+	}
+	is := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, g := range o.groups() {
+			var in []string
+			members, err := o.svc.Members(t.Context(), g.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range members {
+				in = append(in, u.Localpart)
+			}
+			got = append(got, fmt.Sprintf("%s %s %s", o.known[g.ID], g.Name, in))
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("groups %q, want %q", got, want)
+		}
+	}
+	r := o.sync(false)
+	if !slices.Equal(r.GroupsTaken, []string{"local"}) || len(r.GroupsRenamed) != 0 {
+		t.Errorf("%+v", r)
+	}
+	for _, g := range o.groups() {
+		o.known[g.ID] = g.Name + ":"
+	}
+	is("desk: desk [bert]", "local: local []", "ward 3: ward 3 [anna]")
+	if err := o.svc.GrantGroup(t.Context(), "ward 3", identity.Moderator); err != nil {
+		t.Fatal(err)
+	}
+
+	// As groups of earlier versions: their identifiers are learnt when they are read.
+	if err := o.db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE id_groups SET external = ''`)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	o.sync(false)
+
+	// Renamed, while others get the freed name, and two change theirs with each other.
+	o.s.Rename(ward, "cn=ward 4")
+	o.s.AddGroup("ward 3", directorytest.Person("carl"))
+	if r = o.sync(false); !slices.Equal(r.GroupsRenamed, []string{"ward 3 -> ward 4"}) {
+		t.Errorf("%+v", r)
+	}
+	is(" ward 3 [carl]", "desk: desk [bert]", "local: local []", "ward 3: ward 4 [anna]")
+	for who, want := range map[string]identity.Roles{"anna": identity.Moderator, "carl": 0} {
+		if u, err := o.svc.User(t.Context(), who); err != nil || u.Roles != want {
+			t.Errorf("%s has the roles %v, %v", who, u.Roles.Names(), err)
+		}
+	}
+	o.s.Rename("cn=desk,ou=groups,"+directorytest.Base, "cn=x")
+	o.s.Rename("cn=ward 4,ou=groups,"+directorytest.Base, "cn=desk")
+	o.s.Rename("cn=x,ou=groups,"+directorytest.Base, "cn=ward 4")
+	if r = o.sync(false); !slices.Equal(r.GroupsRenamed, []string{"ward 4 -> desk", "desk -> ward 4"}) {
+		t.Errorf("%+v", r)
+	}
+	is(" ward 3 [carl]", "desk: ward 4 [bert]", "local: local []", "ward 3: desk [anna]")
+
+	// Another group of the same name elsewhere in the directory is not this one; one that
+	// is gone keeps what it has and makes way, also for somebody who only signs in.
+	o.s.Add("ou=b,ou=groups,"+directorytest.Base, "objectClass: organizationalUnit")
+	second := "cn=desk,ou=b,ou=groups," + directorytest.Base
+	o.s.Add(second, "objectClass: groupOfNames", "member: "+directorytest.Person("carl"))
+	if r = o.sync(false); !slices.Equal(r.GroupsTaken, []string{"desk", "local"}) {
+		t.Errorf("%+v", r)
+	}
+	o.s.Delete("cn=desk,ou=groups," + directorytest.Base)
+	o.wants("carl", "secret", nil)
+	is(" ward 3 [carl]", "desk: ward 4 [bert]", "local: local []", "ward 3: desk [anna]")
+	if r = o.sync(false); !slices.Equal(r.GroupsRenamed, []string{"desk -> desk (gone)"}) {
+		t.Errorf("%+v", r)
+	}
+	is(" desk [carl]", " ward 3 [carl]", "desk: ward 4 [bert]", "local: local []", "ward 3: desk (gone) []")
+	if u, err := o.svc.User(t.Context(), "carl"); err != nil || u.Roles != 0 {
+		t.Errorf("carl has the roles %v, %v", u.Roles.Names(), err)
+	}
+	// A sign-in renames, too.
+	o.s.Rename("cn=ward 4,ou=groups,"+directorytest.Base, "cn=office")
+	o.wants("bert", "secret", nil)
+	is(" desk [carl]", " ward 3 [carl]", "desk: office [bert]", "local: local []", "ward 3: desk (gone) []")
+
+	// Another attribute that stays: the groups are the same ones.
+	list, err := o.svc.Directories().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := list[0].Config
+	c.GroupIDAttr = "entryDN"
+	if err := o.svc.Directories().Set(t.Context(), "town", c); err != nil {
+		t.Fatal(err)
+	}
+	o.sync(false)
+	is(" desk [carl]", " ward 3 [carl]", "desk: office [bert]", "local: local []", "ward 3: desk (gone) []")
+}
+
 // The reading runs by itself when it is time.
 func TestDirectoryRuns(t *testing.T) {
 	o := newOffice(t, func(c *roster.Config) { c.Everyone = true })
@@ -357,8 +477,8 @@ func TestDirectorySettings(t *testing.T) {
 	if err := dirs.Set(t.Context(), "town", c); err != nil {
 		t.Error(err)
 	}
-	if people, err := dirs.Test(t.Context(), "town"); err != nil || len(people) != 0 {
-		t.Error(people, err)
+	if all, err := dirs.Test(t.Context(), "town"); err != nil || len(all.People) != 0 {
+		t.Error(all, err)
 	}
 	if err := dirs.Remove(t.Context(), "nowhere"); !errors.Is(err, roster.ErrNoDirectory) {
 		t.Error(err)

@@ -275,6 +275,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		}
 		return s.sessions.BrowserEndedTx(tx, userID, sid)
 	})
+	s.accounts.OnGroupRename(s.groupRenamed)
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
 		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now, Audit: o.Audit})
 	if err != nil {
@@ -288,7 +289,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.roster.Others(s.upstreams.Down)
 	s.lists = bulk.New(bulk.Options{DB: o.DB, Accounts: s.accounts, Audit: o.Audit, Lock: s.lockOut, Name: o.DisplayName, Rename: o.Rename,
-		Keeps: s.roster.Keeps, Groups: s.directoryGroups})
+		Keeps: s.roster.Keeps, Groups: s.listGroups})
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Upstreams: s.upstreams, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Demand: s.demand, Refuse: s.refuse, SetPassword: s.changePassword, UseLink: s.useLink, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,

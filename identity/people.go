@@ -176,16 +176,22 @@ func (s *Service) withGroup(ctx context.Context, name string, fn func(tx *store.
 // alone. Errors: ErrNoGroup, ErrGroupName,
 // ErrGroupExists, ErrGroupSource.
 func (s *Service) RenameGroup(ctx context.Context, name, to string) error {
-	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error {
-		if err := s.accounts.RenameGroupTx(tx, g, to); err != nil {
-			return err
+	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error { return s.accounts.RenameGroupTx(tx, g, to) })
+}
+
+// groupRenamed has applications know a group by its new name, and its members' tokens
+// read anew.
+func (s *Service) groupRenamed(tx *store.Tx, g Group, to string) error {
+	ids, err := s.accounts.MemberIDs(tx, g)
+	if err != nil {
+		return err
+	}
+	tx.AfterCommit(func() {
+		for _, id := range ids {
+			s.sessions.DropUser(id)
 		}
-		now, err := s.accounts.GroupName(tx, g.ID)
-		if err != nil {
-			return err
-		}
-		return s.clients.RenameGroupTx(tx, g.Name, now)
 	})
+	return s.clients.RenameGroupTx(tx, g.Name, to)
 }
 
 // DeleteGroup removes a group; its members stay as people. Errors: ErrNoGroup.
@@ -218,14 +224,23 @@ func (s *Service) SetMember(ctx context.Context, group, userID string, in bool) 
 	})
 }
 
+// listGroups takes the groups of an account, by its ULID, in a list, in full.
+func (s *Service) listGroups(ctx context.Context, id, list string, names []string) error {
+	groups := make([]account.DirectoryGroup, len(names))
+	for i, n := range names {
+		groups[i].Name = n
+	}
+	return s.directoryGroups(ctx, id, list, groups)
+}
+
 // directoryGroups takes the groups of an account, by its ULID, in a directory, in full.
-func (s *Service) directoryGroups(ctx context.Context, id, directory string, names []string) error {
+func (s *Service) directoryGroups(ctx context.Context, id, directory string, groups []account.DirectoryGroup) error {
 	return s.o.DB.Write(ctx, func(tx *store.Tx) error {
 		u, err := s.accounts.LoadByID(tx, id)
 		if err != nil {
 			return err
 		}
 		tx.AfterCommit(func() { s.sessions.DropUser(u.ID) })
-		return s.accounts.SetDirectoryGroupsTx(tx, u, directory, names)
+		return s.accounts.SetDirectoryGroupsTx(tx, u, directory, groups)
 	})
 }

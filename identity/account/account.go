@@ -146,6 +146,8 @@ type Accounts struct {
 	turns     turns
 	elsewhere Elsewhere // nil: all passwords are here
 	onEnd     func(tx *store.Tx, userID, sid string) error
+	// groupRenamed runs in the write that renames a group.
+	groupRenamed func(tx *store.Tx, g Group, to string) error
 }
 
 // New prepares the accounts.

@@ -3,7 +3,6 @@ package account
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -21,6 +20,7 @@ type Group struct {
 	ID      string // ULID
 	Name    string // as applications are told
 	Source  string // LocalGroup, or the directory that says who is in it
+	There   string // what that directory calls it for good; "": not known
 	Created time.Time
 	Members int   // only from AllGroups
 	Roles   Roles // that its members have through it; only from AllGroups
@@ -53,11 +53,11 @@ func CheckGroupName(name string) error {
 	return err
 }
 
-const groupColumns = `SELECT g.id, g.name, g.source, g.created FROM id_groups g `
+const groupColumns = `SELECT g.id, g.name, g.source, g.external, g.created FROM id_groups g `
 
 func scanGroup(scan func(...any) error) (g Group, err error) {
 	var created int64
-	if err := scan(&g.ID, &g.Name, &g.Source, &created); err != nil {
+	if err := scan(&g.ID, &g.Name, &g.Source, &g.There, &created); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
 			err = ErrNoGroup
 		}
@@ -141,22 +141,26 @@ func (a *Accounts) loadGroupByID(q store.Querier, id string) (Group, error) {
 	return scanGroup(q.QueryRow(groupColumns+`WHERE g.id = $1`, id).Scan)
 }
 
-const insertGroup = `INSERT INTO id_groups (id, name, folded, source, created) VALUES ($1, $2, $3, $4, $5)`
+const insertGroup = `INSERT INTO id_groups (id, name, folded, source, external, created) VALUES ($1, $2, $3, $4, $5, $6)`
 
 // CreateGroupTx makes a group. Errors: ErrGroupName, ErrGroupExists.
 func (a *Accounts) CreateGroupTx(tx *store.Tx, name, source string) (Group, error) {
+	return a.createGroupTx(tx, name, source, "")
+}
+
+func (a *Accounts) createGroupTx(tx *store.Tx, name, source, there string) (Group, error) {
 	name, err := checkGroupName(name)
 	if err != nil {
 		return Group{}, err
 	}
-	g := Group{ID: NewULID(a.Now()), Name: name, Source: source, Created: a.Now()}
+	g := Group{ID: NewULID(a.Now()), Name: name, Source: source, There: there, Created: a.Now()}
 	if _, err := a.LoadGroup(tx, name); !errors.Is(err, ErrNoGroup) {
 		if err == nil {
 			err = ErrGroupExists
 		}
 		return Group{}, err
 	}
-	if _, err = tx.Exec(insertGroup, g.ID, g.Name, strings.ToLower(g.Name), g.Source, g.Created.UnixMilli()); err != nil {
+	if _, err = tx.Exec(insertGroup, g.ID, g.Name, strings.ToLower(g.Name), g.Source, g.There, g.Created.UnixMilli()); err != nil {
 		return Group{}, err
 	}
 	return g, a.noteGroup(tx, "group.create", g, audit.Data{"source": source})
@@ -220,11 +224,25 @@ func (a *Accounts) RenameGroupTx(tx *store.Tx, g Group, name string) error {
 	case err != nil && !errors.Is(err, ErrNoGroup):
 		return err
 	}
-	if _, err = tx.Exec(renameGroup, g.ID, name, strings.ToLower(name)); err != nil {
+	return a.renameTx(tx, g, name)
+}
+
+// renameTx renames any group to a name that is free, wherever it is kept by its name.
+func (a *Accounts) renameTx(tx *store.Tx, g Group, name string) error {
+	if _, err := tx.Exec(renameGroup, g.ID, name, strings.ToLower(name)); err != nil {
 		return err
+	}
+	if a.groupRenamed != nil {
+		if err := a.groupRenamed(tx, g, name); err != nil {
+			return err
+		}
 	}
 	return a.noteGroup(tx, "group.rename", g, audit.Data{"to": name})
 }
+
+// OnGroupRename has f called in the write that renames a group. Call it before the
+// accounts are used.
+func (a *Accounts) OnGroupRename(f func(tx *store.Tx, g Group, to string) error) { a.groupRenamed = f }
 
 const (
 	deleteGroup   = `DELETE FROM id_groups WHERE id = $1`
@@ -327,43 +345,4 @@ func (a *Accounts) RevokeGroupTx(tx *store.Tx, g Group, role Roles) error {
 		return err
 	}
 	return a.noteGroup(tx, "group.revoke", g, audit.Data{"roles": role.Names()})
-}
-
-// SetDirectoryGroupsTx makes the groups of a directory that somebody is in exactly
-// these, and makes those that are new. One whose name is a local group's, another
-// directory's, or no name for a group is left out: who may do what here is not decided
-// by a name that somebody chose there.
-func (a *Accounts) SetDirectoryGroupsTx(tx *store.Tx, u User, directory string, names []string) error {
-	var want []Group
-	for _, n := range names {
-		g, err := a.LoadGroup(tx, n)
-		if errors.Is(err, ErrNoGroup) {
-			if g, err = a.CreateGroupTx(tx, n, directory); errors.Is(err, ErrGroupName) {
-				continue
-			}
-		}
-		if err != nil {
-			return err
-		}
-		if g.Source == directory {
-			want = append(want, g)
-		}
-	}
-	have, err := a.LoadGroups(tx, u.ID)
-	if err != nil {
-		return err
-	}
-	for _, g := range have {
-		if g.Source == directory && !slices.ContainsFunc(want, func(w Group) bool { return w.ID == g.ID }) {
-			if err := a.leaveTx(tx, g, u); err != nil {
-				return err
-			}
-		}
-	}
-	for _, g := range want {
-		if err := a.joinTx(tx, g, u); err != nil {
-			return err
-		}
-	}
-	return nil
 }

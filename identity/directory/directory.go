@@ -7,6 +7,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -74,6 +75,8 @@ type Config struct {
 	GroupBaseDN string `json:"group_base_dn,omitempty"` // "": BaseDN
 	GroupFilter string `json:"group_filter,omitempty"`
 	GroupAttr   string `json:"group_attr,omitempty"` // the group's name
+	// GroupIDAttr stays when the group is renamed, as IDAttr does of a person.
+	GroupIDAttr string `json:"group_id_attr,omitempty"`
 	NoGroups    bool   `json:"no_groups,omitempty"`
 
 	PageSize int           `json:"page_size,omitempty"` // entries an answer, 500
@@ -92,6 +95,7 @@ func (c Config) Defaults() Config {
 		set(&c.IDAttr, "objectGUID")
 		set(&c.NameAttr, "sAMAccountName")
 		set(&c.GroupFilter, "(objectClass=group)")
+		set(&c.GroupIDAttr, "objectGUID")
 		if len(c.LoginAttrs) == 0 {
 			c.LoginAttrs = []string{"sAMAccountName", "userPrincipalName"}
 		}
@@ -101,6 +105,7 @@ func (c Config) Defaults() Config {
 		set(&c.IDAttr, "entryUUID")
 		set(&c.NameAttr, "uid")
 		set(&c.GroupFilter, "(|(objectClass=groupOfNames)(objectClass=groupOfUniqueNames)(objectClass=posixGroup))")
+		set(&c.GroupIDAttr, "entryUUID")
 		if len(c.LoginAttrs) == 0 {
 			c.LoginAttrs = []string{"uid"}
 		}
@@ -120,13 +125,25 @@ func (c Config) Defaults() Config {
 
 // Person is somebody in the directory.
 type Person struct {
-	Subject  string   `json:"subject"` // of IDAttr; never given to somebody else
-	DN       string   `json:"dn"`
-	Name     string   `json:"name"` // user name, in lower case
-	Full     string   `json:"full"` // display name
-	Mail     string   `json:"mail"`
-	Disabled bool     `json:"disabled"`
-	Groups   []string `json:"groups"` // names, sorted; also of groups that contain these
+	Subject  string  `json:"subject"` // of IDAttr; never given to somebody else
+	DN       string  `json:"dn"`
+	Name     string  `json:"name"` // user name, in lower case
+	Full     string  `json:"full"` // display name
+	Mail     string  `json:"mail"`
+	Disabled bool    `json:"disabled"`
+	Groups   []Group `json:"groups"` // by name; also those that contain these
+}
+
+// Group is a group in the directory.
+type Group struct {
+	ID   string `json:"id"` // of GroupIDAttr; "": the directory does not tell it
+	Name string `json:"name"`
+}
+
+// Reading is all of a directory.
+type Reading struct {
+	People []Person
+	Groups []Group // by name; none where they are not read
 }
 
 // Directory is a directory. Its methods are safe for concurrent use; each opens a
@@ -184,7 +201,7 @@ func Open(c Config) (*Directory, error) {
 			return nil, wrong("the %s %q: %v", what, f, err)
 		}
 	}
-	for _, a := range append([]string{c.IDAttr, c.NameAttr, c.FullAttr, c.MailAttr, c.GroupAttr}, c.LoginAttrs...) {
+	for _, a := range append([]string{c.IDAttr, c.NameAttr, c.FullAttr, c.MailAttr, c.GroupAttr, c.GroupIDAttr}, c.LoginAttrs...) {
 		if !attribute(a) {
 			return nil, wrong("%q is no attribute's name", a)
 		}
@@ -343,28 +360,28 @@ func (d *Directory) refusal(err error) error {
 	return d.failure(err)
 }
 
-// People lists everybody, with their groups. Errors: ErrUnavailable, ErrRefused,
-// ErrTooMany.
-func (d *Directory) People(ctx context.Context) ([]Person, error) {
+// Read lists everybody with their groups, and all groups. Errors: ErrUnavailable,
+// ErrRefused, ErrTooMany.
+func (d *Directory) Read(ctx context.Context) (r Reading, err error) {
 	c, err := d.reader(ctx)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	people, err := d.people(c, d.c.UserFilter, 0)
-	if err != nil || d.c.NoGroups {
-		return people, err
+	if r.People, err = d.people(c, d.c.UserFilter, 0); err != nil || d.c.NoGroups {
+		return r, err
 	}
 	groups, err := d.groups(c)
 	if err != nil {
-		return nil, err
+		return Reading{}, err
 	}
-	for i := range people {
-		people[i].Groups = groups.of(people[i])
+	for i := range r.People {
+		r.People[i].Groups = groups.of(r.People[i])
 	}
-	return people, nil
+	r.Groups = groups.all
+	return r, nil
 }
 
 // people searches; limit 0: all.
@@ -456,22 +473,41 @@ func disabled(e *ldap.Entry) bool {
 // groups are the groups of a directory by their members: lower-case DNs, and, of
 // POSIX groups, user names.
 type groups struct {
+	all      []Group
 	byMember map[string][]group
 }
 
-type group struct{ dn, name string }
+type group struct {
+	dn string
+	Group
+}
+
+// group is an entry as a group; false: it has no name.
+func (d *Directory) group(e *ldap.Entry) (group, bool) {
+	g := group{canonical(e.DN), Group{subject(e, d.c.GroupIDAttr), value(e, d.c.GroupAttr)}}
+	return g, g.Name != ""
+}
+
+// sorted puts groups in order, each once.
+func sorted(list []Group) []Group {
+	slices.SortFunc(list, func(a, b Group) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+	})
+	return slices.Compact(list)
+}
 
 func (d *Directory) groups(c *ldap.Conn) (groups, error) {
-	entries, err := d.search(c, d.c.GroupBaseDN, d.c.GroupFilter, []string{d.c.GroupAttr, "member", "uniqueMember", "memberUid"}, 0)
+	entries, err := d.search(c, d.c.GroupBaseDN, d.c.GroupFilter, []string{d.c.GroupAttr, d.c.GroupIDAttr, "member", "uniqueMember", "memberUid"}, 0)
 	if err != nil {
 		return groups{}, err
 	}
-	out := groups{map[string][]group{}}
+	out := groups{byMember: map[string][]group{}}
 	for _, e := range entries {
-		g := group{canonical(e.DN), value(e, d.c.GroupAttr)}
-		if g.name == "" {
+		g, ok := d.group(e)
+		if !ok {
 			continue
 		}
+		out.all = append(out.all, g.Group)
 		for _, a := range []string{"member", "uniqueMember"} {
 			members, err := d.all(c, e, a)
 			if err != nil {
@@ -485,6 +521,7 @@ func (d *Directory) groups(c *ldap.Conn) (groups, error) {
 			out.add("uid:"+strings.ToLower(m), g)
 		}
 	}
+	out.all = sorted(out.all)
 	return out, nil
 }
 
@@ -518,21 +555,21 @@ func (d *Directory) all(c *ldap.Conn, e *ldap.Entry, attr string) ([]string, err
 	return nil, fmt.Errorf("%w: more than %d members of %s", ErrTooMany, maxEntries, e.DN)
 }
 
-// groupsOf names one person's groups without reading all of them.
-func (d *Directory) groupsOf(c *ldap.Conn, p Person) ([]string, error) {
-	names, seen := []string{}, map[string]bool{}
+// groupsOf finds one person's groups without reading all of them.
+func (d *Directory) groupsOf(c *ldap.Conn, p Person) ([]Group, error) {
+	found, seen := []Group{}, map[string]bool{}
 	next := []string{"(member=" + ldap.EscapeFilter(p.DN) + ")(uniqueMember=" + ldap.EscapeFilter(p.DN) + ")(memberUid=" + ldap.EscapeFilter(p.Name) + ")"}
 	for range maxNesting {
 		var more []string
 		for _, f := range next {
-			entries, err := d.search(c, d.c.GroupBaseDN, "(&"+d.c.GroupFilter+"(|"+f+"))", []string{d.c.GroupAttr}, 0)
+			entries, err := d.search(c, d.c.GroupBaseDN, "(&"+d.c.GroupFilter+"(|"+f+"))", []string{d.c.GroupAttr, d.c.GroupIDAttr}, 0)
 			if err != nil {
 				return nil, err
 			}
 			for _, e := range entries {
-				if n := value(e, d.c.GroupAttr); n != "" && !seen[canonical(e.DN)] {
-					seen[canonical(e.DN)] = true
-					names = append(names, n)
+				if g, ok := d.group(e); ok && !seen[g.dn] {
+					seen[g.dn] = true
+					found = append(found, g.Group)
 					more = append(more, "(member="+ldap.EscapeFilter(e.DN)+")(uniqueMember="+ldap.EscapeFilter(e.DN)+")")
 				}
 			}
@@ -541,15 +578,14 @@ func (d *Directory) groupsOf(c *ldap.Conn, p Person) ([]string, error) {
 			break
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+	return sorted(found), nil
 }
 
 func (g groups) add(member string, to group) { g.byMember[member] = append(g.byMember[member], to) }
 
-// of names a person's groups, and those that contain these.
-func (g groups) of(p Person) []string {
-	seen, names := map[string]bool{}, []string{}
+// of finds a person's groups, and those that contain these.
+func (g groups) of(p Person) []Group {
+	seen, found := map[string]bool{}, []Group{}
 	next := []string{canonical(p.DN), "uid:" + p.Name}
 	for range maxNesting {
 		var more []string
@@ -557,7 +593,7 @@ func (g groups) of(p Person) []string {
 			for _, x := range g.byMember[m] {
 				if !seen[x.dn] {
 					seen[x.dn] = true
-					names, more = append(names, x.name), append(more, x.dn)
+					found, more = append(found, x.Group), append(more, x.dn)
 				}
 			}
 		}
@@ -565,8 +601,7 @@ func (g groups) of(p Person) []string {
 			break
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return sorted(found)
 }
 
 // canonical writes a DN in one way, for comparison.

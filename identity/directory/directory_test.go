@@ -26,6 +26,17 @@ func open(t *testing.T, c directory.Config) *directory.Directory {
 	return d
 }
 
+// names are those of groups; the directory must tell what stays of each, too.
+func names(t *testing.T, groups []directory.Group) (out []string) {
+	t.Helper()
+	for _, g := range groups {
+		if out = append(out, g.Name); len(g.ID) != 36 && len(g.ID) != 32 {
+			t.Errorf("the group %s has the identifier %q", g.Name, g.ID)
+		}
+	}
+	return out
+}
+
 func TestSignIn(t *testing.T) {
 	s := directorytest.Start(t)
 	s.AddPerson("anna", "Anna Ärztin", "right (1)*")
@@ -52,8 +63,8 @@ func TestSignIn(t *testing.T) {
 			if len(p.Subject) != 36 || p.DN != directorytest.Person("anna") || p.Name != "anna" || p.Full != "Anna Ärztin" || p.Mail != "anna@example.org" || p.Disabled {
 				t.Errorf("%+v", p)
 			}
-			if want := []string{"hospital", "posix", "ward 3"}; !slices.Equal(p.Groups, want) {
-				t.Errorf("groups %q, want %q", p.Groups, want)
+			if want := []string{"hospital", "posix", "ward 3"}; !slices.Equal(names(t, p.Groups), want) {
+				t.Errorf("groups %v, want %q", p.Groups, want)
 			}
 		})
 	}
@@ -119,9 +130,13 @@ func TestPeople(t *testing.T) {
 	inner := s.AddGroup("inner", directorytest.Person("anna"), directorytest.Person("many7"))
 	outer := s.AddGroup("outer", inner)
 	s.Set(inner, "member", directorytest.Person("anna"), directorytest.Person("many7"), outer) // a circle
-	people, err := open(t, config(s)).People(ctx)
+	all, err := open(t, config(s)).Read(ctx)
 	if err != nil {
 		t.Fatal(err)
+	}
+	people := all.People
+	if got := strings.Join(names(t, all.Groups), " "); got != "inner outer" {
+		t.Errorf("groups %q", got)
 	}
 	if len(people) != 1201 {
 		t.Fatalf("%d people", len(people))
@@ -130,7 +145,7 @@ func TestPeople(t *testing.T) {
 	for _, p := range people {
 		subjects[p.Subject] = true
 		in := p.Name == "anna" || p.Name == "many7"
-		if got := strings.Join(p.Groups, " "); in && got != "inner outer" || !in && got != "" {
+		if got := strings.Join(names(t, p.Groups), " "); in && got != "inner outer" || !in && got != "" {
 			t.Errorf("%s is in %q", p.Name, got)
 		}
 	}
@@ -144,14 +159,20 @@ func TestPeople(t *testing.T) {
 	if err != nil || after.Subject != before.Subject || after.Name != "berta" {
 		t.Errorf("%+v %v", after, err)
 	}
+	// And so is a renamed group, for who signs in and for who is read.
+	s.Set(inner, "member", after.DN, outer)
+	s.Rename(inner, "cn=renamed")
+	if after, err = open(t, config(s)).SignIn(ctx, "berta", "right"); err != nil || len(after.Groups) != 1 || after.Groups[0] != (directory.Group{ID: all.Groups[0].ID, Name: "renamed"}) {
+		t.Errorf("%+v %v, before %+v", after.Groups, err, all.Groups)
+	}
 	c := config(s)
 	c.BaseDN = "ou=nowhere," + directorytest.Base
-	if _, err := open(t, c).People(ctx); !errors.Is(err, directory.ErrRefused) || !strings.Contains(err.Error(), "ou=nowhere") {
+	if _, err := open(t, c).Read(ctx); !errors.Is(err, directory.ErrRefused) || !strings.Contains(err.Error(), "ou=nowhere") {
 		t.Error(err)
 	}
 	canceled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := open(t, config(s)).People(canceled); err == nil {
+	if _, err := open(t, config(s)).Read(canceled); err == nil {
 		t.Error("a canceled read gave an answer")
 	}
 }
@@ -166,11 +187,11 @@ func TestActiveDirectory(t *testing.T) {
 	// slapd has no way to compare the two names, as their schema says none.
 	c.LoginAttrs = []string{"uid"}
 	c.Kind, c.UserFilter, c.GroupFilter = directory.ActiveDirectory, "(objectClass=inetOrgPerson)", "(objectClass=groupOfNames)"
-	s.AddGroup("staff", dn)
+	s.Add("cn=staff,ou=groups,"+directorytest.Base, "objectClass: groupOfNames", "objectClass: extensibleObject", "member: "+dn, "objectGUID: \x0f\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x00")
 	d := open(t, c)
 	for _, name := range []string{"carlc", "CARL@corp.example.org"} {
 		p, err := d.SignIn(ctx, name, "right")
-		if err != nil || p.Name != "carlc" || p.Subject != "0102030405060708090a0b0c0d0e0fff" || !slices.Equal(p.Groups, []string{"staff"}) {
+		if err != nil || p.Name != "carlc" || p.Subject != "0102030405060708090a0b0c0d0e0fff" || len(p.Groups) != 1 || p.Groups[0] != (directory.Group{ID: "0f02030405060708090a0b0c0d0e0f00", Name: "staff"}) {
 			t.Errorf("%s: %+v %v", name, p, err)
 		}
 	}
@@ -178,8 +199,8 @@ func TestActiveDirectory(t *testing.T) {
 	if _, err := d.SignIn(ctx, "carlc", "right"); !errors.Is(err, directory.ErrDisabled) {
 		t.Error(err)
 	}
-	if people, err := d.People(ctx); err != nil || len(people) != 1 || !people[0].Disabled {
-		t.Errorf("%+v %v", people, err)
+	if all, err := d.Read(ctx); err != nil || len(all.People) != 1 || !all.People[0].Disabled {
+		t.Errorf("%+v %v", all, err)
 	}
 }
 

@@ -73,8 +73,12 @@ type Report struct {
 	Unlocked []string  `json:"unlocked,omitempty"`
 	// Taken are people whose user name is a local account's, or no user name.
 	Taken []string `json:"taken,omitempty"`
-	Alarm bool     `json:"alarm,omitempty"` // nothing was changed
-	Error string   `json:"error,omitempty"`
+	// GroupsRenamed are groups with another name than before, as "from -> to", and
+	// GroupsTaken those that are left out, as another group has their name.
+	GroupsRenamed []string `json:"groups_renamed,omitempty"`
+	GroupsTaken   []string `json:"groups_taken,omitempty"`
+	Alarm         bool     `json:"alarm,omitempty"` // nothing was changed
+	Error         string   `json:"error,omitempty"`
 }
 
 // Directory is a directory as administrators see it, without its password.
@@ -98,7 +102,7 @@ type Options struct {
 	// Rename changes a displayed name. nil: names stay.
 	Rename func(ctx context.Context, userID, name string) error
 	// Groups takes a person's groups in a directory, in full. nil: they are dropped.
-	Groups func(ctx context.Context, userID, directory string, names []string) error
+	Groups func(ctx context.Context, userID, directory string, groups []account.DirectoryGroup) error
 	// Alarm tells the administrators.
 	Alarm func(ctx context.Context, text string)
 	Now   func() time.Time
@@ -297,6 +301,12 @@ func (r *Roster) Set(ctx context.Context, id string, c Config) error {
 		if err := upsertDirectory(tx, id, sealed, r.o.Now()); err != nil {
 			return err
 		}
+		// Known by another attribute, all groups would be others.
+		if old != nil && !strings.EqualFold(old.c.Defaults().GroupIDAttr, c.Defaults().GroupIDAttr) {
+			if err := r.o.Accounts.ForgetDirectoryIDsTx(tx, id); err != nil {
+				return err
+			}
+		}
 		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.set", Target: id, Data: audit.Data{"kind": c.Kind, "urls": c.URLs, "base_dn": c.BaseDN,
 			"bind_dn": c.BindDN, "user_filter": c.UserFilter, "group_filter": c.GroupFilter, "everyone": c.Everyone}})
 	})
@@ -360,14 +370,14 @@ func (r *Roster) List(ctx context.Context) ([]Directory, error) {
 
 // Test reads a directory without changing anything here. Errors: ErrNoDirectory, those
 // of directory.
-func (r *Roster) Test(ctx context.Context, id string) ([]directory.Person, error) {
+func (r *Roster) Test(ctx context.Context, id string) (directory.Reading, error) {
 	d, err := r.get(id)
 	if err != nil {
-		return nil, err
+		return directory.Reading{}, err
 	}
-	people, err := d.dir.People(ctx)
+	all, err := d.dir.Read(ctx)
 	r.answered(id, err)
-	return people, err
+	return all, err
 }
 
 // Keeps reports in which directory an account's password is, or "".
@@ -535,12 +545,21 @@ func (r *Roster) follow(ctx context.Context, id string, p directory.Person, u ac
 	}
 	ctx = by(ctx, id)
 	if r.o.Groups != nil {
-		if err := r.o.Groups(ctx, u.ID, id, p.Groups); err != nil {
+		if err := r.o.Groups(ctx, u.ID, id, groups(p.Groups)); err != nil {
 			return err
 		}
 	}
 	_, err := r.rename(ctx, id, p, u)
 	return err
+}
+
+// groups are a directory's as the accounts take them.
+func groups(in []directory.Group) []account.DirectoryGroup {
+	out := make([]account.DirectoryGroup, len(in))
+	for i, g := range in {
+		out[i] = account.DirectoryGroup{ID: g.ID, Name: g.Name}
+	}
+	return out
 }
 
 // rename has the displayed name follow, if that changed since it was last taken over:
@@ -589,10 +608,11 @@ func (r *Roster) make(ctx context.Context, id string, p directory.Person) (accou
 // Join gives a local account to somebody in a directory, whose password it has from
 // then on. Errors: ErrNoDirectory, account.ErrNoUser, ErrJoin, those of directory.
 func (r *Roster) Join(ctx context.Context, id, userID, name string) error {
-	people, err := r.Test(ctx, id)
+	all, err := r.Test(ctx, id)
 	if err != nil {
 		return err
 	}
+	people := all.People
 	i := slices.IndexFunc(people, func(p directory.Person) bool { return p.Name == strings.ToLower(name) })
 	if i < 0 {
 		return fmt.Errorf("%w: there is nobody named %s in the directory", ErrJoin, name)
@@ -653,10 +673,10 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 		d.next = r.o.Now().Add(d.c.Every)
 		r.mu.Unlock()
 	}()
-	people, err := d.dir.People(ctx)
+	all, err := d.dir.Read(ctx)
 	r.answered(id, err)
 	if err == nil {
-		report, err = r.take(ctx, id, d.c, people, anyway)
+		report, err = r.take(ctx, id, d.c, all, anyway)
 	}
 	report.At = r.o.Now()
 	if err != nil {
@@ -676,7 +696,8 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 }
 
 // take applies a reading.
-func (r *Roster) take(ctx context.Context, id string, c Config, people []directory.Person, anyway bool) (Report, error) {
+func (r *Roster) take(ctx context.Context, id string, c Config, all directory.Reading, anyway bool) (Report, error) {
+	people := all.People
 	report := Report{People: len(people)}
 	var links []link
 	if err := r.o.DB.Read(ctx, func(q store.Querier) (err error) { links, err = listLinks(q, id); return err }); err != nil {
@@ -702,6 +723,14 @@ func (r *Roster) take(ctx context.Context, id string, c Config, people []directo
 		return report, fmt.Errorf("%w: %d of %d", ErrAlarm, n, active)
 	}
 	report.Locked = nil
+	if r.o.Groups != nil && !c.NoGroups {
+		if err := r.o.DB.Write(ctx, func(tx *store.Tx) (err error) {
+			report.GroupsRenamed, report.GroupsTaken, err = r.o.Accounts.FollowDirectoryTx(tx, id, groups(all.Groups))
+			return err
+		}); err != nil {
+			return report, err
+		}
+	}
 	has := map[string]bool{}
 	for _, l := range links {
 		has[l.subject] = true
@@ -729,7 +758,7 @@ func (r *Roster) take(ctx context.Context, id string, c Config, people []directo
 			continue
 		}
 		if r.o.Groups != nil {
-			if err := r.o.Groups(ctx, u.ID, id, p.Groups); err != nil {
+			if err := r.o.Groups(ctx, u.ID, id, groups(p.Groups)); err != nil {
 				return report, err
 			}
 		}
@@ -758,7 +787,7 @@ func (r *Roster) take(ctx context.Context, id string, c Config, people []directo
 		}
 		u, err := r.make(ctx, id, p)
 		if err == nil && r.o.Groups != nil {
-			err = r.o.Groups(ctx, u.ID, id, p.Groups)
+			err = r.o.Groups(ctx, u.ID, id, groups(p.Groups))
 		}
 		if err != nil {
 			return report, err

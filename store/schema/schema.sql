@@ -533,7 +533,8 @@ CREATE TABLE id_groups (
 	folded  TEXT NOT NULL,    -- the name in small letters
 	source  TEXT NOT NULL,    -- local, or the directory that says who is in it
 	created INTEGER NOT NULL  -- ms
-) WITHOUT ROWID;
+, external TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE INDEX id_groups_external ON id_groups (source, external) WHERE external <> '';
 CREATE UNIQUE INDEX id_groups_name ON id_groups (folded);
 
 -- owner: identity/account
