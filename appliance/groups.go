@@ -265,7 +265,7 @@ func runGroupAdd(ctx context.Context, c *cli, args []string) error {
 }
 
 func runGroupRename(ctx context.Context, c *cli, args []string) error {
-	return c.groupCall(ctx, "/v1/groups/rename", groupRequest{Group: args[0], To: args[1]}, fmt.Sprintf("The group %s is called %s now.", args[0], args[1]))
+	return c.groupCall(ctx, "/v1/groups/rename", groupRequest{Group: args[0], To: args[1]}, fmt.Sprintf("The group %s is called %s now. Its people and all rules about it stay.\nWhere an application decides by the name of a group, change the name there, too.", args[0], args[1]))
 }
 
 func runGroupRemove(ctx context.Context, c *cli, args []string) error {

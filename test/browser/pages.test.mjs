@@ -292,6 +292,28 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.reload();
     await p.getByTestId("apps").getByText("For Watch").waitFor();
     assert.equal(await p.getByTestId("app-made").count(), 0, "the secret is not shown again");
+    // The group gets another name, by which the application knows it; what follows is said before.
+    await p.goto(`${server.base}/console/groups`);
+    await p.getByTestId("groups").getByRole("button", { name: "Rooms" }).click();
+    await p.getByTestId("grouproom-new").click();
+    await p.getByTestId("grouproom-room").selectOption(room);
+    await p.getByTestId("grouproom-make").click();
+    await p.getByTestId("grouprooms").getByText("Night watch").waitFor();
+    await p.keyboard.press("Escape");
+    await p.getByTestId("groups").getByRole("button", { name: "Rename" }).click();
+    await p.getByText("know it by the new name at once: Charts.").waitFor();
+    await p.getByText("rooms and spaces: Night watch.").waitFor();
+    await p.getByLabel("Name of the group").fill("Watch, night");
+    await p.getByTestId("group-rename").click();
+    await p.getByText("no commas").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-group-rename");
+    await p.getByLabel("Name of the group").fill("Guards");
+    await p.getByTestId("group-rename").click();
+    await p.getByTestId("groups").getByText("Guards").waitFor();
+    await pictures(p, "console-group-renamed");
+    await p.goto(`${server.base}/console/apps`);
+    await p.getByTestId("apps").getByText("For Guards").waitFor();
     await p.getByTestId("key-next").click();
     await p.getByTestId("keys").getByText("Next").waitFor();
 
@@ -334,12 +356,12 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.getByLabel("Short name").fill("town");
     await p.getByTestId("upstream-save").click();
     await p.getByText("there is no group").waitFor();
-    await p.getByLabel("Groups", { exact: true }).fill("guards = Watch");
+    await p.getByLabel("Groups", { exact: true }).fill("guards = Guards");
     assert.deepEqual(await obstacles(p), []);
     await p.getByTestId("upstream-save").click();
     const town = p.getByTestId("upstream-town");
     await town.getByText("Not asked yet").waitFor();
-    await town.getByText("guards → Watch").waitFor();
+    await town.getByText("guards → Guards").waitFor();
     await town.getByText(`/upstream/town/callback`).waitFor();
     await p.getByTestId("upstream-test").click();
     await town.getByText("Does not answer").waitFor();
@@ -364,7 +386,7 @@ step("the console's groups, applications, directories and audit log", async (p) 
 
     // All of it is in the log, which is whole.
     await p.goto(`${server.base}/console/audit`);
-    for (const event of ["group.create Watch", "app.create", "directory.set town", "upstream.set town", "upstream.remove town"]) await p.getByTestId("audit").getByText(event).first().waitFor();
+    for (const event of ["group.create Watch", "group.rename Watch", "app.create", "directory.set town", "upstream.set town", "upstream.remove town"]) await p.getByTestId("audit").getByText(event).first().waitFor();
     await p.getByTestId("audit-verify").click();
     await p.getByText("It is whole, and as the appliance wrote it").waitFor();
     assert.deepEqual(await obstacles(p), []);
@@ -394,7 +416,7 @@ step("the console's groups, applications, directories and audit log", async (p) 
             }
         }
         await pictures(q, "console-auditor");
-        command("role", "revoke", "auditor", "--group", "Watch");
+        command("role", "revoke", "auditor", "--group", "Guards");
         command("role", "grant", "moderator", "otto");
         await q.goto(`${server.base}/console/settings`);
         await q.getByText("You look after calls here").waitFor();

@@ -9,7 +9,7 @@ import { SaveForm } from "./settings";
 const outs = ["yes", "no", "all"] as const;
 type Out = (typeof outs)[number];
 
-interface Rule {
+export interface Rule {
     room_id: string;
     name: string;
     alias?: string;
@@ -32,7 +32,8 @@ interface Room {
     space: boolean;
 }
 
-const titleOf = (r: Room): string => r.name || r.alias || r.room_id;
+/** titleOf is what people call a room. */
+export const titleOf = (r: Room): string => r.name || r.alias || r.room_id;
 
 export function GroupRoomsDialog({ name, acts, onClose }: { name: string; acts: boolean; onClose: () => void }) {
     const { value, error, reload } = useLoaded<{ rules: Rule[]; rooms: Room[] }>(`/api/console/groups/rooms?${new URLSearchParams({ name })}`, 5);

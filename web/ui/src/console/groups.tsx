@@ -1,9 +1,9 @@
 // Groups of people, and roles: what somebody may do beyond using the server.
 import { useState } from "react";
-import { Button, Confirm, Dialog, Empty, ErrorNote, Switch, TextField, toast } from "../design";
+import { Banner, Button, Confirm, Dialog, Empty, ErrorNote, Switch, TextField, toast } from "../design";
 import { t } from "../i18n";
 import { api, messageOf } from "../setup/api";
-import { GroupRoomsDialog } from "./grouprooms";
+import { GroupRoomsDialog, type Rule, titleOf } from "./grouprooms";
 import { useLoaded } from "./load";
 import { SaveForm } from "./settings";
 
@@ -104,6 +104,7 @@ export function GroupsPage({ acts }: { acts: boolean }) {
     const [ranks, setRanks] = useState<string>();
     const [asked, setAsked] = useState<Group>();
     const [placed, setPlaced] = useState<string>();
+    const [renamed, setRenamed] = useState<string>();
     const ranked = groups?.find((g) => g.name === ranks);
     return (
         <>
@@ -128,22 +129,29 @@ export function GroupsPage({ acts }: { acts: boolean }) {
                         <span className="console-tags">
                             <RoleTags of={g.roles} />
                         </span>
-                        <Button look="plain" icon="people" onPress={() => setOpen(g.name)}>
-                            {t("console.groups.members", { count: g.members })}
-                        </Button>
-                        <Button look="plain" icon="hash" onPress={() => setPlaced(g.name)}>
-                            {t("console.grouprooms")}
-                        </Button>
-                        {acts && (
-                            <>
-                                <Button look="plain" onPress={() => setRanks(g.name)}>
-                                    {t("console.roles")}
-                                </Button>
-                                <Button look="plain" icon="trash" onPress={() => setAsked(g)}>
-                                    {t("console.groups.remove")}
-                                </Button>
-                            </>
-                        )}
+                        <span className="console-buttons">
+                            <Button look="plain" icon="people" onPress={() => setOpen(g.name)}>
+                                {t("console.groups.members", { count: g.members })}
+                            </Button>
+                            <Button look="plain" icon="hash" onPress={() => setPlaced(g.name)}>
+                                {t("console.grouprooms")}
+                            </Button>
+                            {acts && (
+                                <>
+                                    <Button look="plain" onPress={() => setRanks(g.name)}>
+                                        {t("console.roles")}
+                                    </Button>
+                                    {g.source === "local" && (
+                                        <Button look="plain" icon="edit" onPress={() => setRenamed(g.name)}>
+                                            {t("console.groups.rename")}
+                                        </Button>
+                                    )}
+                                    <Button look="plain" icon="trash" onPress={() => setAsked(g)}>
+                                        {t("console.groups.remove")}
+                                    </Button>
+                                </>
+                            )}
+                        </span>
                     </li>
                 ))}
             </ul>
@@ -160,6 +168,7 @@ export function GroupsPage({ acts }: { acts: boolean }) {
             )}
             {ranked && <RolesDialog name={ranked.name} path="/api/console/groups/role" who={{ name: ranked.name }} have={ranked.roles} choice={roles.slice(1)} onChange={reload} onClose={() => setRanks(undefined)} />}
             {open && <Members name={open} acts={acts && groups?.find((g) => g.name === open)?.source === "local"} onChange={reload} onClose={() => setOpen(undefined)} />}
+            {renamed && <Rename name={renamed} onChange={reload} onClose={() => setRenamed(undefined)} />}
             {placed && <GroupRoomsDialog name={placed} acts={acts} onClose={() => setPlaced(undefined)} />}
             {asked && (
                 <Confirm
@@ -186,6 +195,40 @@ function Named({ title, save, onClose }: { title: string; save: (name: string) =
     return (
         <Dialog title={title} isOpen onClose={onClose}>
             <SaveForm save={() => save(name)} button={t("console.groups.make")} testId="group-make" onCancel={onClose} fields={(wrong) => <TextField label={t("console.groups.name")} value={name} onChange={setName} error={wrong("name")} autoFocus autoComplete="off" />} />
+        </Dialog>
+    );
+}
+
+/** Rename gives a group another name, and says what goes with it. */
+function Rename({ name, onChange, onClose }: { name: string; onChange: () => Promise<void>; onClose: () => void }) {
+    const { value: rooms, error: noRooms } = useLoaded<{ rules: Rule[] }>(`/api/console/groups/rooms?${new URLSearchParams({ name })}`);
+    const { value: apps, error: noApps } = useLoaded<{ name: string; groups: string[] }[]>("/api/console/apps");
+    const [to, setTo] = useState(name);
+    const rules = rooms?.rules ?? [];
+    const own = (apps ?? []).filter((a) => a.groups.includes(name));
+    return (
+        <Dialog title={t("console.groups.renameTitle", { name })} isOpen onClose={onClose}>
+            <SaveForm
+                save={async () => {
+                    await api("POST", "/api/console/groups/rename", { name, to: to.trim() });
+                    toast(t("console.groups.renamed", { name: to.trim() }));
+                    await onChange();
+                    onClose();
+                }}
+                button={t("console.groups.rename")}
+                testId="group-rename"
+                onCancel={onClose}
+                fields={(wrong) => (
+                    <>
+                        <TextField label={t("console.groups.name")} value={to} onChange={setTo} error={wrong("name")} autoFocus isRequired autoComplete="off" />
+                        <p>{t("console.groups.renameText")}</p>
+                        {rules.length > 0 && <p>{t("console.groups.renameRooms", { rooms: rules.map(titleOf).join(", ") })}</p>}
+                        {own.length > 0 && <p>{t("console.groups.renameApps", { apps: own.map((a) => a.name).join(", ") })}</p>}
+                        {apps && apps.length > 0 && <Banner icon="info">{t("console.groups.renameThere")}</Banner>}
+                        <ErrorNote>{noRooms ?? noApps}</ErrorNote>
+                    </>
+                )}
+            />
         </Dialog>
     );
 }
