@@ -57,8 +57,8 @@ func (a *Appliance) upstreamControl(handle func(string, func(*http.Request) (any
 		return map[string]int{"locked": n}, err
 	})
 	handle("POST /v1/upstreams/{id}/test", func(r *http.Request) (any, error) {
-		at, err := ups().Test(r.Context(), r.PathValue("id"))
-		return upstreamTest{at, ups().IsSAML(r.PathValue("id"))}, err
+		t, err := ups().Test(r.Context(), r.PathValue("id"))
+		return upstreamTest(t), err
 	})
 }
 
@@ -83,22 +83,26 @@ func diagnoseUpstreams(ctx context.Context, c *controlClient) (out []finding) {
 
 // upstreamState says what is known of a provider.
 func upstreamState(p upstream.Provider) string {
+	state := "answers"
 	switch {
 	case p.Down != "":
 		return "down: " + p.Down
-	case p.Until != nil: // only browsers go to it
-		return "not asked (SAML); certificate until " + p.Until.Format(time.DateOnly)
+	case p.Unheard != "":
+		state = "not reached from here, which only browsers need"
 	case p.Asked.IsZero(): // it was not asked yet
-		return "no trouble known"
+		state = "no trouble known"
 	}
-	return "answers"
+	if p.Until != nil {
+		state += "; certificate until " + p.Until.Format(time.DateOnly)
+	}
+	return state
 }
 
-// upstreamTest is where a provider's people sign in. One of SAML was not asked: only
-// browsers go to it.
+// upstreamTest is what a provider answered.
 type upstreamTest struct {
-	At   string `json:"authorization_endpoint"`
-	SAML bool   `json:"saml,omitempty"`
+	At      string `json:"authorization_endpoint"`
+	SAML    bool   `json:"saml,omitempty"`
+	Unheard string `json:"unheard,omitempty"`
 }
 
 // upstreamMessage says what a failed command about providers means.
@@ -193,8 +197,8 @@ func runUpstreamTest(ctx context.Context, c *cli, args []string) error {
 	if c.json {
 		return c.printJSON(out)
 	}
-	if out.SAML {
-		fmt.Fprintf(c.out, "Its metadata can be used; people sign in at %s.\nWhether it is there was not asked: only their browsers go there.\n", out.At)
+	if out.Unheard != "" {
+		fmt.Fprintf(c.out, "Its metadata can be used; people sign in at %s.\nFrom here that cannot be reached (%s). Only their browsers need to.\n", out.At, out.Unheard)
 		return nil
 	}
 	fmt.Fprintf(c.out, "It answers; people sign in at %s.\n", out.At)

@@ -7,12 +7,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"holdfast/identity/account"
+	"holdfast/identity/saml"
+	"holdfast/identity/saml/samltest"
 	"holdfast/store"
 )
 
@@ -58,6 +61,77 @@ func TestAskAll(t *testing.T) {
 	}
 	if down := s.u.Down(); !slices.Equal(down, []string{"hangs", "hangs2"}) {
 		t.Fatal(down)
+	}
+}
+
+// A SAML provider is down where it answered before and does not now, also after a start. One
+// that only browsers can reach is not: it never answered.
+func TestAskSAML(t *testing.T) {
+	s := newSite(t)
+	idp := samltest.New(t)
+	set := func(id string) {
+		t.Helper()
+		p, err := saml.ParseMetadata(idp.XML(t), "", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.u.Set(t.Context(), id, Config{Name: "Hall", SAML: &saml.Settings{IdP: p, Base: "https://hs.test"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	status := 0
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodHead || r.URL.RawQuery != "" {
+			t.Errorf("it is asked for something: %s %s", r.Method, r.URL)
+		}
+		w.WriteHeader(status)
+	}))
+	idp.SSOURL = *must(url.Parse(front.URL + "/sso"))
+	set("hall")
+	if p := s.provider("hall"); p.Down != "" || p.Unheard != "" || !p.Asked.IsZero() {
+		t.Fatalf("%+v", p)
+	}
+	for _, c := range []struct {
+		status int
+		down   bool
+	}{{503, false}, {400, false}, {502, true}, {405, false}, {504, true}, {500, false}, {303, false}, {503, true}} {
+		status = c.status
+		got, err := s.u.Test(t.Context(), "hall")
+		if p := s.provider("hall"); errors.Is(err, ErrDown) != c.down || (p.Down != "") != c.down || p.Asked.IsZero() || !got.SAML || got.At != front.URL+"/sso" {
+			t.Fatalf("%d: %v %+v", c.status, err, p)
+		}
+	}
+	status = 200
+	s.u.AskAll(t.Context(), time.Second)
+	if down := s.u.Down(); len(down) != 0 {
+		t.Fatal(down)
+	}
+	// It stops, and so does this process; another provider there was never reached.
+	front.Close()
+	set("hall") // new metadata with the same address change nothing of that
+	set("remote")
+	again, err := New(t.Context(), s.u.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.u = again
+	s.u.AskAll(t.Context(), time.Second)
+	if down := s.u.Down(); !slices.Equal(down, []string{"hall"}) {
+		t.Fatal(down)
+	}
+	if p := s.provider("remote"); p.Down != "" || !strings.Contains(p.Unheard, "refused") {
+		t.Fatalf("%+v", p)
+	}
+	if got, err := s.u.Test(t.Context(), "remote"); err != nil || got.Unheard == "" {
+		t.Fatalf("%+v %v", got, err)
+	}
+	// Somebody who is not to be trusted by this process answers all the same.
+	private := httptest.NewTLSServer(http.NotFoundHandler())
+	defer private.Close()
+	idp.SSOURL = *must(url.Parse(private.URL + "/sso"))
+	set("hall")
+	if got, err := s.u.Test(t.Context(), "hall"); err != nil || got.Unheard != "" || len(s.u.Down()) != 0 {
+		t.Fatalf("%+v %v", got, err)
 	}
 }
 

@@ -1,10 +1,13 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -151,8 +154,79 @@ func (u *Upstreams) Base(id string) string {
 	return ""
 }
 
-// describe adds what is particular to SAML. Nobody asks such a provider whether it is
-// there: only browsers go to it.
+// probe looks whether the sign-in page of a provider is there, and asks it for nothing: any
+// answer will do, also by a certificate that only browsers trust, unless somebody in between
+// says that nobody is behind. One that never answered since it was set is not down: it may
+// be that only browsers can reach it. Errors: ErrNone, ErrDown.
+func (u *Upstreams) probe(ctx context.Context, id string) (t Tested, err error) {
+	u.mu.Lock()
+	o := u.open[id]
+	heard := o != nil && o.heard
+	u.mu.Unlock()
+	if o == nil || o.saml == nil {
+		return t, ErrNone
+	}
+	t = Tested{At: signInAt(o.c), SAML: true}
+	err = look(ctx, o.http, t.At)
+	if err == nil && !heard {
+		err := u.o.DB.Write(ctx, func(tx *store.Tx) error {
+			_, err := tx.Exec(`UPDATE id_upstreams SET heard = $2 WHERE id = $1`, id, u.o.Now().UnixMilli())
+			return err
+		})
+		if err != nil {
+			return t, err
+		}
+		u.mu.Lock()
+		o.heard = true
+		u.mu.Unlock()
+	}
+	u.answered(id, err)
+	switch {
+	case err != nil && heard:
+		return t, fmt.Errorf("%w: %w", ErrDown, err)
+	case err != nil:
+		t.Unheard = err.Error()
+	}
+	return t, nil
+}
+
+func look(ctx context.Context, c *http.Client, at string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, at, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if cert := (*tls.CertificateVerificationError)(nil); errors.As(err, &cert) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return fmt.Errorf("%s answers %s", at, resp.Status)
+	}
+	return nil
+}
+
+// signInAt is where the browsers of a provider's people go.
+func signInAt(c Config) string {
+	if c.SAML == nil {
+		return ""
+	}
+	return cmp.Or(c.SAML.SignInRedirect, c.SAML.SignInPost)
+}
+
+// heardAt reports whether a provider that is set answered where it is to be now.
+func (u *Upstreams) heardAt(id string, o *opened) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	had := u.open[id]
+	return had != nil && had.heard && signInAt(had.c) == signInAt(o.c)
+}
+
+// describe adds what is particular to SAML.
 func (u *Upstreams) describe(p *Provider, o *opened) {
 	if o.saml == nil {
 		return
@@ -162,6 +236,7 @@ func (u *Upstreams) describe(p *Provider, o *opened) {
 	p.Config.SAML = &s
 	until := s.Until()
 	p.Until = &until
+	p.Unheard = o.unheard
 	p.SAML = &Ours{EntityID: o.saml.EntityID(), ACS: o.saml.AssertionURL(), SLO: o.saml.SignOutURL(), Metadata: o.saml.EntityID(), Fingerprints: s.Fingerprints()}
 	if p.Down == "" {
 		p.Down = u.over(o)

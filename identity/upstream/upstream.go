@@ -12,7 +12,6 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -113,11 +112,14 @@ func wrong(format string, args ...any) error { return &SettingsError{fmt.Sprintf
 type Provider struct {
 	ID     string    `json:"id"`
 	Config Config    `json:"config"`
-	People int       `json:"people"`           // that are joined
-	Only   int       `json:"only"`             // of them, those that have no other way in
-	Asked  time.Time `json:"asked,omitzero"`   // when it was last asked for something; zero: not since the start
-	Down   string    `json:"down,omitempty"`   // why it gave no answer then
-	Secret bool      `json:"secret,omitempty"` // it has one
+	People int       `json:"people"`         // that are joined
+	Only   int       `json:"only"`           // of them, those that have no other way in
+	Asked  time.Time `json:"asked,omitzero"` // when it was last asked for something; zero: not since the start
+	Down   string    `json:"down,omitempty"` // why it gave no answer then
+	// Unheard is why a SAML provider gave no answer that gave none since it was set: it
+	// need not be reached from here, only by people's browsers.
+	Unheard string `json:"unheard,omitempty"`
+	Secret  bool   `json:"secret,omitempty"` // it has one
 	// Until is when the last certificate of a SAML provider ends, and its answers with it.
 	Until *time.Time `json:"certificate_until,omitempty"`
 	// SAML is what a SAML provider has to know.
@@ -166,8 +168,11 @@ type opened struct {
 	http  *http.Client
 	down  string
 	saml  *saml.Provider
-	keys  *keys   // nil: not needed since p was asked for
-	asks  sparing // for p, on behalf of logout tokens
+	// heard: one of SAML answered since it was set. While it did not, unheard says why.
+	heard   bool
+	unheard string
+	keys    *keys   // nil: not needed since p was asked for
+	asks    sparing // for p, on behalf of logout tokens
 }
 
 // New loads the providers.
@@ -212,17 +217,20 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (u *Upstreams) load(ctx context.Context) error {
-	type row struct{ id, config string }
+	type row struct {
+		id, config string
+		heard      int64
+	}
 	var list []row
 	err := u.o.DB.Read(ctx, func(q store.Querier) error {
-		rows, err := q.Query(`SELECT id, config FROM id_upstreams`)
+		rows, err := q.Query(`SELECT id, config, heard FROM id_upstreams`)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var x row
-			if err := rows.Scan(&x.id, &x.config); err != nil {
+			if err := rows.Scan(&x.id, &x.config, &x.heard); err != nil {
 				return err
 			}
 			list = append(list, x)
@@ -230,7 +238,7 @@ func (u *Upstreams) load(ctx context.Context) error {
 		return rows.Err()
 	})
 	for _, x := range list {
-		o := &opened{}
+		o := &opened{heard: x.heard != 0}
 		raw, e := u.o.Unseal(x.config)
 		if e == nil {
 			e = json.Unmarshal([]byte(raw), &o.c)
@@ -328,6 +336,7 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 	}
 	u.mu.Unlock()
 	o.c = c
+	o.heard = u.heardAt(id, o)
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return err
@@ -344,7 +353,8 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 		if n >= maxProviders {
 			return ErrTooMany
 		}
-		if _, err := tx.Exec(`INSERT INTO id_upstreams (id, config, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET config = excluded.config`, id, sealed, u.o.Now().UnixMilli()); err != nil {
+		if _, err := tx.Exec(`INSERT INTO id_upstreams (id, config, created, heard) VALUES ($1, $2, $3, 0)
+			ON CONFLICT (id) DO UPDATE SET config = excluded.config, heard = CASE WHEN $4 THEN heard ELSE 0 END`, id, sealed, u.o.Now().UnixMilli(), o.heard); err != nil {
 			return err
 		}
 		return u.note(tx, audit.Event{Name: "upstream.set", Target: id, Data: audit.Data{"issuer": c.Issuer}})
@@ -568,7 +578,11 @@ func (u *Upstreams) answered(id string, err error) {
 	}
 	was := o.down
 	o.asked = u.o.Now()
-	if o.down = ""; err != nil {
+	o.down, o.unheard = "", ""
+	switch {
+	case err != nil && o.saml != nil && !o.heard:
+		o.unheard = err.Error()
+	case err != nil:
 		o.down = err.Error()
 	}
 	if (was == "") != (o.down == "") {
@@ -605,16 +619,23 @@ func (u *Upstreams) provider(ctx context.Context, id string, anew bool) (*oidc.P
 	return p, o, nil
 }
 
-// Test asks a provider what it offers, and returns its sign-in page. Errors: ErrNone, ErrDown.
-func (u *Upstreams) Test(ctx context.Context, id string) (string, error) {
-	if _, c, ok := u.samlOf(id); ok { // nobody but browsers talks to it
-		return cmp.Or(c.SAML.SignInRedirect, c.SAML.SignInPost), nil
+// Tested is what a provider answered.
+type Tested struct {
+	At      string // its sign-in page
+	SAML    bool
+	Unheard string // as in Provider
+}
+
+// Test asks a provider what it offers. Errors: ErrNone, ErrDown.
+func (u *Upstreams) Test(ctx context.Context, id string) (Tested, error) {
+	if u.IsSAML(id) {
+		return u.probe(ctx, id)
 	}
 	p, _, err := u.provider(ctx, id, true)
 	if err != nil {
-		return "", err
+		return Tested{}, err
 	}
-	return p.Endpoint().AuthURL, nil
+	return Tested{At: p.Endpoint().AuthURL}, nil
 }
 
 // AskAll asks all providers whether they are there, at the same time and for no longer
@@ -624,7 +645,7 @@ func (u *Upstreams) AskAll(ctx context.Context, within time.Duration) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, b := range u.Buttons() {
-		wg.Go(func() { u.provider(ctx, b.ID, true) }) // noted in answered
+		wg.Go(func() { u.Test(ctx, b.ID) }) // noted in answered
 	}
 	wg.Wait()
 }

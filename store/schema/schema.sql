@@ -748,7 +748,7 @@ CREATE TABLE id_upstreams (
 	id      TEXT PRIMARY KEY, -- short name, chosen by an administrator
 	config  TEXT NOT NULL,    -- JSON, sealed by the identity provider's key
 	created INTEGER NOT NULL
-) WITHOUT ROWID;
+, heard INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 
 -- owner: identity/account
 CREATE TABLE id_users (

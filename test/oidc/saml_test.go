@@ -148,7 +148,7 @@ func TestSAML(t *testing.T) {
 		}
 	}
 	knows(t, p, idp, "hall")
-	if out, err := p.cli("upstream", "list"); err != nil || !strings.Contains(string(out), "certificate until") {
+	if out, err := p.cli("upstream", "list"); err != nil || !strings.Contains(string(out), "answers; certificate until") {
 		t.Fatalf("%v %s", err, out)
 	}
 	if out, err := p.cli("upstream", "test", "hall"); err != nil || !strings.Contains(string(out), idp.SSOURL.String()) {
@@ -277,6 +277,23 @@ func TestSAML(t *testing.T) {
 	}
 	a.signIn(b, "dora", url.Values{"prompt": {"none"}})
 	a.signIn(newBrowser(t, p), "bob", nil)
+	if _, err := p.cli("upstream", "test", "hall"); err == nil {
+		t.Fatal("a provider that was stopped answers")
+	}
+	if out, err := p.cli("upstream", "list"); err != nil || !strings.Contains(string(out), "down: ") {
+		t.Fatalf("%v %s", err, out)
+	}
+	if out, err := p.cli("doctor", "--json"); err == nil || !regexp.MustCompile(`"name": ?"provider hall",\s*"ok": ?false,\s*"detail": ?"down: `).Match(out) {
+		t.Fatalf("%v %s", err, out)
+	}
+	// A local administrator who signs in now is noticed.
+	if _, err := p.cli("user", "add", "glass", "--password", password, "--admin"); err != nil {
+		t.Fatal(err)
+	}
+	a.signIn(newBrowser(t, p), "glass", nil)
+	if out, err := p.cli("audit", "list", "--json"); err != nil || !regexp.MustCompile(`signin\.breakglass[^}]*\{[^}]*"hall"`).Match(out) {
+		t.Fatalf("%v %.2000s", err, out)
+	}
 	if _, err := p.cli("upstream", "remove", "hall", "--people", "keep"); err != nil {
 		t.Fatal(err)
 	}
