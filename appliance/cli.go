@@ -36,8 +36,9 @@ func (c *cli) client() (*controlClient, error) {
 	return newControlClient(cfg.Data), nil
 }
 
-// newPassword is the password that was given, or a new one that must be shown.
-func (c *cli) newPassword() (password string, made bool, err error) {
+// newPassword is the password that was given, or a new one that must be shown, as long as
+// the rules of signing in want it.
+func (c *cli) newPassword(ctx context.Context, cl *controlClient) (password string, made bool, err error) {
 	switch {
 	case c.password != "" && c.passwordStdin:
 		return "", false, &usageError{"give --password or --password-stdin, not both"}
@@ -54,8 +55,20 @@ func (c *cli) newPassword() (password string, made bool, err error) {
 		}
 		return line, false, nil
 	}
-	t := strings.ToLower(rand.Text())
-	return t[:5] + "-" + t[5:10] + "-" + t[10:15] + "-" + t[15:20], true, nil
+	var rules loginRules
+	if err := cl.call(ctx, "GET", "/v1/login", nil, &rules); err != nil {
+		return "", false, err
+	}
+	least, err := strconv.Atoi(rules.PasswordMin)
+	if err != nil {
+		return "", false, err
+	}
+	t := strings.ToLower(rand.Text() + rand.Text() + rand.Text())
+	groups := []string{t[:5], t[5:10], t[10:15], t[15:20]}
+	for i := 20; len(strings.Join(groups, "-")) < least; i += 5 {
+		groups = append(groups, t[i:i+5])
+	}
+	return strings.Join(groups, "-"), true, nil
 }
 
 func runUserAdd(ctx context.Context, c *cli, args []string) error {
@@ -63,7 +76,7 @@ func runUserAdd(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	pw, made, err := c.newPassword()
+	pw, made, err := c.newPassword(ctx, cl)
 	if err != nil {
 		return err
 	}
@@ -125,7 +138,7 @@ func runUserPassword(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	pw, made, err := c.newPassword()
+	pw, made, err := c.newPassword(ctx, cl)
 	if err != nil {
 		return err
 	}

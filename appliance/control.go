@@ -343,13 +343,14 @@ func (a *Appliance) controlMessage(err error) string {
 	if m := cardMessage(err); m != "" {
 		return m
 	}
+	var weak *identity.WeakPassword
 	switch {
 	case errors.Is(err, identity.ErrUserExists):
 		return "this user name is taken; choose another, or set a new password with: holdfast user password NAME"
 	case errors.Is(err, identity.ErrBadName):
 		return "this user name is not allowed; it has small letters, digits and . _ = - / + only, such as anna.meyer"
-	case errors.Is(err, identity.ErrWeakPassword):
-		return "this password is too easy to guess; take at least ten characters, or leave --password away to get one made"
+	case errors.As(err, &weak):
+		return weak.Text() + " Take another, or leave --password away to get one made"
 	case errors.Is(err, identity.ErrNoUser):
 		return "there is no such user; holdfast user list shows all"
 	case errors.Is(err, identity.ErrLinkTime):

@@ -391,8 +391,8 @@ func TestSharedSecret(t *testing.T) {
 			role = "admin"
 		}
 		m := hmac.New(sha1.New, []byte(secret))
-		fmt.Fprintf(m, "%s\x00%s\x00%s\x00%s", nonce, name, "pass", role)
-		b, _ := json.Marshal(obj{"nonce": nonce, "username": name, "password": "pass", "displayname": "The " + name, "admin": admin, "mac": hex.EncodeToString(m.Sum(nil))})
+		fmt.Fprintf(m, "%s\x00%s\x00%s\x00%s", nonce, name, "password", role)
+		b, _ := json.Marshal(obj{"nonce": nonce, "username": name, "password": "password", "displayname": "The " + name, "admin": admin, "mac": hex.EncodeToString(m.Sum(nil))})
 		return p.send("POST", path, "application/json", bytes.NewReader(b))
 	}
 	n := nonce()
@@ -401,7 +401,7 @@ func TestSharedSecret(t *testing.T) {
 		t.Fatal(r.body)
 	}
 	p.with(r.str("access_token")).call("GET", "/account/whoami", nil).want(t, 200, "")
-	p.call("POST", "/login", password("alice", "pass")).want(t, 200, "")
+	p.call("POST", "/login", password("alice", "password")).want(t, 200, "")
 	out, _, _ := s.CLI(t, "user", "list", "--json")
 	if !strings.Contains(out, `"admin": true`) && !strings.Contains(out, `"admin":true`) {
 		t.Fatal(out)

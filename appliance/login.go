@@ -27,12 +27,19 @@ type loginRules struct {
 	// or "none".
 	Groups string `json:"second_factor_groups"`
 	Grace  string `json:"second_factor_grace"` // days
+	// PasswordMin is how many characters a new password has at least.
+	PasswordMin string `json:"password_min"`
+	// SessionMax and SessionIdle are how long a browser stays signed in: times as 30d, 12h or
+	// 90m. SessionIdle may be "none".
+	SessionMax  string `json:"session_max"`
+	SessionIdle string `json:"session_idle"`
 }
 
 const (
 	loginOn  = "on"
 	loginOff = "off"
 	noGroups = "none"
+	noIdle   = "none"
 )
 
 // maxGraceDays is the longest time for which a second factor can be put off.
@@ -47,7 +54,15 @@ func (a *Appliance) logins() account.Logins {
 func (a *Appliance) signInPolicy() identity.Policy {
 	days, _ := strconv.Atoi(a.settings.Get(settings.FactorGrace))
 	since, _ := time.Parse(time.RFC3339, a.settings.Get(settings.FactorSince))
+	least, _ := strconv.Atoi(a.settings.Get(settings.PasswordMin))
+	most, _ := parseDuration(a.settings.Get(settings.SessionMax))
+	idle, _ := parseDuration(a.settings.Get(settings.SessionIdle))
+	if most == 0 {
+		most = identity.StandardSessions.Most
+	}
 	return identity.Policy{
+		MinPassword:   max(least, identity.MinPassword),
+		Sessions:      identity.Lifetimes{Most: most, Idle: idle},
 		PasswordAlone: a.settings.Get(settings.PasswordAlone) == loginOn,
 		Factor: identity.FactorPolicy{
 			Who: a.settings.Get(settings.FactorWho), Groups: strings.Fields(a.settings.Get(settings.FactorGroups)),
@@ -65,7 +80,8 @@ func (a *Appliance) loginRules(ctx context.Context) (loginRules, error) {
 	}
 	l, p := a.logins(), a.signInPolicy()
 	r := loginRules{Password: state(l.Password), SSO: state(l.SSO), PasswordAlone: state(p.PasswordAlone), SecondFactor: p.Factor.Who,
-		Groups: noGroups, Grace: strconv.Itoa(int(p.Factor.Grace / (24 * time.Hour)))}
+		Groups: noGroups, Grace: strconv.Itoa(int(p.Factor.Grace / (24 * time.Hour))),
+		PasswordMin: strconv.Itoa(p.MinPassword), SessionMax: asTyped(p.Sessions.Most), SessionIdle: asTyped(p.Sessions.Idle)}
 	if r.SecondFactor == "" {
 		r.SecondFactor = identity.FactorNobody
 	}
@@ -130,13 +146,79 @@ func (a *Appliance) setLoginRules(ctx context.Context, change loginRules) error 
 		}
 		values[settings.FactorGrace] = strings.TrimPrefix(strconv.Itoa(days), "0")
 	}
+	if change.PasswordMin != "" {
+		n, err := strconv.Atoi(change.PasswordMin)
+		if err != nil || n < identity.MinPassword || n > identity.MaxMinPassword {
+			return &ruleError{"password-min", fmt.Sprintf("must be a number of characters from %d to %d, not %q", identity.MinPassword, identity.MaxMinPassword, change.PasswordMin)}
+		}
+		if values[settings.PasswordMin] = strconv.Itoa(n); n == identity.MinPassword {
+			values[settings.PasswordMin] = ""
+		}
+	}
+	shorter, err := a.setSessions(change, values)
+	if err != nil {
+		return err
+	}
 	// The time to add one begins when it is decided who must.
 	for _, key := range []string{settings.FactorWho, settings.FactorGroups} {
 		if v, ok := values[key]; ok && v != a.settings.Get(key) {
 			values[settings.FactorSince] = time.Now().UTC().Truncate(time.Second).Format(time.RFC3339)
 		}
 	}
-	return a.settings.Put(ctx, values)
+	if err := a.settings.Put(ctx, values); err != nil || !shorter {
+		return err
+	}
+	return a.core.Load().identity.EndExpired(ctx)
+}
+
+// setSessions reads how long browsers stay signed in. It reports whether that is shorter
+// than before. Errors: *ruleError.
+func (a *Appliance) setSessions(change loginRules, values map[string]string) (shorter bool, err error) {
+	was := a.signInPolicy().Sessions
+	now := was
+	if change.SessionMax != "" {
+		now.Most, err = parseDuration(change.SessionMax)
+		if err != nil || now.Most < identity.MinSession || now.Most > identity.MaxSession || now.Most%time.Minute != 0 {
+			return false, &ruleError{"session-max", fmt.Sprintf("must be a time from %s to %s, as 30d or 12h, not %q", asTyped(identity.MinSession), asTyped(identity.MaxSession), change.SessionMax)}
+		}
+	}
+	if change.SessionIdle == noIdle {
+		now.Idle = 0
+	} else if change.SessionIdle != "" {
+		now.Idle, err = parseDuration(change.SessionIdle)
+		if err != nil || now.Idle < identity.MinSessionIdle || now.Idle%time.Minute != 0 {
+			return false, &ruleError{"session-idle", fmt.Sprintf("must be a time of %s or more, as 12h or 30m, or none, not %q", asTyped(identity.MinSessionIdle), change.SessionIdle)}
+		}
+	}
+	switch {
+	case now == was:
+		return false, nil
+	case now.Idle > now.Most && change.SessionIdle != "":
+		return false, &ruleError{"session-idle", fmt.Sprintf("must not be longer than browsers stay signed in at most, which is %s", asTyped(now.Most))}
+	case now.Idle > now.Most:
+		return false, &ruleError{"session-max", fmt.Sprintf("must not be shorter than the time without use, which is %s", asTyped(now.Idle))}
+	}
+	values[settings.SessionMax], values[settings.SessionIdle] = "", ""
+	if now.Most != identity.StandardSessions.Most {
+		values[settings.SessionMax] = asTyped(now.Most)
+	}
+	if now.Idle != 0 {
+		values[settings.SessionIdle] = asTyped(now.Idle)
+	}
+	return now.Most < was.Most || now.Idle != 0 && (was.Idle == 0 || now.Idle < was.Idle), nil
+}
+
+// asTyped writes a time as parseDuration reads it; 0 is none.
+func asTyped(d time.Duration) string {
+	switch {
+	case d == 0:
+		return noIdle
+	case d%(24*time.Hour) == 0:
+		return strconv.Itoa(int(d/(24*time.Hour))) + "d"
+	case d%time.Hour == 0:
+		return strconv.Itoa(int(d/time.Hour)) + "h"
+	}
+	return strconv.Itoa(int(d/time.Minute)) + "m"
 }
 
 // groupIDs are the IDs of groups, in the order of their age. Errors: *ruleError.
@@ -178,7 +260,7 @@ func (a *Appliance) loginControl(handle func(pattern string, f func(r *http.Requ
 func (a console) SignIn(ctx context.Context) (web.SignIn, error) {
 	l, p := a.logins(), a.signInPolicy()
 	out := web.SignIn{Password: l.Password, SSO: l.SSO, PasswordAlone: p.PasswordAlone, SecondFactor: p.Factor.Who, Groups: []string{}, AllGroups: []string{},
-		GraceDays: int(p.Factor.Grace / (24 * time.Hour))}
+		GraceDays: int(p.Factor.Grace / (24 * time.Hour)), PasswordMin: p.MinPassword, SessionMax: asTyped(p.Sessions.Most), SessionIdle: asTyped(p.Sessions.Idle)}
 	if out.SecondFactor == "" {
 		out.SecondFactor = identity.FactorNobody
 	}
@@ -203,14 +285,18 @@ func (a console) SignIn(ctx context.Context) (web.SignIn, error) {
 func (a console) SetSignIn(ctx context.Context, s web.SignIn) error {
 	state := map[bool]string{true: loginOn, false: loginOff}
 	r := loginRules{Password: state[s.Password], SSO: state[s.SSO], PasswordAlone: state[s.PasswordAlone], SecondFactor: s.SecondFactor,
-		Groups: strings.Join(s.Groups, ","), Grace: strconv.Itoa(s.GraceDays)}
+		Groups: strings.Join(s.Groups, ","), Grace: strconv.Itoa(s.GraceDays), SessionMax: s.SessionMax, SessionIdle: s.SessionIdle}
+	if s.PasswordMin != 0 {
+		r.PasswordMin = strconv.Itoa(s.PasswordMin)
+	}
 	if r.Groups == "" {
 		r.Groups = noGroups
 	}
 	err := a.setLoginRules(ctx, r)
 	var wrong *ruleError
 	if errors.As(err, &wrong) {
-		field := map[string]string{"second-factor": "second_factor", "second-factor-groups": "groups", "second-factor-grace": "grace_days"}[wrong.option]
+		field := map[string]string{"second-factor": "second_factor", "second-factor-groups": "groups", "second-factor-grace": "grace_days",
+			"password-min": "password_min", "session-max": "session_max", "session-idle": "session_idle"}[wrong.option]
 		return &web.Error{Code: "bad_rule", Field: field, Message: "This rule " + wrong.text + "."}
 	}
 	return err
@@ -241,5 +327,6 @@ func (c *cli) loginRules(ctx context.Context, method string, in any) error {
 	}
 	fmt.Fprintf(c.out, "Password in the application:   %s\nBrowser and login token (SSO): %s\nPassword past a second factor: %s\n", l.Password, l.SSO, l.PasswordAlone)
 	fmt.Fprintf(c.out, "Who must have a second factor: %s\nMembers of these groups, too:  %s\nDays to add one:               %s\n", l.SecondFactor, l.Groups, l.Grace)
+	fmt.Fprintf(c.out, "Characters of a new password:  %s or more\nBrowsers stay signed in:       %s\nWithout use at most:           %s\n", l.PasswordMin, l.SessionMax, l.SessionIdle)
 	return nil
 }

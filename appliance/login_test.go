@@ -1,10 +1,15 @@
 package appliance_test
 
 import (
+	"database/sql"
 	"encoding/json"
+	"net/http"
+	"net/http/cookiejar"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/appliance/appliancetest"
 )
@@ -145,4 +150,136 @@ func TestSecondFactorRules(t *testing.T) {
 			t.Errorf("%s is not in the audit log: %s", want, out)
 		}
 	}
+}
+
+// How long passwords are and browsers stay signed in is set at the machine, holds at once
+// and after a restart, and is in the audit log.
+func TestPasswordAndSessionRules(t *testing.T) {
+	s := appliancetest.Start(t)
+	root, alice := s.Login(t, "root", "--admin"), s.Login(t, "alice")
+	set := func(args ...string) {
+		t.Helper()
+		if _, e, code := s.CLI(t, append([]string{"login", "set"}, args...)...); code != 0 {
+			t.Fatal(e)
+		}
+	}
+	shown := func() (m map[string]string) {
+		t.Helper()
+		out, e, _ := s.CLI(t, "login", "show", "--json")
+		if err := json.Unmarshal([]byte(out), &m); err != nil {
+			t.Fatal(err, e)
+		}
+		return m
+	}
+	if m := shown(); m["password_min"] != "8" || m["session_max"] != "30d" || m["session_idle"] != "none" {
+		t.Errorf("the standard is %v", m)
+	}
+	const short, long = "vé7kqu xo bl", "vé7kqu xo bli" // 12 and 13 characters
+	places := map[string]func(pw string) (int, string){
+		"admin API, new": func(pw string) (int, string) {
+			return said(t, root, "PUT", "/_synapse/admin/v2/users/@bob:hs.test", obj{"password": pw})
+		},
+		"admin API, password": func(pw string) (int, string) {
+			return said(t, root, "POST", "/_synapse/admin/v1/reset_password/@alice:hs.test", obj{"new_password": pw, "logout_devices": false})
+		},
+		"Matrix API": func(pw string) (int, string) {
+			auth := obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "alice"}, "password": long}
+			return said(t, alice, "POST", "/_matrix/client/v3/account/password", obj{"new_password": pw, "logout_devices": false, "auth": auth})
+		},
+		"command line": func(pw string) (int, string) {
+			_, e, code := s.CLI(t, "user", "password", "alice", "--password", pw, "--keep-sessions")
+			return map[int]int{0: 200, 1: 400}[code], e
+		},
+	}
+	set("--password-min", "13")
+	for _, where := range []string{"admin API, new", "admin API, password", "Matrix API", "command line"} {
+		if st, text := places[where](short); st != 400 || !strings.Contains(text, "at least 13 characters") {
+			t.Errorf("%s: %d %s", where, st, text)
+		}
+		if st, text := places[where](long); st != 200 {
+			t.Errorf("%s: %d %s", where, st, text)
+		}
+	}
+	p := newPeer(t, s)
+	p.call("POST", "/login", password("root", appliancetest.Password)).want(t, 200, "")
+	set("--password-min", "64")
+	out, e, code := s.CLI(t, "user", "add", "carl", "--json")
+	var made struct {
+		Password string `json:"password"`
+	}
+	if err := json.Unmarshal([]byte(out), &made); err != nil || code != 0 || len(made.Password) < 64 {
+		t.Errorf("%v %s %s", err, out, e)
+	}
+	p.call("POST", "/login", password("carl", made.Password)).want(t, 200, "")
+
+	// A browser that is signed in for longer than it may be from now on is signed out.
+	jar, _ := cookiejar.New(nil)
+	c := &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if resp, err := c.PostForm(s.URL+"/login", url.Values{"username": {"root"}, "password": {appliancetest.Password}}); err != nil || resp.StatusCode != 303 {
+		t.Fatal(err, resp)
+	}
+	in := func() bool {
+		t.Helper()
+		resp, err := c.Get(s.URL + "/account")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode == 200
+	}
+	db, err := sql.Open("sqlite", filepath.Join(s.Data, "holdfast.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`UPDATE id_browser_sessions SET created = created - $1`, 3*time.Hour.Milliseconds()); err != nil {
+		t.Fatal(err)
+	}
+	set("--session-max", "4h", "--session-idle", "30m")
+	if !in() {
+		t.Error("a browser is out before its time")
+	}
+	set("--session-max", "2h")
+	var left int
+	if err := db.QueryRow(`SELECT count(*) FROM id_browser_sessions`).Scan(&left); err != nil || left != 0 || in() {
+		t.Errorf("%v: %d sessions are left", err, left)
+	}
+	s.Restart(t)
+	if m := shown(); m["password_min"] != "64" || m["session_max"] != "2h" || m["session_idle"] != "30m" {
+		t.Errorf("after a restart: %v", m)
+	}
+	for _, bad := range [][]string{{"--password-min", "7"}, {"--password-min", "65"}, {"--password-min", "many"}, {"--session-max", "59m"}, {"--session-max", "366d"}, {"--session-max", "none"},
+		{"--session-max", "90m30s"}, {"--session-idle", "4m"}, {"--session-idle", "3h"}, {"--session-idle", "-1h"}, {"--session-idle", "soon"}} {
+		if _, e, code := s.CLI(t, append([]string{"login", "set"}, bad...)...); code == 0 || !strings.Contains(e, bad[0]) {
+			t.Error(bad, code, e)
+		}
+	}
+	if set("--session-max", "12h", "--session-idle", "10h"); shown()["session_idle"] != "10h" {
+		t.Error(shown())
+	}
+	if _, e, code := s.CLI(t, "login", "set", "--session-max", "9h"); code == 0 || !strings.Contains(e, "10h") {
+		t.Error(code, e)
+	}
+	if set("--password-min", "8", "--session-max", "30d", "--session-idle", "none"); shown()["session_max"] != "30d" || shown()["session_idle"] != "none" {
+		t.Error(shown())
+	}
+	out, _, _ = s.CLI(t, "audit", "list", "--event", "setting.change")
+	for _, want := range []string{`"login.password_min":"13"`, `"login.session_max":"2h"`, `"login.session_idle":"30m"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s is not in the audit log: %s", want, out)
+		}
+	}
+}
+
+// said makes a request and returns the status with the error's text.
+func said(t *testing.T, u *appliancetest.User, method, path string, in any) (int, string) {
+	t.Helper()
+	var out struct {
+		Error string `json:"error"`
+	}
+	st := u.Do(t, method, path, in, &out)
+	if st == 201 {
+		st = 200
+	}
+	return st, out.Error
 }

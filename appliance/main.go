@@ -301,7 +301,7 @@ func commands() []command {
 			}},
 		{name: "files show", data: true, short: "print the rules for uploaded files", run: runFilesShow},
 		{name: "login set", data: true, short: "decide how people sign in, and who must have a second factor", run: runLoginSet,
-			long: "Changes the rules of signing in, at once. What is not named stays as it is, and so do sessions\nthat exist. The ways of the legacy login of older clients are --password and --sso; applications\nthat sign in in the browser (OAuth 2.0), such as Element X and the built-in client, and\napplication services are not touched by them. Who must have a second factor and has none adds it\nat the next sign-in in the browser; nobody is shut out.",
+			long: "Changes the rules of signing in, at once. What is not named stays as it is, and so do sessions\nthat exist, but for those of browsers that are signed in for longer than they may be. The ways of\nthe legacy login of older clients are --password and --sso; applications that sign in in the\nbrowser (OAuth 2.0), such as Element X and the built-in client, and application services are not\ntouched by them. Who must have a second factor and has none adds it\nat the next sign-in in the browser; nobody is shut out.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.StringVar(&c.login.Password, "password", "", "whether clients may take the password themselves: on or off (`state`; standard: on)")
 				f.StringVar(&c.login.SSO, "sso", "", "whether clients may send the browser here for a login token: on or off (`state`; standard: on)")
@@ -309,6 +309,9 @@ func commands() []command {
 				f.StringVar(&c.login.SecondFactor, "second-factor", "", "`who` must have a second factor: nobody, roles (owners, administrators, moderators, auditors) or everyone (standard: nobody)")
 				f.StringVar(&c.login.Groups, "second-factor-groups", "", "`groups` whose members must have one, too, with commas between, or none")
 				f.StringVar(&c.login.Grace, "second-factor-grace", "", "for how many `days` that can be put off; 0: not (standard: 0)")
+				f.StringVar(&c.login.PasswordMin, "password-min", "", "how many `characters` a new password has at least, whoever sets it: 8 to 64 (standard: 8)")
+				f.StringVar(&c.login.SessionMax, "session-max", "", "how long a browser stays signed in: a `time` from 1h to 365d; what is older ends at once (standard: 30d)")
+				f.StringVar(&c.login.SessionIdle, "session-idle", "", "how long it stays signed in while nobody uses it: a `time` of 5m or more, or none (standard: none)")
 			}},
 		{name: "login show", data: true, short: "print the rules of signing in", run: runLoginShow},
 		{name: "push add", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "let a person's phone fetch its notifications from here", run: runPushAdd,

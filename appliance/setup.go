@@ -164,7 +164,10 @@ func adminError(err error) error {
 	bad := func(field, code, msg string) error {
 		return &web.Error{Code: code, Field: "admin." + field, Message: msg}
 	}
+	var weak *identity.WeakPassword
 	switch {
+	case errors.As(err, &weak) && weak.Why != "":
+		return bad("password", "weak_password", weak.Text())
 	case errors.Is(err, identity.ErrUserExists):
 		return bad("localpart", "taken", "This user name is taken. Choose another.")
 	case errors.Is(err, identity.ErrBadName):

@@ -253,7 +253,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.accounts = account.New(account.Options{Secrets: secrets, DB: o.DB, ServerName: o.ServerName, Cost: o.PasswordCost, Limits: o.Limits,
-		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation, GroupChanged: o.GroupChanged})
+		Profiles: o.Profiles, Reserved: o.Reserved, Now: o.Now, Key: known, Audit: o.Audit, Organisation: o.Organisation, GroupChanged: o.GroupChanged,
+		MinPassword: s.minPassword, Lifetimes: s.lifetimes})
 	if err := s.accounts.SealTokens(ctx); err != nil {
 		return nil, err
 	}

@@ -32,7 +32,28 @@ type Policy struct {
 	// of somebody who has one, or should have one.
 	PasswordAlone bool
 	Factor        FactorPolicy
+	// MinPassword is how many characters a new password has at least, whoever sets it and
+	// wherever; 0: MinPassword, below which it never goes. Passwords that exist stay good.
+	MinPassword int
+	// Sessions is how long browsers stay signed in. Where it gets shorter, call EndExpired.
+	// Its zero fields: StandardSessions.
+	Sessions Lifetimes
 }
+
+// Lifetimes are those of browser sessions.
+type Lifetimes = account.Lifetimes
+
+// StandardSessions are the lifetimes where nobody decided others.
+var StandardSessions = account.StandardLifetimes
+
+// Bounds of what may be decided.
+const (
+	MinPassword    = account.MinPassword
+	MaxMinPassword = 64 // a password may always be as short. Source: NIST SP 800-63B section 3.1.1.2
+	MinSession     = time.Hour
+	MaxSession     = 365 * 24 * time.Hour // browsers keep no cookie for much longer
+	MinSessionIdle = 5 * time.Minute
+)
 
 // FactorPolicy is who must have a second factor. Accounts without one are led to add it
 // when they sign in: they are never shut out, so that whoever decides this cannot shut
@@ -50,6 +71,27 @@ func (s *Service) policy() Policy {
 	}
 	return s.o.Policy()
 }
+
+// minPassword and lifetimes keep to the bounds whatever the settings in the database say.
+func (s *Service) minPassword() int {
+	return min(max(MinPassword, s.policy().MinPassword), MaxMinPassword)
+}
+
+func (s *Service) lifetimes() Lifetimes {
+	l := s.policy().Sessions
+	if l.Most == 0 {
+		l.Most = StandardSessions.Most
+	}
+	l.Most = min(max(MinSession, l.Most), MaxSession)
+	if l.Idle != 0 {
+		l.Idle = min(max(MinSessionIdle, l.Idle), l.Most)
+	}
+	return l
+}
+
+// EndExpired ends browser sessions that are older than they may be by now, as they end
+// otherwise: applications that they signed somebody in to are told.
+func (s *Service) EndExpired(ctx context.Context) error { return s.sweep(ctx) }
 
 // demand is what the rules want of somebody.
 func (s *Service) demand(ctx context.Context, u User) (d login.Demand, err error) {

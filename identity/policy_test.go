@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/identity"
+	"holdfast/store"
 	"holdfast/store/audit"
 )
 
@@ -301,4 +303,197 @@ func TestNewAccountAddsASecondFactor(t *testing.T) {
 	n := r.browser()
 	to = n.post(strings.TrimPrefix(link.URL, origin), url.Values{"password": {"correct horse otto!"}, "password2": {"correct horse otto!"}}).to(t)
 	n.enrolAtSignIn(to)
+}
+
+// A new password has as many characters as was decided, wherever it is set and whoever sets
+// it; those that exist stay good, and no setting goes below the floor.
+func TestPasswordLength(t *testing.T) {
+	r, policy := ruled(t)
+	alice := r.user("alice")
+	// Characters are counted, not bytes.
+	chars := func(n int) string {
+		return string([]rune("vé7kqü xoblin gartenzwerg 41 mühle seebrücke lampe 93 fahrradklingel otter")[:n])
+	}
+	ctx := t.Context()
+	inv, err := r.svc.CreateInvite(ctx, identity.NewInvite{Uses: 99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	places := map[string]func(pw string) error{
+		"command line":     func(pw string) error { return r.svc.SetPassword(ctx, "alice", pw, "", true) },
+		"Matrix API":       func(pw string) error { return r.svc.ChangePassword(ctx, "alice", pw, "", true) },
+		"check before":     func(pw string) error { return r.svc.CheckPassword(pw) },
+		"machine's screen": func(pw string) error { _, err := r.svc.HashPassword(ctx, pw); return err },
+	}
+	for _, source := range []string{"cli", "admin-api", "register", "setup"} {
+		places["new account by "+source] = func(pw string) error {
+			made++
+			_, err := r.svc.CreateUser(ctx, identity.NewUser{Localpart: fmt.Sprint("new", made), Password: pw, Source: source})
+			return err
+		}
+	}
+	pages := map[string]func(pw string) answer{
+		"invite": func(pw string) answer {
+			made++
+			return r.browser().post("/e/"+inv.Token, url.Values{"username": {fmt.Sprint("new", made)}, "password": {pw}, "password2": {pw}})
+		},
+		"link for a password": func(pw string) answer { return r.browser().post(r.recoveryLink(alice.UserID), twice(pw)) },
+		"account page": func(pw string) answer {
+			set := policy.MinPassword
+			policy.MinPassword = 0 // for the old one
+			defer func() { policy.MinPassword = set }()
+			if err := r.svc.SetPassword(ctx, "alice", "correct horse alice", "", true); err != nil {
+				t.Fatal(err)
+			}
+			b := r.browser()
+			b.password("alice").to(t)
+			policy.MinPassword = set
+			return b.post("/account/password", url.Values{"current": {"correct horse alice"}, "password": {pw}, "password2": {pw}})
+		},
+	}
+	for _, c := range []struct{ set, least int }{{0, 8}, {3, 8}, {8, 8}, {14, 14}, {999, 64}} {
+		policy.MinPassword = c.set
+		for where, set := range places {
+			var weak *identity.WeakPassword
+			if err := set(chars(c.least - 1)); !errors.As(err, &weak) || weak.Least != c.least || !strings.Contains(weak.Text(), fmt.Sprint(c.least, " characters")) {
+				t.Errorf("%d, %s: one character less: %v", c.set, where, err)
+			}
+			if err := set(chars(c.least)); err != nil {
+				t.Errorf("%d, %s: %v", c.set, where, err)
+			}
+			if err := set(strings.Repeat("zu lang ", 65)); !errors.As(err, &weak) || weak.Least != 0 || !strings.Contains(weak.Text(), "too long") {
+				t.Errorf("%d, %s: too long: %v", c.set, where, err)
+			}
+		}
+		for where, set := range pages {
+			if p := set(chars(c.least - 1)); p.StatusCode != http.StatusBadRequest || !strings.Contains(p.body, fmt.Sprintf("at least %d characters", c.least)) || strings.Count(p.body, fmt.Sprintf(`minlength="%d"`, c.least)) != 2 {
+				t.Errorf("%d, %s: one character less: %d", c.set, where, p.StatusCode)
+			}
+			if p := set(chars(c.least)); p.StatusCode != http.StatusOK {
+				t.Errorf("%d, %s: %d %s", c.set, where, p.StatusCode, p.body)
+			}
+		}
+	}
+	// Who has a shorter one from before signs in.
+	policy.MinPassword = 8
+	if err := r.svc.SetPassword(ctx, "alice", chars(8), "", true); err != nil {
+		t.Fatal(err)
+	}
+	policy.MinPassword = 20
+	if _, err := r.svc.VerifyPassword(ctx, "alice", chars(8), "192.0.2.9"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A browser stays signed in as long as was decided, and less where nobody uses it; what is
+// older when that gets shorter ends at once, with what it signed in to.
+func TestSessionLifetimes(t *testing.T) {
+	r, policy := ruled(t)
+	r.user("alice")
+	in := func() *browser {
+		b := r.browser()
+		b.password("alice").to(t)
+		return b
+	}
+	b := in()
+	r.wait(30*24*time.Hour - time.Minute)
+	if !b.signedIn() {
+		t.Fatal("out before its time")
+	}
+	if r.wait(2 * time.Minute); b.signedIn() {
+		t.Fatal("still in after 30 days")
+	}
+
+	policy.Sessions = identity.Lifetimes{Most: 8 * time.Hour, Idle: 30 * time.Minute}
+	b = r.browser()
+	for _, c := range b.password("alice").Cookies() {
+		if c.Name == "__Host-hf_session" && c.MaxAge != 8*60*60 {
+			t.Errorf("the cookie lasts %d s", c.MaxAge)
+		}
+	}
+	id := r.client(nil)
+	began := r.now()
+	poll := func(b *browser) int {
+		req, _ := http.NewRequest("GET", origin+"/account", nil)
+		req.Header.Set("Holdfast-Background", "1")
+		return b.do(req).StatusCode
+	}
+	for range 4 {
+		if r.wait(25 * time.Minute); !b.signedIn() {
+			t.Fatal("out although it is used")
+		}
+	}
+	// Use does not make a sign-in younger: applications are told the truth about it.
+	v := authParams(id, "scope", "openid", "max_age", "7200")
+	claims := claimsOf(t, b.api("/oauth2/token", exchangeForm(id, b.code("alice", v))).json(t)["id_token"])
+	if at := int64(claims["auth_time"].(float64)); at < began.Unix()-1 || at > began.Unix()+1 {
+		t.Errorf("auth_time is %d s after the sign-in", at-began.Unix())
+	}
+	v.Set("max_age", "3600")
+	if p := b.get(b.get("/oauth2/authorize?" + v.Encode()).to(t).String()); p.StatusCode != http.StatusOK || !strings.Contains(p.body, `name="password"`) {
+		t.Errorf("a sign-in older than max_age: %d", p.StatusCode)
+	}
+	// What a page asks by itself is no use.
+	r.wait(20 * time.Minute)
+	if st := poll(b); st != http.StatusOK {
+		t.Fatal(st)
+	}
+	if r.wait(11 * time.Minute); poll(b) == http.StatusOK || b.signedIn() {
+		t.Fatal("in after half an hour without use")
+	}
+	v.Set("prompt", "none")
+	if u := b.get("/oauth2/authorize?" + v.Encode()).to(t); u.Query().Get("error") != "login_required" {
+		t.Errorf("prompt=none leads to %s", u)
+	}
+	b = in()
+	for range 24 {
+		r.wait(20*time.Minute - time.Second)
+		if !b.signedIn() {
+			t.Fatal("out although it is used")
+		}
+	}
+	if r.wait(time.Minute); b.signedIn() {
+		t.Fatal("in after eight hours of use")
+	}
+
+	// It gets shorter while people are signed in.
+	policy.Sessions = identity.Lifetimes{}
+	old, young := in(), r.browser()
+	r.wait(2 * time.Hour)
+	young.password("alice").to(t)
+	oldCode := old.code("alice", authParams(id, "scope", "openid"))
+	youngCode := young.code("alice", authParams(id, "scope", "openid"))
+	policy.Sessions = identity.Lifetimes{Most: time.Hour}
+	if old.signedIn() || !young.signedIn() {
+		t.Errorf("the old browser is in: %v, the young one: %v", old.signedIn(), young.signedIn())
+	}
+	if a := old.api("/oauth2/token", exchangeForm(id, oldCode)); a.StatusCode != http.StatusBadRequest {
+		t.Errorf("a code of the old browser: %d %s", a.StatusCode, a.body)
+	}
+	if a := young.api("/oauth2/token", exchangeForm(id, youngCode)); a.StatusCode != http.StatusOK {
+		t.Errorf("a code of the young browser: %d %s", a.StatusCode, a.body)
+	}
+	rows := func() (n int) {
+		t.Helper()
+		if err := r.db.Read(t.Context(), func(q store.Querier) error {
+			return q.QueryRow(`SELECT count(*) FROM id_browser_sessions`).Scan(&n)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if err := r.svc.EndExpired(t.Context()); err != nil || rows() != 1 {
+		t.Errorf("%v, %d rows are left", err, rows())
+	}
+	// Longer again does not bring it back, and settings out of bounds are brought to them.
+	policy.Sessions = identity.Lifetimes{Most: time.Second, Idle: time.Second}
+	if r.wait(4 * time.Minute); old.signedIn() || !young.signedIn() {
+		t.Error("a lifetime below the bounds holds")
+	}
+	policy.Sessions = identity.Lifetimes{Most: 9999 * 24 * time.Hour}
+	far := in()
+	if r.wait(366 * 24 * time.Hour); far.signedIn() {
+		t.Error("a lifetime above the bounds holds")
+	}
 }

@@ -29,6 +29,9 @@ type SignIn struct {
 	SecondFactor  string   `json:"second_factor"`  // who must have one: "nobody", "roles" or "everyone"
 	Groups        []string `json:"groups"`         // whose members must, too
 	GraceDays     int      `json:"grace_days"`     // for how long it can be put off
+	PasswordMin   int      `json:"password_min"`   // characters of a new password; 0: as it is
+	SessionMax    string   `json:"session_max"`    // how long browsers stay signed in, as 30d; "": as it is
+	SessionIdle   string   `json:"session_idle"`   // the same without use, as 12h, or "none"; "": as it is
 	// What there is, and not decided here.
 	AllGroups []string `json:"all_groups"`
 	Due       string   `json:"due,omitempty"` // from when on it cannot be put off, RFC 3339

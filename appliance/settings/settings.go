@@ -50,6 +50,9 @@ const (
 	FactorGroups  = "login.second_factor_groups" // IDs, with spaces between
 	FactorGrace   = "login.second_factor_grace"  // days
 	FactorSince   = "login.second_factor_since"  // when it was decided who must, RFC 3339
+	PasswordMin   = "login.password_min"         // characters
+	SessionMax    = "login.session_max"          // time, as 30d
+	SessionIdle   = "login.session_idle"         // time, as 12h
 
 	// Notifications, as holdfast push set takes them; "": the standard.
 	PushKeep    = "push.keep"

@@ -18,8 +18,10 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"holdfast/identity/guess"
 	"holdfast/store"
@@ -133,6 +135,11 @@ type Options struct {
 	Secrets    *sealed.Box
 	// Organisation is a name that no password should consist of. nil: none.
 	Organisation func() string
+	// MinPassword is how many characters a new password has at least, MinPassword or more.
+	// nil: MinPassword.
+	MinPassword func() int
+	// Lifetimes are those of browser sessions, as they are now. nil: StandardLifetimes.
+	Lifetimes func() Lifetimes
 	// GroupChanged is told, after the write, that somebody came into a group, by its ULID, or
 	// left it, that an account in it was locked or opened, or that the group is gone. It must
 	// be quick. nil: nobody is told.
@@ -169,11 +176,12 @@ func (a *Accounts) Localpart(name string) (string, bool) {
 	return name, true
 }
 
-// Password bounds: the least where people choose for themselves, and the most.
-const (
-	minPassword = 8
-	maxPassword = 512
-)
+// MinPassword is the fewest characters that a new password may have, whoever sets it: no
+// setting goes below. Source: NIST SP 800-63B section 3.1.1.2 (the least where there can be
+// a second factor)
+const MinPassword = 8
+
+const maxPassword = 512 // bytes
 
 // NewUser describes an account to make.
 type NewUser struct {
@@ -209,7 +217,10 @@ func (a *Accounts) CheckName(localpart, source string) error {
 }
 
 // WeakPassword says why a password is not taken. It is an ErrWeakPassword.
-type WeakPassword struct{ Why guess.Why } // guess.Fine: too short, or too long
+type WeakPassword struct {
+	Why   guess.Why // guess.Fine: too short, or too long
+	Least int       // characters that a password must have; 0: it is too long
+}
 
 func (e *WeakPassword) Error() string {
 	switch e.Why {
@@ -236,23 +247,34 @@ func (e *WeakPassword) Text() string {
 	case guess.Name:
 		return "This password is little more than a name that others know. Take several words that have nothing to do with you."
 	}
-	return "The password needs at least 8 characters and at most 512 bytes."
+	if e.Least > 0 {
+		return fmt.Sprintf("The password is too short: it needs at least %d characters.", e.Least)
+	}
+	return fmt.Sprintf("The password is too long: it has more than %d bytes.", maxPassword)
 }
 
-// checkPassword refuses passwords that are easy to guess. about are names that a guesser
-// knows. An administrator may set any.
-func checkPassword(password, source string, about ...string) error {
-	least := minPassword
-	if source == "cli" || source == "admin-api" {
-		least = 1
+// LeastPassword is how many characters a new password has at least, whoever sets it.
+func (a *Accounts) LeastPassword() int {
+	if a.MinPassword == nil {
+		return MinPassword
 	}
-	if len(password) < least || len(password) > maxPassword {
+	return max(MinPassword, a.MinPassword())
+}
+
+// checkPassword refuses passwords that are too short, and where people choose for themselves
+// those that are easy to guess. names are some that a guesser knows.
+func (a *Accounts) checkPassword(password, source string, names ...string) error {
+	if least := a.LeastPassword(); utf8.RuneCountInString(password) < least {
+		return &WeakPassword{Least: least}
+	}
+	if len(password) > maxPassword {
 		return &WeakPassword{}
 	}
-	if least == minPassword {
-		if why := guess.Check(password, about...); why != guess.Fine {
-			return &WeakPassword{why}
-		}
+	if source == "cli" || source == "admin-api" { // an administrator knows what they do
+		return nil
+	}
+	if why := guess.Check(password, a.about(names...)...); why != guess.Fine {
+		return &WeakPassword{Why: why}
 	}
 	return nil
 }
@@ -292,7 +314,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (User, error) {
 		return User{}, err
 	}
 	if n.Password != "" || (n.Source != "appservice" && n.Source != "cli" && n.Source != FromDirectory && n.Source != FromList && n.Source != FromUpstream) {
-		if err := checkPassword(n.Password, n.Source, a.about(n.Localpart, n.DisplayName)...); err != nil {
+		if err := a.checkPassword(n.Password, n.Source, n.Localpart, n.DisplayName); err != nil {
 			return User{}, err
 		}
 		if err := a.Available(ctx, n.Localpart); err != nil {
@@ -498,12 +520,12 @@ func (a *Accounts) VerifyHash(ctx context.Context, hash, password string) (bool,
 // CheckPassword reports whether people may choose a password, who have these names.
 // Errors: ErrWeakPassword.
 func (a *Accounts) CheckPassword(password string, names ...string) error {
-	return checkPassword(password, "self", a.about(names...)...)
+	return a.checkPassword(password, "self", names...)
 }
 
 // HashPassword prepares SetPasswordTx, for who has these names. Errors: ErrWeakPassword.
 func (a *Accounts) HashPassword(ctx context.Context, password, source string, names ...string) (string, error) {
-	if err := checkPassword(password, source, a.about(names...)...); err != nil {
+	if err := a.checkPassword(password, source, names...); err != nil {
 		return "", err
 	}
 	return a.hasher.hash(ctx, password)

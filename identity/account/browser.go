@@ -11,8 +11,38 @@ import (
 	"holdfast/store/audit"
 )
 
-// browserFor is how long a browser stays signed in.
-const browserFor = 30 * 24 * time.Hour
+// Lifetimes say how long a browser stays signed in.
+type Lifetimes struct {
+	Most time.Duration // since the person proved who they are
+	Idle time.Duration // since the browser was last used; 0: as long as Most
+}
+
+// StandardLifetimes hold where nobody decided others.
+var StandardLifetimes = Lifetimes{Most: 30 * 24 * time.Hour}
+
+// usedEvery is how exactly it is known when a browser was last used, so that not each
+// request writes.
+const usedEvery = time.Minute
+
+func (a *Accounts) lifetimes() Lifetimes {
+	if a.Lifetimes == nil {
+		return StandardLifetimes
+	}
+	return a.Lifetimes()
+}
+
+// alive are the times after which a session must have begun, and have been used, to go on:
+// those that are asked for now, whatever they were when it began.
+func (a *Accounts) alive() (begun, used int64) {
+	now, l := a.Now(), a.lifetimes()
+	if l.Idle == 0 {
+		l.Idle = l.Most
+	}
+	return now.Add(-l.Most).UnixMilli(), now.Add(-l.Idle).UnixMilli()
+}
+
+// BrowserFor is how long a browser that signs in now stays signed in at most.
+func (a *Accounts) BrowserFor() time.Duration { return a.lifetimes().Most }
 
 // Browser is a person signed in at the pages.
 type Browser struct {
@@ -50,14 +80,16 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, o
 		if err := a.SeenTx(tx, u.ID); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(browserFor).UnixMilli(), sid, strings.Join(methods, " ")); err != nil {
+		if _, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(a.BrowserFor()).UnixMilli(), sid, strings.Join(methods, " ")); err != nil {
 			return err
 		}
 		return a.Audit.Tx(ctx, tx, audit.Event{Name: "signin", Actor: u.UserID, Target: u.UserID, Data: audit.Data{"methods": methods}})
 	})
 }
 
-const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, expires, sid, amr) VALUES ($1, $2, $3, $3, $4, $5, $6)`
+const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, used, expires, sid, amr) VALUES ($1, $2, $3, $3, $3, $4, $5, $6)`
+
+const updateUsed = `UPDATE id_browser_sessions SET used = $2 WHERE hash = $1 AND used < $2`
 
 const deleteBrowser = `DELETE FROM id_browser_sessions WHERE hash = $1 RETURNING user_id, sid`
 
@@ -67,26 +99,47 @@ const deleteNamed = `DELETE FROM id_browser_sessions WHERE user_id = $1 AND sid 
 
 const selectOwner = `SELECT user_id FROM id_browser_sessions WHERE hash = $1`
 
-const selectLive = `SELECT EXISTS (SELECT 1 FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 AND expires > $3)`
+const selectLive = `SELECT EXISTS (SELECT 1 FROM id_browser_sessions WHERE user_id = $1 AND sid = $2 AND expires > $3 AND created > $4 AND used > $5)`
 
-const selectBrowser = `SELECT user_id, auth_time, sid, amr FROM id_browser_sessions WHERE hash = $1 AND expires > $2`
+const selectBrowser = `SELECT user_id, auth_time, sid, amr, used FROM id_browser_sessions WHERE hash = $1 AND expires > $2 AND created > $3 AND used > $4`
 
-// BrowserByCookie finds who is signed in with a cookie. Errors: ErrNoUser.
-func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browser, err error) {
+// BrowserByCookie finds who is signed in with a cookie, and notes that the browser is used.
+// Errors: ErrNoUser.
+func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (Browser, error) {
+	b, used, err := a.loadBrowser(ctx, secret)
+	if now := a.Now(); err == nil && now.Sub(used) >= usedEvery {
+		// Where the disk takes nothing, people stay signed in, and only end sooner.
+		_ = a.DB.Write(ctx, func(tx *store.Tx) error {
+			_, err := tx.Exec(updateUsed, b.Hash, now.UnixMilli())
+			return err
+		})
+	}
+	return b, err
+}
+
+// IdleBrowserByCookie is BrowserByCookie for what a browser asks by itself, while nobody
+// need sit at it. Errors: ErrNoUser.
+func (a *Accounts) IdleBrowserByCookie(ctx context.Context, secret string) (Browser, error) {
+	b, _, err := a.loadBrowser(ctx, secret)
+	return b, err
+}
+
+func (a *Accounts) loadBrowser(ctx context.Context, secret string) (b Browser, used time.Time, err error) {
 	if secret == "" || len(secret) > 256 {
-		return Browser{}, ErrNoUser
+		return Browser{}, used, ErrNoUser
 	}
 	b.Hash = Hash(secret)
+	begun, since := a.alive()
 	err = a.DB.Read(ctx, func(q store.Querier) error {
 		var id, methods string
-		var at int64
-		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli()).Scan(&id, &at, &b.SID, &methods); err != nil {
+		var at, last int64
+		if err := q.QueryRow(selectBrowser, b.Hash, a.Now().UnixMilli(), begun, since).Scan(&id, &at, &b.SID, &methods, &last); err != nil {
 			if errors.Is(err, store.ErrNotFound) {
 				err = ErrNoUser
 			}
 			return err
 		}
-		b.AuthTime, b.Methods = time.UnixMilli(at), strings.Fields(methods)
+		b.AuthTime, b.Methods, used = time.UnixMilli(at), strings.Fields(methods), time.UnixMilli(last)
 		b.User, err = a.LoadByID(q, id)
 		return err
 	})
@@ -94,9 +147,9 @@ func (a *Accounts) BrowserByCookie(ctx context.Context, secret string) (b Browse
 		err = ErrNoUser
 	}
 	if err != nil {
-		return Browser{}, err
+		return Browser{}, used, err
 	}
-	return b, nil
+	return b, used, nil
 }
 
 // OnEnd has fn run in the transaction in which a browser session ends. Call it before
@@ -168,6 +221,7 @@ func (a *Accounts) EndBrowsersTx(tx *store.Tx, id string, keep []byte) error {
 
 // BrowserLives reports whether a user's browser session goes on.
 func (a *Accounts) BrowserLives(q store.Querier, userID, sid string) (lives bool, err error) {
-	err = q.QueryRow(selectLive, userID, sid, a.Now().UnixMilli()).Scan(&lives)
+	begun, used := a.alive()
+	err = q.QueryRow(selectLive, userID, sid, a.Now().UnixMilli(), begun, used).Scan(&lives)
 	return lives, err
 }

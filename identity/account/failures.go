@@ -304,7 +304,7 @@ func (a *Accounts) succeeded(ctx context.Context, ps []place) error {
 
 const (
 	sweepFailures = `DELETE FROM id_auth_failures WHERE at < $1`
-	sweepBrowsers = `DELETE FROM id_browser_sessions WHERE expires < $1 RETURNING user_id, sid`
+	sweepBrowsers = `DELETE FROM id_browser_sessions WHERE expires <= $1 OR created <= $2 OR used <= $3 RETURNING user_id, sid`
 	sweepResets   = `DELETE FROM id_resets WHERE until < $1`
 )
 
@@ -314,7 +314,8 @@ func (a *Accounts) SweepTx(tx *store.Tx) error {
 	if _, err := tx.Exec(sweepFailures, now.Add(-forgetAfter).UnixMilli()); err != nil {
 		return err
 	}
-	if err := a.endBrowsersTx(tx, sweepBrowsers, now.UnixMilli()); err != nil {
+	begun, used := a.alive()
+	if err := a.endBrowsersTx(tx, sweepBrowsers, now.UnixMilli(), begun, used); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(sweepResets, now.UnixMilli()); err != nil {

@@ -270,7 +270,7 @@ func (p *Pages) doPassword(w http.ResponseWriter, r *http.Request) {
 	}
 	err := p.SetPassword(r.Context(), b.User, r.PostForm.Get("password"), b.Hash, r.PostForm.Get("end_others") != "")
 	if errors.Is(err, account.ErrWeakPassword) {
-		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.text(l, weakKey(err)), "")
+		p.accountPage(w, r, http.StatusBadRequest, "password", b, p.weakText(r, err), "")
 		return
 	}
 	if errors.Is(err, account.ErrElsewhere) {

@@ -149,7 +149,7 @@ func (p *Pages) doNewPassword(w http.ResponseWriter, r *http.Request) {
 	}
 	// What cannot be a password must not cost the link.
 	if err := p.Accounts.CheckPassword(password, e.Owner.Localpart, e.Owner.DisplayName); err != nil {
-		p.newPasswordForm(w, r, http.StatusBadRequest, e, token, p.text(l, weakKey(err)))
+		p.newPasswordForm(w, r, http.StatusBadRequest, e, token, p.weakText(r, err))
 		return
 	}
 	u, err := p.Accounts.UseReset(r.Context(), sid, token)

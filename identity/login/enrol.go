@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"holdfast/identity/account"
 	"holdfast/identity/guess"
@@ -52,10 +53,11 @@ func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, inv account.Invite
 	if inv.Localpart != "" {
 		name = inv.Localpart
 	}
-	again := func(status int, key string) (account.User, bool) {
-		p.enrolForm(w, r, status, inv, name, display, p.text(l, key))
+	said := func(status int, text string) (account.User, bool) {
+		p.enrolForm(w, r, status, inv, name, display, text)
 		return account.User{}, false
 	}
+	again := func(status int, key string) (account.User, bool) { return said(status, p.text(l, key)) }
 	if len(display) > 256 {
 		return again(http.StatusBadRequest, "invite.longName")
 	}
@@ -78,19 +80,23 @@ func (p *Pages) enrol(w http.ResponseWriter, r *http.Request, inv account.Invite
 	case errors.Is(err, account.ErrBadName):
 		return again(http.StatusBadRequest, "invite.badName")
 	case errors.Is(err, account.ErrWeakPassword):
-		return again(http.StatusBadRequest, weakKey(err))
+		return said(http.StatusBadRequest, p.weakText(r, err))
 	}
 	p.fail(w, r, err)
 	return account.User{}, false
 }
 
-// weakKey is the text about a password that is not taken.
-func weakKey(err error) string {
+// weakText is what is said about a password that is not taken.
+func (p *Pages) weakText(r *http.Request, err error) string {
+	l := lang(r)
 	var weak *account.WeakPassword
-	if !errors.As(err, &weak) || weak.Why == guess.Fine {
-		return "invite.weak"
+	switch {
+	case errors.As(err, &weak) && weak.Why != guess.Fine:
+		return p.text(l, "invite.weak."+string(weak.Why))
+	case weak != nil && weak.Least == 0:
+		return p.text(l, "invite.long")
 	}
-	return "invite.weak." + string(weak.Why)
+	return p.text(l, "invite.weak", "least", strconv.Itoa(p.Accounts.LeastPassword()))
 }
 
 // showCreate is where an application sends people who have no account (prompt=create).

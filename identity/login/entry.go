@@ -52,7 +52,7 @@ func (p *Pages) doEntry(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if errors.Is(err, account.ErrWeakPassword) { // which does not cost the link
-		p.recoverForm(w, r, http.StatusBadRequest, l, p.text(lg, weakKey(err)))
+		p.recoverForm(w, r, http.StatusBadRequest, l, p.weakText(r, err))
 		return
 	}
 	if err != nil {

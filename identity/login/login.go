@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -209,6 +210,8 @@ type view struct {
 	Leads                             string // a further place that the page's form may lead to
 	NeedsPIN                          bool   // of a card
 	PIN                               string
+	Least                             int // characters of a new password
+	LeastText                         string
 }
 
 // allowedView is an application that somebody allowed to know them.
@@ -247,6 +250,8 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, page,
 	v.Lang = lang(r)
 	v.HasPhones = p.Phones != nil
 	v.Organisation, v.Server, v.Mail = p.Organisation(), p.ServerName, p.mailReady()
+	v.Least = p.Accounts.LeastPassword()
+	v.LeastText = strconv.Itoa(v.Least)
 	if l := p.text(v.Lang, "lang"); l != "identity.lang" && l != "" {
 		v.Lang = l
 	}
@@ -391,12 +396,20 @@ func (p *Pages) EnsureBrowser(w http.ResponseWriter, r *http.Request) []byte {
 	return account.Hash(v)
 }
 
+// Background is a header of requests that a page makes by itself, as to show what is new:
+// they are no use of the browser, whose session ends when nobody sits at it.
+const Background = "Holdfast-Background"
+
 // SignedIn is who is signed in in this browser.
 func (p *Pages) SignedIn(r *http.Request) (account.Browser, bool) {
 	if b, ok := r.Context().Value(signedInKey{}).(account.Browser); ok {
 		return b, true
 	}
-	b, err := p.Accounts.BrowserByCookie(r.Context(), p.cookie(r, sessionCookie))
+	find := p.Accounts.BrowserByCookie
+	if r.Header.Get(Background) != "" {
+		find = p.Accounts.IdleBrowserByCookie
+	}
+	b, err := find(r.Context(), p.cookie(r, sessionCookie))
 	if err != nil && !errors.Is(err, account.ErrNoUser) && r.Context().Err() == nil {
 		p.Log.Error("a browser session could not be read", "err", err)
 	}
@@ -421,7 +434,7 @@ func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, m
 	if err != nil {
 		return err
 	}
-	p.setCookie(w, r, sessionCookie, secret, 30*24*time.Hour)
+	p.setCookie(w, r, sessionCookie, secret, p.Accounts.BrowserFor())
 	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
 	*r = *r.WithContext(context.WithValue(r.Context(), signedInKey{}, b)) // its cookie is still the old one
 	return nil

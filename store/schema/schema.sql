@@ -397,7 +397,7 @@ CREATE TABLE id_browser_sessions (
 	auth_time INTEGER NOT NULL, -- when the person last proved who they are
 	created   INTEGER NOT NULL,
 	expires   INTEGER NOT NULL
-, sid TEXT NOT NULL DEFAULT '', amr TEXT NOT NULL DEFAULT 'pwd') WITHOUT ROWID;
+, sid TEXT NOT NULL DEFAULT '', amr TEXT NOT NULL DEFAULT 'pwd', used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX id_browser_sessions_user ON id_browser_sessions (user_id);
 
 -- owner: identity/account

@@ -294,6 +294,17 @@ test("who must have a second factor adds it before a session starts", { skip, ti
         await admin.getByTestId("signin-grace").fill("5");
         await admin.getByTestId("signin-factor-save").click();
         await admin.getByTestId("signin-missing").getByText("2 of the 3 people").waitFor();
+        // So it does how long passwords are, and browsers stay signed in.
+        await admin.getByTestId("signin-password-min").fill("7");
+        await admin.getByTestId("signin-session-idle").fill("31d");
+        await admin.getByTestId("signin-sessions-save").click();
+        await admin.getByText("must be a number of characters from 8 to 64").waitFor();
+        await admin.getByTestId("signin-password-min").fill("14");
+        await admin.getByTestId("signin-sessions-save").click();
+        await admin.getByText("must not be longer than browsers stay signed in at most, which is 30d").waitFor();
+        await admin.getByTestId("signin-session-idle").fill("2h");
+        await admin.getByTestId("signin-sessions-save").click();
+        await until("both are kept", async () => /"password_min": *"14"[\s\S]*"session_idle": *"2h"/.test(command("login", "show", "--json")));
         await pictures(admin, "console-signin");
         assert.deepEqual(await obstacles(admin), []);
 
@@ -317,6 +328,10 @@ test("who must have a second factor adds it before a session starts", { skip, ti
             await page.getByRole("button", { name: "Later" }).click();
             await title("Security");
             await pictures(page, "security-wanted");
+            await page.goto(`${base}/account?action=password`);
+            await page.getByText("At least 14 characters").waitFor();
+            assert.equal(await page.getByLabel("New password", { exact: true }).getAttribute("minlength"), "14");
+            command("login", "set", "--password-min", "8", "--session-idle", "none");
             await admin.getByTestId("signin-grace").fill("0");
             await admin.getByTestId("signin-factor-save").click();
             await until("it counts at once", async () => JSON.parse(command("login", "show", "--json")).second_factor_grace === "0");

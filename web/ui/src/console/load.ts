@@ -7,21 +7,25 @@ import { ApiError, api, messageOf } from "../setup/api";
 export function useLoaded<T>(path: string, everySeconds?: number): { value: T | undefined; error: string | undefined; reload: () => Promise<void> } {
     const [value, setValue] = useState<T>();
     const [error, setError] = useState<string>();
-    const reload = useCallback(async () => {
-        try {
-            setValue(await api<T>("GET", path));
-            setError(undefined);
-        } catch (e) {
-            if (e instanceof ApiError && e.status === 401) location.reload();
-            setError(messageOf(e));
-        }
-    }, [path]);
+    const load = useCallback(
+        async (background: boolean) => {
+            try {
+                setValue(await api<T>("GET", path, undefined, background));
+                setError(undefined);
+            } catch (e) {
+                if (e instanceof ApiError && e.status === 401) location.reload();
+                setError(messageOf(e));
+            }
+        },
+        [path],
+    );
+    const reload = useCallback(() => load(false), [load]);
     useEffect(() => {
         void reload();
         if (!everySeconds) return;
-        const timer = setInterval(() => document.visibilityState === "visible" && void reload(), everySeconds * 1000);
+        const timer = setInterval(() => document.visibilityState === "visible" && void load(true), everySeconds * 1000);
         return () => clearInterval(timer);
-    }, [reload, everySeconds]);
+    }, [load, reload, everySeconds]);
     return { value, error, reload };
 }
 

@@ -1,4 +1,5 @@
-// The console's page of how people sign in: who must have a second factor, and what older applications may do.
+// The console's page of how people sign in: who must have a second factor, how long passwords are and browsers stay signed
+// in, and what older applications may do.
 import { useState } from "react";
 import { Banner, ErrorNote, RadioGroup, Switch, TextField, toast } from "../design";
 import { t } from "../i18n";
@@ -16,6 +17,9 @@ interface Rules {
     second_factor: Who;
     groups: string[];
     grace_days: number;
+    password_min: number;
+    session_max: string;
+    session_idle: string;
     all_groups: string[];
     due?: string;
     wanted: number;
@@ -28,8 +32,8 @@ export function SignInPage() {
     const { value: rules, error, reload } = useLoaded<Rules>(path);
     // Each form sends what it decides about, and the rest as it is.
     const save = async (change: Partial<Rules>): Promise<void> => {
-        const { due: _due, wanted: _wanted, missing: _missing, all_groups: _all, ...now } = { ...rules, ...change } as Rules;
-        await api<Rules>("PUT", path, now);
+        const { due: _due, wanted: _wanted, missing: _missing, all_groups: _all, password_min: _least, session_max: _most, session_idle: _idle, ...now } = rules as Rules;
+        await api<Rules>("PUT", path, { ...now, ...change });
         await reload();
         toast(t("console.signin.saved"));
     };
@@ -40,6 +44,7 @@ export function SignInPage() {
             {rules && (
                 <>
                     <FactorSection rules={rules} save={save} />
+                    <SessionSection rules={rules} save={save} />
                     <LegacySection rules={rules} save={save} />
                 </>
             )}
@@ -83,6 +88,30 @@ function FactorSection({ rules, save }: { rules: Rules; save: (change: Partial<R
                         )}
                         <ErrorNote>{errorOf("groups")}</ErrorNote>
                         {anybody && <TextField label={t("console.signin.grace")} hint={t("console.signin.graceHint")} type="number" inputMode="numeric" value={days} onChange={setDays} error={errorOf("grace_days")} data-testid="signin-grace" />}
+                    </>
+                )}
+            />
+        </section>
+    );
+}
+
+function SessionSection({ rules, save }: { rules: Rules; save: (change: Partial<Rules>) => Promise<void> }) {
+    const [least, setLeast] = useState(String(rules.password_min));
+    const [most, setMost] = useState(rules.session_max);
+    const [idle, setIdle] = useState(rules.session_idle);
+    return (
+        <section className="hf-card hf-card--wide" aria-labelledby="signin-sessions" data-testid="signin-sessions">
+            <h2 id="signin-sessions">{t("console.signin.sessions")}</h2>
+            <p>{t("console.signin.sessionsText")}</p>
+            <SaveForm
+                save={() => save({ password_min: /^\d+$/.test(least.trim()) && Number(least) > 0 ? Number(least) : -1, session_max: most.trim(), session_idle: idle.trim() || "none" })}
+                button={t("console.signin.save")}
+                testId="signin-sessions-save"
+                fields={(errorOf) => (
+                    <>
+                        <TextField label={t("console.signin.passwordMin")} hint={t("console.signin.passwordMinHint")} type="number" inputMode="numeric" value={least} onChange={setLeast} error={errorOf("password_min")} data-testid="signin-password-min" />
+                        <TextField label={t("console.signin.sessionMax")} hint={t("console.signin.sessionMaxHint")} value={most} onChange={setMost} error={errorOf("session_max")} autoComplete="off" data-testid="signin-session-max" />
+                        <TextField label={t("console.signin.sessionIdle")} hint={t("console.signin.sessionIdleHint")} value={idle} onChange={setIdle} error={errorOf("session_idle")} autoComplete="off" data-testid="signin-session-idle" />
                     </>
                 )}
             />

@@ -31,16 +31,17 @@ async function proved<T>(act: () => Promise<T>): Promise<T> {
     }
 }
 
-export const api = <T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: object): Promise<T> => proved(() => call<T>(method, path, body));
+export const api = <T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: object, background = false): Promise<T> => proved(() => call<T>(method, path, body, background));
 
-async function call<T>(method: string, path: string, body?: object): Promise<T> {
+async function call<T>(method: string, path: string, body?: object, background = false): Promise<T> {
     let res: Response;
     try {
         res = await fetch(path, {
             method,
             cache: "no-store",
             credentials: "same-origin",
-            ...(body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+            headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...(background ? { "holdfast-background": "1" } : {}) },
+            ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         });
     } catch {
         throw new ApiError(0, "unreachable", t("setup.unreachable"));
