@@ -26,11 +26,23 @@ type cardFlags struct {
 	perPage int
 	cards   string // file for the cards
 	pins    string // file for their PINs; "": they need none
+
+	language string
 }
 
-func perPageFlag(f *flag.FlagSet, c *cli) {
+func paperFlags(f *flag.FlagSet, c *cli) {
 	f.IntVar(&c.card.perPage, "per-page", 10, "how many cards on a page: 10 to cut apart, or 1 (`number`)")
 	f.StringVar(&c.card.pins, "pins", "", "have each card need a PIN, and write the PINs into this new `file` (PDF), which is kept apart from the cards")
+	f.StringVar(&c.card.language, "language", cards.Standard, "the `language` of what is printed: "+languageTags())
+}
+
+// languageTags are the languages that cards can be printed in, as a text.
+func languageTags() string {
+	var tags []string
+	for _, l := range cards.Languages() {
+		tags = append(tags, l.Tag)
+	}
+	return strings.Join(tags, ", ")
 }
 
 // cardTroubles are the mistakes that people can do something about.
@@ -39,6 +51,10 @@ var cardTroubles = []trouble{
 	{identity.ErrBatchName, http.StatusBadRequest, "bad_name", "name", "Give the cards a name of 1 to 128 bytes, such as Ward 7."},
 	{identity.ErrCards, http.StatusBadRequest, "bad_count", "count", "Print 1 to 1,000 cards at once."},
 	{identity.ErrCardTime, http.StatusBadRequest, "bad_expiry", "expires_in", "Invites on cards last for at most a year, cards for accounts that there are for 30 days."},
+	{identity.ErrReprint, http.StatusConflict, "none_left", "", "Nothing is left to print again: the cards were used or withdrawn."},
+	{identity.ErrReprintPINs, http.StatusBadRequest, "pins", "pins", "Whether the cards of a batch need PINs stays as it was. Give a file for the PINs of those that need one, and none for the others."},
+	{identity.ErrReprintTime, http.StatusBadRequest, "expired", "expires_in", "The batch has expired. Say how long the new cards last."},
+	{cards.ErrLanguage, http.StatusBadRequest, "bad_language", "language", "Cards are not printed in this language. There are: " + languageTags() + "."},
 	{cards.ErrPerPage, http.StatusBadRequest, "bad_per_page", "per_page", "Print one card to a page, or ten."},
 	{identity.ErrCardSelf, http.StatusConflict, "yourself", "", "You cannot make a recovery card for yourself. Ask another administrator."},
 	{identity.ErrHasPassword, http.StatusConflict, "has_password", "", "The account has a password. Make a recovery card instead."},
@@ -74,10 +90,20 @@ func whose(err error) string {
 	return ""
 }
 
+// checkPaper refuses what cannot be printed before cards are made. Errors:
+// cards.ErrPerPage, cards.ErrLanguage.
+func checkPaper(p web.Paper) error {
+	if p.PerPage != 1 && p.PerPage != 10 {
+		return cards.ErrPerPage
+	}
+	_, err := cards.CheckLanguage(p.Language)
+	return err
+}
+
 // printCards makes a batch of cards, as documents that nobody can have again.
 func (a *Appliance) printCards(ctx context.Context, n web.NewBatch) (web.Printed, error) {
-	if n.PerPage != 1 && n.PerPage != 10 {
-		return web.Printed{}, cards.ErrPerPage
+	if err := checkPaper(n.Paper); err != nil {
+		return web.Printed{}, err
 	}
 	roles, err := parseRoles(n.Roles)
 	if err != nil {
@@ -89,8 +115,26 @@ func (a *Appliance) printCards(ctx context.Context, n web.NewBatch) (web.Printed
 		return web.Printed{}, err
 	}
 	a.log.Info("cards were made", "batch", b.ID, "kind", b.Kind, "cards", len(b.Cards))
-	s := cards.Sheet{Organisation: a.organisation(), Server: a.ServerName(), Address: strings.TrimSuffix(a.inviteURL("", n.Origin), "/e/"), Batch: b.Name, Kind: b.Kind,
-		PINs: b.PINs, Expires: b.Expires, PerPage: n.PerPage, Text: func(key string) string { return web.Text("en", "identity."+key) }}
+	return a.draw(ctx, b, n.Paper, n.Origin)
+}
+
+// reprint makes new cards in the place of some that were not used.
+func (a *Appliance) reprint(ctx context.Context, n web.Reprint) (web.Printed, error) {
+	if err := checkPaper(n.Paper); err != nil {
+		return web.Printed{}, err
+	}
+	b, err := a.core.Load().identity.Reprint(ctx, identity.Reprint{ID: n.ID, ExpiresIn: time.Duration(n.ExpiresIn) * time.Second, PINs: n.PINs})
+	if err != nil {
+		return web.Printed{}, err
+	}
+	a.log.Info("cards were made anew", "batch", b.ID, "kind", b.Kind, "cards", len(b.Cards))
+	return a.draw(ctx, b, n.Paper, n.Origin)
+}
+
+// draw makes the documents of new cards.
+func (a *Appliance) draw(ctx context.Context, b identity.Batch, p web.Paper, origin string) (web.Printed, error) {
+	s := cards.Sheet{Organisation: a.organisation(), Server: a.ServerName(), Address: strings.TrimSuffix(a.inviteURL("", origin), "/e/"), Batch: b.Name, Kind: b.Kind,
+		PINs: b.PINs, Expires: b.Expires, PerPage: p.PerPage, Language: p.Language}
 	if own := a.ownCA(); own != nil && a.hasTLS() {
 		s.Fingerprint = own.Fingerprint()
 	}
@@ -100,7 +144,7 @@ func (a *Appliance) printCards(ctx context.Context, n web.NewBatch) (web.Printed
 	}
 	out := web.Printed{Batch: toBatch(b)}
 	var doc bytes.Buffer
-	err = s.Cards(&doc, list)
+	err := s.Cards(&doc, list)
 	out.Cards = bytes.Clone(doc.Bytes())
 	if err == nil && b.PINs {
 		doc.Reset()
@@ -108,8 +152,11 @@ func (a *Appliance) printCards(ctx context.Context, n web.NewBatch) (web.Printed
 		out.PINs = doc.Bytes()
 	}
 	if err != nil { // nobody has them, so nobody shall use them
-		_, gone := a.core.Load().identity.RevokeCards(ctx, b.ID)
-		return web.Printed{}, errors.Join(err, gone)
+		for _, c := range b.Cards {
+			_, gone := a.core.Load().identity.RevokeCards(ctx, c.ID)
+			err = errors.Join(err, gone)
+		}
+		return web.Printed{}, err
 	}
 	return out, nil
 }
@@ -135,6 +182,18 @@ func (a *Appliance) batches(ctx context.Context) ([]web.Batch, error) {
 func (a console) PrintCards(ctx context.Context, n web.NewBatch) (web.Printed, error) {
 	p, err := a.printCards(asCaller(ctx), n)
 	return p, cardError(err)
+}
+
+func (a console) Reprint(ctx context.Context, n web.Reprint) (web.Printed, error) {
+	p, err := a.reprint(asCaller(ctx), n)
+	return p, cardError(err)
+}
+
+func (a console) Languages() (out []web.Language) {
+	for _, l := range cards.Languages() {
+		out = append(out, web.Language{Tag: l.Tag, Name: l.Name})
+	}
+	return out
 }
 
 func (a console) Batches(ctx context.Context) ([]web.Batch, error) { return a.batches(ctx) }
@@ -182,6 +241,13 @@ func (a *Appliance) cardControl(handle func(pattern string, f func(r *http.Reque
 	handle("GET /v1/cards/{id}", func(r *http.Request) (any, error) {
 		b, err := a.core.Load().identity.Batch(r.Context(), r.PathValue("id"))
 		return toBatch(b), err
+	})
+	handle("POST /v1/cards/{id}/reprint", func(r *http.Request) (any, error) {
+		in := web.Reprint{ID: r.PathValue("id")}
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		return a.reprint(r.Context(), in)
 	})
 	handle("POST /v1/cards/{id}/revoke", func(r *http.Request) (any, error) {
 		n, err := a.core.Load().identity.RevokeCards(r.Context(), r.PathValue("id"))
@@ -251,7 +317,7 @@ func (c *cli) savePrinted(p web.Printed, cardFile, pinFile *os.File) error {
 	if pinFile != nil {
 		fmt.Fprintf(c.out, "Their PINs are in %s: hand them out apart.\n", c.card.pins)
 	}
-	fmt.Fprintf(c.out, "They cannot be printed again: only hashes are kept. To withdraw them: holdfast invite revoke %s\n", p.Batch.ID)
+	fmt.Fprintf(c.out, "Only hashes of them are kept. If some are lost, this ends those that were not used and prints others:\n  holdfast invite reprint %s --cards FILE\nTo withdraw them: holdfast invite revoke %[1]s\n", p.Batch.ID)
 	return nil
 }
 
@@ -263,13 +329,22 @@ func (c *cli) lasts() (int64, error) {
 	return int64(d / time.Second), nil
 }
 
-// printNew has the appliance print cards into the files of --cards and --pins.
-func (c *cli) printNew(ctx context.Context, n web.NewBatch) error {
-	var err error
+// paper is what the options say about how cards are printed.
+func (c *cli) paper() web.Paper {
+	return web.Paper{PINs: c.card.pins != "", PerPage: c.card.perPage, Language: c.card.language}
+}
+
+// printNew has the appliance print new cards.
+func (c *cli) printNew(ctx context.Context, n web.NewBatch) (err error) {
 	if n.ExpiresIn, err = c.lasts(); err != nil {
 		return err
 	}
-	n.PerPage, n.PINs = c.card.perPage, c.card.pins != ""
+	n.Paper = c.paper()
+	return c.printInto(ctx, "/v1/cards", n)
+}
+
+// printInto has the appliance print cards into the files of --cards and --pins.
+func (c *cli) printInto(ctx context.Context, path string, in any) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
@@ -280,7 +355,7 @@ func (c *cli) printNew(ctx context.Context, n web.NewBatch) error {
 		return err
 	}
 	var out web.Printed
-	if err := cl.call(ctx, "POST", "/v1/cards", n, &out); err != nil {
+	if err := cl.call(ctx, "POST", path, in, &out); err != nil {
 		files.drop()
 		return err
 	}
@@ -295,6 +370,19 @@ func runInviteBatch(ctx context.Context, c *cli, args []string) error {
 		return &usageError{"--count must be at least 1"}
 	}
 	return c.printNew(ctx, web.NewBatch{Name: args[0], Kind: identity.CardInvite, Count: c.card.count, Roles: c.inviteRoles(), Groups: c.groups})
+}
+
+func runInviteReprint(ctx context.Context, c *cli, args []string) (err error) {
+	n := web.Reprint{Paper: c.paper()}
+	if c.card.cards == "" {
+		return &usageError{"name the file for the cards, as --cards cards.pdf"}
+	}
+	if c.expires != "" {
+		if n.ExpiresIn, err = c.lasts(); err != nil {
+			return err
+		}
+	}
+	return c.printInto(ctx, "/v1/cards/"+url.PathEscape(args[0])+"/reprint", n)
 }
 
 func runInviteList(ctx context.Context, c *cli, args []string) error {

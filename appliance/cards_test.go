@@ -158,7 +158,26 @@ func TestInviteBatch(t *testing.T) {
 	if n := enrol(t, s, typeCode(t, s, codes[2]), "eve", digits[2]); n != http.StatusGone {
 		t.Errorf("a withdrawn card: %d", n)
 	}
-	if out, e, code := s.CLI(t, "invite", "revoke", id[1]); code != 0 || !strings.Contains(out, "Withdrawn: 9") {
+	// Card 5 is lost: it is printed again, in German, with another code and PIN.
+	lost, lostPIN := filepath.Join(dir, "lost.pdf"), filepath.Join(dir, "lost-pin.pdf")
+	if _, e, code := s.CLI(t, "invite", "reprint", b.Cards[4].ID, "--cards", lost); code != 1 || !strings.Contains(e, "need PINs stays") {
+		t.Error(code, e)
+	}
+	if out, e, code := s.CLI(t, "invite", "reprint", b.Cards[4].ID, "--cards", lost, "--pins", lostPIN, "--language", "de", "--per-page", "1"); code != 0 || !strings.Contains(out, "1 cards are in") {
+		t.Fatal(out, e)
+	}
+	text := words(t, lost)
+	anew, pin := typedCode.FindAllString(text, -1), pinLine.FindStringSubmatch(words(t, lostPIN))
+	if len(anew) != 1 || pin == nil || !strings.Contains(text, "Karte 5") || !strings.Contains(strings.Join(strings.Fields(text), " "), "Einmal gültig, bis") {
+		t.Fatalf("%q %q %s", anew, pin, text)
+	}
+	if n := enrol(t, s, typeCode(t, s, codes[4]), "eve", digits[4]); n != http.StatusGone {
+		t.Errorf("the lost card: %d", n)
+	}
+	if n := enrol(t, s, typeCode(t, s, anew[0]), "ida", pin[1]+pin[2]); n != 200 {
+		t.Errorf("the new card: %d", n)
+	}
+	if out, e, code := s.CLI(t, "invite", "revoke", id[1]); code != 0 || !strings.Contains(out, "Withdrawn: 8") {
 		t.Error(out, e)
 	}
 	for i := 3; i < 11; i++ {
@@ -180,6 +199,10 @@ func TestInviteBatch(t *testing.T) {
 		{[]string{"invite", "batch", "x", "--cards", filepath.Join(dir, "a.pdf"), "--expires", "2y"}, 2, "7d"},
 		{[]string{"invite", "batch", "x", "--cards", filepath.Join(dir, "a.pdf"), "--expires", "900d"}, 1, "at most a year"},
 		{[]string{"invite", "batch", "x", "--cards", filepath.Join(dir, "a.pdf"), "--role", "king"}, 1, "no such role"},
+		{[]string{"invite", "batch", "x", "--cards", filepath.Join(dir, "a.pdf"), "--language", "xx"}, 1, "de, en, fr"},
+		{[]string{"invite", "reprint", id[1], "--cards", filepath.Join(dir, "a.pdf"), "--pins", filepath.Join(dir, "new.pdf")}, 1, "used or withdrawn"},
+		{[]string{"invite", "reprint", id[1]}, 2, "--cards cards.pdf"},
+		{[]string{"invite", "reprint", "01JXXXXXXXXXXXXXXXXXXXXXXX", "--cards", filepath.Join(dir, "a.pdf")}, 1, "no such batch"},
 		{[]string{"invite", "revoke", "01JXXXXXXXXXXXXXXXXXXXXXXX"}, 1, "no such batch"},
 		{[]string{"invite", "list", "nothing"}, 1, "no such batch"},
 	} {

@@ -16,7 +16,6 @@ import (
 
 	"holdfast/identity"
 	"holdfast/identity/bulk"
-	"holdfast/identity/cards"
 	"holdfast/web"
 )
 
@@ -85,10 +84,11 @@ func (a *Appliance) planList(ctx context.Context, list []byte, q url.Values) (li
 // applyList does what was planned, and makes the links or cards that q asks for.
 func (a *Appliance) applyList(ctx context.Context, list []byte, q url.Values, origin string) (listAnswer, error) {
 	c, lists := listChoices(q), a.core.Load().identity.Lists()
-	perPage, err := strconv.Atoi(q.Get("cards"))
+	paper := web.Paper{PINs: q.Has("pins"), Language: q.Get("language")}
+	paper.PerPage, _ = strconv.Atoi(q.Get("cards"))
 	if q.Has("cards") {
-		if err != nil || perPage != 1 && perPage != 10 {
-			return listAnswer{}, cards.ErrPerPage
+		if err := checkPaper(paper); err != nil {
+			return listAnswer{}, err
 		}
 		p, err := lists.Plan(ctx, list, c)
 		if err != nil {
@@ -105,7 +105,7 @@ func (a *Appliance) applyList(ctx context.Context, list []byte, q url.Values, or
 		out.Links, err = a.enrolLinks(ctx, d.Names)
 	}
 	if err == nil && q.Has("cards") && len(d.Names) > 0 {
-		p, failed := a.printCards(ctx, web.NewBatch{Name: c.List, Kind: identity.CardEnrol, Users: d.Names, ExpiresIn: int64(enrolFor / time.Second), PINs: q.Has("pins"), PerPage: perPage, Origin: origin})
+		p, failed := a.printCards(ctx, web.NewBatch{Name: c.List, Kind: identity.CardEnrol, Users: d.Names, ExpiresIn: int64(enrolFor / time.Second), Paper: paper, Origin: origin})
 		if out.Printed, err = &p, failed; err != nil {
 			err = fmt.Errorf("the accounts were made, but not their cards (make them with holdfast user recover NAME --cards FILE): %w", err)
 		}
@@ -215,6 +215,7 @@ func runUserImport(ctx context.Context, c *cli, args []string) error {
 	}
 	if cardFile != nil {
 		query.Set("cards", strconv.Itoa(c.card.perPage))
+		query.Set("language", c.card.language)
 		if pinFile != nil {
 			query.Set("pins", "yes")
 		}

@@ -127,7 +127,7 @@ func commands() []command {
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.StringVar(&c.expires, "expires", "24h", "how long it is valid: a `duration` such as 30m, 12h or 7d")
 				f.StringVar(&c.card.cards, "cards", "", "print it as a card into this new `file` (PDF) instead")
-				perPageFlag(f, c)
+				paperFlags(f, c)
 			}},
 		{name: "user disable", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "lock an account, or unlock it", run: runUserDisable,
 			long: "Locks an account and ends its sessions. Nothing is deleted; --undo unlocks it.",
@@ -135,14 +135,21 @@ func commands() []command {
 				f.BoolVar(&c.undo, "undo", false, "unlock the account")
 			}},
 		{name: "invite batch", data: true, args: "NAME", nargs: [2]int{1, 1}, short: "print invites as cards: a PDF to cut apart", run: runInviteBatch,
-			long: "Makes invites of which each makes one account, and writes them as a PDF: a QR code, a code\nto type, and what to do. With --pins each needs a PIN too, which stands in a file of its\nown. They are printed once: the appliance keeps hashes. NAME is what the list shows.",
+			long: "Makes invites of which each makes one account, and writes them as a PDF: a QR code, a code\nto type, and what to do. With --pins each needs a PIN too, which stands in a file of its\nown. The appliance keeps hashes alone: invite reprint makes others for those that are lost.\nNAME is what the list shows.",
 			flags: func(f *flag.FlagSet, c *cli) {
 				f.IntVar(&c.card.count, "count", 10, "how many cards: a `number` up to 1000")
 				f.StringVar(&c.card.cards, "cards", "", "the new `file` for the cards (PDF)")
 				f.StringVar(&c.expires, "expires", "14d", "how long they are valid: a `duration` such as 12h or 30d")
 				f.BoolVar(&c.admin, "admin", false, "the accounts administer the appliance: short for --role admin")
-				perPageFlag(f, c)
+				paperFlags(f, c)
 				roleFlags(f, c)
+			}},
+		{name: "invite reprint", data: true, args: "ID", nargs: [2]int{1, 1}, short: "print cards again that were not used; their old codes end", run: runInviteReprint,
+			long: "Makes new cards in the place of one, or of all of a batch that were not used, and writes\nthem as a PDF. Their old codes and PINs end at once; those that were used, or that were\nwithdrawn, are left out of a batch. Numbers, role and groups stay, and so does the day on\nwhich the batch ends, unless --expires says otherwise.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.StringVar(&c.card.cards, "cards", "", "the new `file` for the cards (PDF)")
+				f.StringVar(&c.expires, "expires", "", "how long the new ones are valid: a `duration` such as 12h or 30d; until the batch's end unless given")
+				paperFlags(f, c)
 			}},
 		{name: "invite list", data: true, args: "[ID]", nargs: [2]int{0, 1}, short: "list the batches of cards, or the cards of one", run: runInviteList},
 		{name: "invite revoke", data: true, args: "ID", nargs: [2]int{1, 1}, short: "withdraw a batch of cards, or one card", run: runInviteRevoke},
@@ -164,7 +171,7 @@ func commands() []command {
 				f.BoolVar(&c.list.choices.Anyway, "anyway", false, "also where more than a fifth of the list's people are locked")
 				f.StringVar(&c.list.apply, "apply", "", "do what was shown under this `number`")
 				f.StringVar(&c.card.cards, "cards", "", "with --apply: write cards for the new accounts' passwords into this new `file` (PDF), for seven days")
-				perPageFlag(f, c)
+				paperFlags(f, c)
 				f.StringVar(&c.list.links, "links", "", "with --apply: write links for the new accounts' passwords into this new `file`, for seven days")
 			}},
 		{name: "directory set", data: true, args: "ID", nargs: [2]int{1, 1}, short: "let people of an LDAP directory or Active Directory sign in", run: runDirectorySet,

@@ -12,6 +12,7 @@ type (
 	Batch     = account.Batch
 	Card      = account.Card
 	CardError = account.CardError
+	Reprint   = account.Reprint
 )
 
 // What the cards of a batch are for.
@@ -34,6 +35,10 @@ var (
 	ErrCards     = account.ErrCards
 	ErrCardTime  = account.ErrCardTime
 	ErrCardSelf  = account.ErrCardSelf
+
+	ErrReprint     = account.ErrReprint
+	ErrReprintPINs = account.ErrReprintPINs
+	ErrReprintTime = account.ErrReprintTime
 )
 
 // CreateBatch makes cards, all or none; who asks is in the context (WithActor). Their
@@ -55,4 +60,11 @@ func (s *Service) Batch(ctx context.Context, id string) (Batch, error) {
 // Errors: ErrNoCard.
 func (s *Service) RevokeCards(ctx context.Context, id string) (int, error) {
 	return s.accounts.RevokeCards(ctx, id)
+}
+
+// Reprint makes new codes and PINs for cards that were not used, in the place of theirs,
+// which end. The batch that it returns has those cards alone. Errors: ErrNoCard,
+// ErrReprint, ErrReprintPINs, ErrReprintTime, those of CreateBatch.
+func (s *Service) Reprint(ctx context.Context, n Reprint) (Batch, error) {
+	return s.accounts.Reprint(ctx, n)
 }

@@ -2,7 +2,9 @@ package identity_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -142,6 +144,119 @@ func TestCards(t *testing.T) {
 	}
 	if a := r.browser().get(cardLink(b.Cards[3])); a.StatusCode != http.StatusGone {
 		t.Errorf("forgotten: %d", a.StatusCode)
+	}
+}
+
+// Cards that are lost are printed again: the old codes end, who used one keeps the account,
+// numbers and what the cards give stay.
+func TestReprint(t *testing.T) {
+	r := newRig(t, nil)
+	_, err := r.svc.CreateGroup(t.Context(), "Ward 7")
+	must(t, err)
+	b := r.batch(identity.NewBatch{Name: "Ward 7", Kind: identity.CardInvite, Count: 5, Roles: identity.Moderator, Groups: []string{"Ward 7"}, PINs: true})
+	if a := r.joinWithPIN(cardLink(b.Cards[0]), "anna", b.Cards[0].PIN); a.StatusCode != 200 {
+		t.Fatal(a.StatusCode)
+	}
+	_, err = r.svc.RevokeCards(t.Context(), b.Cards[1].ID)
+	must(t, err)
+	before := r.seq()
+	ctx := identity.WithActor(t.Context(), "@anna:example.org") // a moderator gives nobody a role
+	for _, x := range []struct {
+		ctx  context.Context
+		n    identity.Reprint
+		want error
+	}{
+		{t.Context(), identity.Reprint{ID: "nothing", PINs: true}, identity.ErrNoCard},
+		{t.Context(), identity.Reprint{ID: b.Cards[0].ID, PINs: true}, identity.ErrReprint},
+		{t.Context(), identity.Reprint{ID: b.ID}, identity.ErrReprintPINs},
+		{t.Context(), identity.Reprint{ID: b.ID, PINs: true, ExpiresIn: 400 * 24 * time.Hour}, identity.ErrCardTime},
+		{ctx, identity.Reprint{ID: b.ID, PINs: true}, identity.ErrMayNotInvite},
+	} {
+		_, err := r.svc.Reprint(x.ctx, x.n)
+		wantErr(t, err, x.want)
+	}
+	if got := r.noted(before); len(got) != 0 {
+		t.Errorf("what was refused is noted: %q", got)
+	}
+	r.browser().get(cardLink(b.Cards[2])).has(t, 200, "")
+
+	again, err := r.svc.Reprint(t.Context(), identity.Reprint{ID: b.ID, PINs: true})
+	must(t, err)
+	if len(again.Cards) != 3 || again.ID != b.ID || again.Cards[0].Number != 3 || again.Cards[2].Number != 5 || again.Expires.Sub(b.Expires).Abs() > time.Millisecond || len(again.Cards[0].PIN) != 6 {
+		t.Fatalf("%+v", again)
+	}
+	if got := r.noted(before); len(got) != 1 || !strings.Contains(got[0], "cards.reprint "+b.ID) {
+		t.Errorf("the audit log has %q", got)
+	}
+	if s := r.states(b.ID); s != "used withdrawn open open open" {
+		t.Errorf("%s", s)
+	}
+	if list, _ := r.svc.Invites(t.Context()); len(list) != 0 {
+		t.Errorf("the old ones are among the invites: %+v", list)
+	}
+	for _, old := range b.Cards[1:] {
+		if a := r.joinWithPIN(cardLink(old), "thief", old.PIN); a.StatusCode != http.StatusGone {
+			t.Errorf("the old card %d: %d", old.Number, a.StatusCode)
+		}
+	}
+	if a := r.joinWithPIN(cardLink(again.Cards[0]), "ben", b.Cards[2].PIN); a.StatusCode != http.StatusForbidden && b.Cards[2].PIN != again.Cards[0].PIN {
+		t.Errorf("the old PIN: %d", a.StatusCode)
+	}
+	if a := r.joinWithPIN(cardLink(again.Cards[0]), "ben", again.Cards[0].PIN); a.StatusCode != 200 {
+		t.Errorf("the new card: %d", a.StatusCode)
+	}
+	if r.roles("@ben:example.org") != "moderator" || r.groups("@ben:example.org") != "Ward 7" {
+		t.Errorf("%s, %s", r.roles("@ben:example.org"), r.groups("@ben:example.org"))
+	}
+
+	// One alone, also one that was withdrawn; it may last longer than the others.
+	one, err := r.svc.Reprint(t.Context(), identity.Reprint{ID: b.Cards[1].ID, PINs: true, ExpiresIn: 48 * time.Hour})
+	must(t, err)
+	if len(one.Cards) != 1 || one.Cards[0].Number != 2 {
+		t.Fatalf("%+v", one)
+	}
+	if s := r.states(b.ID); s != "used open used open open" {
+		t.Errorf("%s", s)
+	}
+	r.wait(25 * time.Hour)
+	if s := r.states(b.ID); s != "used open used expired expired" {
+		t.Errorf("%s", s)
+	}
+	r.wait(25 * time.Hour)
+	_, err = r.svc.Reprint(t.Context(), identity.Reprint{ID: b.ID, PINs: true})
+	wantErr(t, err, identity.ErrReprintTime)
+	last, err := r.svc.Reprint(t.Context(), identity.Reprint{ID: b.ID, PINs: true, ExpiresIn: time.Hour})
+	must(t, err)
+	if len(last.Cards) != 3 || r.states(b.ID) != "used open used open open" {
+		t.Errorf("%+v, %s", last, r.states(b.ID))
+	}
+
+	// A link to an account: its person has one card at a time, and the state of one that
+	// was used stays known for as long as its batch does.
+	var users []string
+	for _, name := range []string{"listed", "listed2"} {
+		u, err := r.svc.CreateUser(t.Context(), identity.NewUser{Localpart: name, Source: "cli"})
+		must(t, err)
+		users = append(users, u.UserID)
+	}
+	enrol := r.batch(identity.NewBatch{Name: "b", Kind: identity.CardEnrol, Users: users})
+	if a := r.joinWithPIN(cardLink(enrol.Cards[1]), "", ""); a.StatusCode != 200 {
+		t.Fatal(a.StatusCode)
+	}
+	anew, err := r.svc.Reprint(t.Context(), identity.Reprint{ID: enrol.Cards[0].ID, ExpiresIn: 30 * 24 * time.Hour})
+	must(t, err)
+	if c := anew.Cards[0]; c.UserID != users[0] || c.PIN != "" || r.browser().get(cardLink(enrol.Cards[0])).StatusCode != http.StatusGone || r.browser().get(cardLink(c)).StatusCode != 200 {
+		t.Errorf("%+v", c)
+	}
+	must(t, r.svc.SetDisabled(t.Context(), users[0], true))
+	_, err = r.svc.Reprint(t.Context(), identity.Reprint{ID: enrol.ID, ExpiresIn: time.Hour})
+	if e := new(identity.CardError); !errors.As(err, &e) || e.User != users[0] {
+		t.Errorf("of a locked account: %v", err)
+	}
+	r.wait(32 * 24 * time.Hour)
+	must(t, r.svc.Sweep(t.Context()))
+	if s := r.states(enrol.ID); s != "expired used" {
+		t.Errorf("%s", s)
 	}
 }
 

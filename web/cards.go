@@ -14,6 +14,10 @@ import (
 type Cards interface {
 	// PrintCards makes a batch of cards. Errors: *Error.
 	PrintCards(ctx context.Context, n NewBatch) (Printed, error)
+	// Reprint prints cards anew that were not used; their old codes end. Errors: *Error.
+	Reprint(ctx context.Context, n Reprint) (Printed, error)
+	// Languages are those that cards can be printed in.
+	Languages() []Language
 	// Batches lists the batches without their cards, newest first.
 	Batches(ctx context.Context) ([]Batch, error)
 	// Batch has the cards, too. Errors: *Error 404.
@@ -34,10 +38,31 @@ type NewBatch struct {
 	Roles     []string `json:"roles,omitempty"` // of "invite": what the account is given
 	Groups    []string `json:"groups,omitempty"`
 	ExpiresIn int64    `json:"expires_in"` // seconds
-	PINs      bool     `json:"pins"`
-	PerPage   int      `json:"per_page"` // 1 or 10
+	Paper
 
 	Origin string `json:"-"` // where the browser is; "": not known
+}
+
+// Paper is how cards are printed.
+type Paper struct {
+	PINs     bool   `json:"pins"`
+	PerPage  int    `json:"per_page"`           // 1 or 10
+	Language string `json:"language,omitempty"` // the Tag of one of Languages; "": English
+}
+
+// Language is one that cards can be printed in.
+type Language struct {
+	Tag  string `json:"tag"`  // BCP 47, as "de"
+	Name string `json:"name"` // as it calls itself
+}
+
+// Reprint asks for new cards in the place of a card, or of all of a batch that were not used.
+type Reprint struct {
+	ID        string `json:"-"`
+	ExpiresIn int64  `json:"expires_in,omitempty"` // seconds; 0: until the day that the batch has
+	Paper
+
+	Origin string `json:"-"`
 }
 
 // NewLink asks for a link to an account that there is.
@@ -97,8 +122,11 @@ const (
 	maxList  = 32 << 20 // bytes of a list
 )
 
+var errCardTime = &Error{Code: "bad_expiry", Field: "expires_in", Message: "A card can be valid for one second to one year."}
+
 func (s *Server) cardRoutes(handle func(pattern string, f func(r *http.Request, admin string) (any, error))) {
 	handle("GET /api/console/cards", func(r *http.Request, _ string) (any, error) { return s.Cards.Batches(r.Context()) })
+	handle("GET /api/console/cards/languages", func(*http.Request, string) (any, error) { return s.Cards.Languages(), nil })
 	handle("GET /api/console/cards/{id}", func(r *http.Request, _ string) (any, error) {
 		return s.Cards.Batch(r.Context(), r.PathValue("id"))
 	})
@@ -111,10 +139,21 @@ func (s *Server) cardRoutes(handle func(pattern string, f func(r *http.Request, 
 		case in.Kind != "invite" && in.Kind != "enrol" && in.Kind != "recovery":
 			return nil, &Error{Code: "bad_kind", Field: "kind", Message: "Choose one of: invite, enrol, recovery."}
 		case in.ExpiresIn < 1 || in.ExpiresIn > int64(longestInvite/time.Second):
-			return nil, &Error{Code: "bad_expiry", Field: "expires_in", Message: "A card can be valid for one second to one year."}
+			return nil, errCardTime
 		}
 		in.Origin = s.origin(r)
 		return s.Cards.PrintCards(r.Context(), in)
+	})
+	handle("POST /api/console/cards/{id}/reprint", func(r *http.Request, _ string) (any, error) {
+		in := Reprint{ID: r.PathValue("id")}
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if in.ExpiresIn < 0 || in.ExpiresIn > int64(longestInvite/time.Second) {
+			return nil, errCardTime
+		}
+		in.Origin = s.origin(r)
+		return s.Cards.Reprint(r.Context(), in)
 	})
 	handle("POST /api/console/cards/{id}/revoke", func(r *http.Request, _ string) (any, error) {
 		n, err := s.Cards.RevokeCards(r.Context(), r.PathValue("id"))

@@ -22,23 +22,24 @@ import (
 
 // fake is an appliance that remembers what it was asked for.
 type fake struct {
-	grants   []string
-	claimed  bool
-	choices  Choices
-	visitor  Visitor
-	invites  []NewInvite
-	disabled map[string]bool
-	mail     MailServer
-	tested   []string
-	rules    FileRules
-	signIn   SignIn
-	previews LinkPreviews
-	bridges  []string
-	ended    []string // calls, and who was taken out of one
-	printed  []NewBatch
-	revoked  []string
-	linked   []NewLink
-	lists    []string
+	grants    []string
+	claimed   bool
+	choices   Choices
+	visitor   Visitor
+	invites   []NewInvite
+	disabled  map[string]bool
+	mail      MailServer
+	tested    []string
+	rules     FileRules
+	signIn    SignIn
+	previews  LinkPreviews
+	bridges   []string
+	ended     []string // calls, and who was taken out of one
+	printed   []NewBatch
+	reprinted []Reprint
+	revoked   []string
+	linked    []NewLink
+	lists     []string
 }
 
 func (f *fake) State(context.Context) (State, error) {
@@ -77,6 +78,11 @@ func (f *fake) PrintCards(_ context.Context, n NewBatch) (Printed, error) {
 	f.printed = append(f.printed, n)
 	return Printed{Batch: Batch{ID: "b"}, Cards: []byte("%PDF-1")}, nil
 }
+func (f *fake) Reprint(_ context.Context, n Reprint) (Printed, error) {
+	f.reprinted = append(f.reprinted, n)
+	return Printed{Batch: Batch{ID: "b"}, Cards: []byte("%PDF-1")}, nil
+}
+func (f *fake) Languages() []Language                             { return []Language{{"de", "Deutsch"}} }
 func (f *fake) Batches(context.Context) ([]Batch, error)          { return []Batch{}, nil }
 func (f *fake) Batch(_ context.Context, id string) (Batch, error) { return Batch{ID: id}, nil }
 func (f *fake) RevokeCards(_ context.Context, id string) (int, error) {
@@ -711,7 +717,7 @@ func TestCards(t *testing.T) {
 		{Visitor{UserID: "@ada:x.test", Admin: true}, 403, "reauth"},
 	} {
 		f.visitor = x.v
-		for _, path := range []string{"cards", "lists/apply", "links"} {
+		for _, path := range []string{"cards", "cards/c1/reprint", "lists/apply", "links"} {
 			if res, out := ask(t, s, nil, "POST", "/api/console/"+path, body); res.StatusCode != x.want || errCode(out) != x.code {
 				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
 			}
@@ -729,7 +735,7 @@ func TestCards(t *testing.T) {
 		if x.v.Auditor {
 			want = 200
 		}
-		for _, path := range []string{"cards", "cards/b"} {
+		for _, path := range []string{"cards", "cards/b", "cards/languages"} {
 			if res, out := ask(t, s, nil, "GET", "/api/console/"+path, ""); res.StatusCode != want {
 				t.Errorf("%s by %+v: %d %v", path, x.v, res.StatusCode, out)
 			}
@@ -742,6 +748,17 @@ func TestCards(t *testing.T) {
 	res, out := ask(t, s, nil, "POST", "/api/console/cards", body)
 	if res.StatusCode != 200 || out["cards_pdf"] != "JVBERi0x" || out["pins_pdf"] != nil || res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if res, out := ask(t, s, nil, "POST", "/api/console/cards/c1/reprint", `{"per_page":1,"language":"de","pins":true}`); res.StatusCode != 200 || out["cards_pdf"] != "JVBERi0x" {
+		t.Errorf("%d %v", res.StatusCode, out)
+	}
+	if n := f.reprinted[0]; len(f.reprinted) != 1 || n.ID != "c1" || n.PerPage != 1 || n.Language != "de" || !n.PINs || n.ExpiresIn != 0 || n.Origin == "" {
+		t.Errorf("%+v", n)
+	}
+	for _, body := range []string{`{"expires_in":-1}`, `{"expires_in":99999999999}`, `{"ID":"c2"}`, `[]`} {
+		if res, out := ask(t, s, nil, "POST", "/api/console/cards/c1/reprint", body); res.StatusCode != 400 || errCode(out) == "" {
+			t.Errorf("%s: %d %v", body, res.StatusCode, out)
+		}
 	}
 	if n := f.printed[0]; n.Count != 40 || !n.PINs || n.PerPage != 10 || n.ExpiresIn != 86400 || !slices.Equal(n.Groups, []string{"Ward 7"}) || n.Origin == "" {
 		t.Errorf("%+v", n)

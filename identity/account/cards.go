@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -61,6 +62,12 @@ var (
 	ErrCards = errors.New("identity: a batch has 1 to 1,000 cards")
 	// ErrCardTime: what is printed does not last for ever.
 	ErrCardTime = errors.New("identity: invites on cards last for at most a year, links to accounts for 30 days")
+	// ErrReprint: of what was to be printed again nothing can be.
+	ErrReprint = errors.New("identity: these cards were used or withdrawn")
+	// ErrReprintPINs: whoever prints cards again must take their PINs, if they have some.
+	ErrReprintPINs = errors.New("identity: whether the cards of a batch need PINs stays as it was")
+	// ErrReprintTime: the batch has expired, and nobody said how long new cards last.
+	ErrReprintTime = errors.New("identity: the batch has expired: say how long new cards last")
 	// ErrCardSelf: nobody gets around their own second factor.
 	ErrCardSelf = errors.New("identity: nobody makes a recovery card for themselves")
 )
@@ -190,16 +197,15 @@ func (a *Accounts) CreateBatch(ctx context.Context, n NewBatch) (b Batch, err er
 	if n.Name == "" || len(n.Name) > maxBatchName || !utf8.ValidString(n.Name) || strings.ContainsFunc(n.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return Batch{}, ErrBatchName
 	}
-	longest := maxLinkExpiry
 	if n.Kind == CardInvite {
-		longest, n.Users = maxInviteExpiry, nil
+		n.Users = nil
 	} else {
 		n.Count, n.Roles, n.Groups = len(n.Users), 0, nil
 	}
 	if n.Count < 1 || n.Count > MaxCards {
 		return Batch{}, ErrCards
 	}
-	if n.ExpiresIn < time.Second || n.ExpiresIn > longest {
+	if n.ExpiresIn < time.Second || n.ExpiresIn > longestCard(n.Kind) {
 		return Batch{}, ErrCardTime
 	}
 	err = a.DB.Write(ctx, func(tx *store.Tx) error {
@@ -210,6 +216,14 @@ func (a *Accounts) CreateBatch(ctx context.Context, n NewBatch) (b Batch, err er
 		return Batch{}, err
 	}
 	return b, nil
+}
+
+// longestCard is how long cards last at most.
+func longestCard(kind string) time.Duration {
+	if kind == CardInvite {
+		return maxInviteExpiry
+	}
+	return maxLinkExpiry
 }
 
 func (a *Accounts) createBatchTx(ctx context.Context, tx *store.Tx, n NewBatch) (Batch, error) {
@@ -223,35 +237,55 @@ func (a *Accounts) createBatchTx(ctx context.Context, tx *store.Tx, n NewBatch) 
 		return b, err
 	}
 	for i := range n.Count {
-		c, user := Card{Number: i + 1, State: CardOpen, Code: newCode()}, ""
-		if n.Kind == CardInvite {
-			inv, err := a.createInviteTx(ctx, tx, NewInvite{Roles: n.Roles, Groups: n.Groups, ExpiresIn: n.ExpiresIn}, c.Code)
-			if err != nil {
-				return b, err
-			}
-			c.ID, b.Groups = inv.ID, inv.Groups
-		} else {
-			l, err := a.cardLinkTx(ctx, tx, n, n.Users[i], c.Code)
-			if err != nil {
-				return b, &CardError{n.Users[i], err}
-			}
-			c.ID, c.UserID, c.DisplayName, user = l.ID, l.User.UserID, l.User.DisplayName, l.User.ID
+		name := ""
+		if n.Kind != CardInvite {
+			name = n.Users[i]
 		}
-		var pin any
-		if n.PINs {
-			var err error
-			if c.PIN, err = newPIN(); err != nil {
-				return b, err
-			}
-			pin = a.pinMAC(c.Code, c.PIN)
-		}
-		if _, err := tx.Exec(insertCard, c.ID, b.ID, c.Number, user, pin); err != nil {
+		c, err := a.newCardTx(ctx, tx, &b, n, name)
+		if err != nil {
 			return b, err
 		}
-		b.Cards = append(b.Cards, c)
+		c.Number = i + 1
+		if _, err := tx.Exec(insertCard, c.ID, b.ID, c.Number, c.user, c.mac); err != nil {
+			return b, err
+		}
+		b.Cards = append(b.Cards, c.Card)
 	}
 	return b, a.Audit.Tx(ctx, tx, audit.Event{Name: "cards.create", Target: b.ID, Data: audit.Data{"name": b.Name, "kind": b.Kind, "cards": n.Count,
 		"roles": b.Roles.Names(), "groups": b.Groups, "pins": b.PINs, "expires": b.Expires.UTC().Format(time.RFC3339)}})
+}
+
+// newCard is a card whose code was just made.
+type newCard struct {
+	Card
+	user string // ULID of whose it is
+	mac  any    // of its PIN; nil: it needs none
+}
+
+// newCardTx makes a card's code and PIN, and what the code opens: an invite of what n
+// gives, or a link to the account of that name.
+func (a *Accounts) newCardTx(ctx context.Context, tx *store.Tx, b *Batch, n NewBatch, name string) (c newCard, err error) {
+	c.State, c.Code = CardOpen, newCode()
+	if n.Kind == CardInvite {
+		inv, err := a.createInviteTx(ctx, tx, NewInvite{Roles: n.Roles, Groups: n.Groups, ExpiresIn: n.ExpiresIn}, c.Code)
+		if err != nil {
+			return c, err
+		}
+		c.ID, b.Groups = inv.ID, inv.Groups
+	} else {
+		l, err := a.cardLinkTx(ctx, tx, n, name, c.Code)
+		if err != nil {
+			return c, &CardError{name, err}
+		}
+		c.ID, c.UserID, c.DisplayName, c.user = l.ID, l.User.UserID, l.User.DisplayName, l.User.ID
+	}
+	if n.PINs {
+		if c.PIN, err = newPIN(); err != nil {
+			return c, err
+		}
+		c.mac = a.pinMAC(c.Code, c.PIN)
+	}
+	return c, nil
 }
 
 func (a *Accounts) cardLinkTx(ctx context.Context, tx *store.Tx, n NewBatch, name, code string) (Link, error) {
@@ -269,11 +303,102 @@ func (a *Accounts) cardLinkTx(ctx context.Context, tx *store.Tx, n NewBatch, nam
 	return a.createLinkTx(ctx, tx, u, n.Kind, n.ExpiresIn, code)
 }
 
+// Reprint asks for new cards in the place of some.
+type Reprint struct {
+	// ID is of a card, used ones excepted, or of a batch: all of it that are open, or have
+	// expired.
+	ID string
+	// ExpiresIn is how long the new ones last; 0: until the day that their batch has.
+	ExpiresIn time.Duration
+	PINs      bool // who prints them takes PINs; as the batch has them
+}
+
+// Reprint makes new codes, and PINs, for cards in the place of theirs, which end. Their
+// numbers stay. The batch that it returns has those cards alone. Who asks is in the
+// context. Errors: ErrNoCard, ErrReprint, ErrReprintPINs, ErrReprintTime, and as CreateBatch.
+func (a *Accounts) Reprint(ctx context.Context, n Reprint) (b Batch, err error) {
+	err = a.DB.Write(ctx, func(tx *store.Tx) error {
+		b, err = a.reprintTx(ctx, tx, n)
+		return err
+	})
+	if err != nil {
+		return Batch{}, err
+	}
+	return b, nil
+}
+
+const (
+	batchOf     = `SELECT batch FROM id_cards WHERE batch = $1 OR id = $1 LIMIT 1`
+	replaceCard = `UPDATE id_cards SET id = $2, user_id = $3, pin = $4, wrong = 0 WHERE id = $1`
+	endInvite   = `DELETE FROM id_invites WHERE id = $1`
+	endLink     = `UPDATE id_links SET revoked = 1 WHERE id = $1`
+	prolong     = `UPDATE id_batches SET expires = max(expires, $2) WHERE id = $1`
+)
+
+func (a *Accounts) reprintTx(ctx context.Context, tx *store.Tx, r Reprint) (Batch, error) {
+	var id string
+	if err := tx.QueryRow(batchOf, r.ID).Scan(&id); errors.Is(err, store.ErrNotFound) {
+		return Batch{}, ErrNoCard
+	} else if err != nil {
+		return Batch{}, err
+	}
+	b, err := a.loadBatch(tx, id)
+	if err != nil {
+		return b, err
+	}
+	old := slices.DeleteFunc(b.Cards, func(c Card) bool {
+		if r.ID == b.ID {
+			return c.State != CardOpen && c.State != CardExpired
+		}
+		return c.ID != r.ID || c.State == CardUsed
+	})
+	now := a.Now()
+	n := NewBatch{Kind: b.Kind, Roles: b.Roles, Groups: b.Groups, ExpiresIn: r.ExpiresIn, PINs: b.PINs}
+	if n.ExpiresIn == 0 {
+		n.ExpiresIn = b.Expires.Sub(now)
+	}
+	switch {
+	case len(old) == 0:
+		return Batch{}, ErrReprint
+	case r.PINs != b.PINs:
+		return Batch{}, ErrReprintPINs
+	case r.ExpiresIn == 0 && n.ExpiresIn < time.Second:
+		return Batch{}, ErrReprintTime
+	case n.ExpiresIn < time.Second || n.ExpiresIn > longestCard(b.Kind):
+		return Batch{}, ErrCardTime
+	}
+	b.Expires, b.Cards = now.Add(n.ExpiresIn), nil
+	if _, err := tx.Exec(prolong, b.ID, b.Expires.UnixMilli()); err != nil {
+		return b, err
+	}
+	for _, was := range old {
+		for _, q := range []string{endInvite, endLink} {
+			if _, err := tx.Exec(q, was.ID); err != nil {
+				return b, err
+			}
+		}
+		c, err := a.newCardTx(ctx, tx, &b, n, was.UserID)
+		if err != nil {
+			return b, err
+		}
+		c.Number = was.Number
+		if _, err := tx.Exec(replaceCard, was.ID, c.ID, c.user, c.mac); err != nil {
+			return b, err
+		}
+		b.Cards = append(b.Cards, c.Card)
+	}
+	d := audit.Data{"name": b.Name, "kind": b.Kind, "cards": len(b.Cards), "roles": b.Roles.Names(), "groups": b.Groups, "expires": b.Expires.UTC().Format(time.RFC3339)}
+	if r.ID != b.ID {
+		d["number"] = old[0].Number
+	}
+	return b, a.Audit.Tx(ctx, tx, audit.Event{Name: "cards.reprint", Target: b.ID, Data: d})
+}
+
 // Of what a card is, its invite or link says what became of it.
 const (
 	fromCards = ` FROM id_batches b JOIN id_cards c ON c.batch = b.id LEFT JOIN id_invites i ON i.id = c.id LEFT JOIN id_links l ON l.id = c.id `
 	cardState = `CASE WHEN coalesce(i.uses_left = 0, l.used <> 0) THEN 'used' WHEN coalesce(i.revoked, l.revoked, 1) THEN 'withdrawn'
-WHEN b.expires <= $1 THEN 'expired' ELSE 'open' END`
+WHEN coalesce(i.expires, l.expires, b.expires) <= $1 THEN 'expired' ELSE 'open' END`
 	batchColumns = `SELECT b.id, b.name, b.kind, b.pins, b.created, b.expires, b.created_by, coalesce(max(i.roles), ''), coalesce(max(i.group_ids), ''),
 sum(` + cardState + ` = 'open'), sum(` + cardState + ` = 'used'), sum(` + cardState + ` = 'expired'), sum(` + cardState + ` = 'withdrawn')` + fromCards
 	selectBatches = batchColumns + `GROUP BY b.id ORDER BY b.id DESC LIMIT $2`
@@ -332,49 +457,54 @@ func (a *Accounts) scanBatches(q store.Querier, query string, arg any) ([]Batch,
 // Batch is a batch with its cards. Errors: ErrNoCard.
 func (a *Accounts) Batch(ctx context.Context, id string) (b Batch, err error) {
 	err = a.DB.Read(ctx, func(q store.Querier) error {
-		all, err := a.scanBatches(q, selectBatch, id)
-		if err != nil {
-			return err
-		}
-		if len(all) == 0 {
-			return ErrNoCard
-		}
-		b = all[0]
-		owners := map[int]string{}
-		rows, err := q.Query(selectCards, a.Now().UnixMilli(), id)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var (
-				c    Card
-				user string
-			)
-			if err := rows.Scan(&c.ID, &c.Number, &user, &c.State); err != nil {
-				return err
-			}
-			if user != "" {
-				owners[len(b.Cards)] = user
-			}
-			b.Cards = append(b.Cards, c)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		for i, id := range owners {
-			u, err := a.LoadByID(q, id)
-			if errors.Is(err, ErrNoUser) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			b.Cards[i].UserID, b.Cards[i].DisplayName = u.UserID, u.DisplayName
-		}
-		return nil
+		b, err = a.loadBatch(q, id)
+		return err
 	})
 	return b, err
+}
+
+func (a *Accounts) loadBatch(q store.Querier, id string) (b Batch, err error) {
+	all, err := a.scanBatches(q, selectBatch, id)
+	if err != nil {
+		return b, err
+	}
+	if len(all) == 0 {
+		return b, ErrNoCard
+	}
+	b = all[0]
+	owners := map[int]string{}
+	rows, err := q.Query(selectCards, a.Now().UnixMilli(), id)
+	if err != nil {
+		return b, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			c    Card
+			user string
+		)
+		if err := rows.Scan(&c.ID, &c.Number, &user, &c.State); err != nil {
+			return b, err
+		}
+		if user != "" {
+			owners[len(b.Cards)] = user
+		}
+		b.Cards = append(b.Cards, c)
+	}
+	if err := rows.Err(); err != nil {
+		return b, err
+	}
+	for i, id := range owners {
+		u, err := a.LoadByID(q, id)
+		if errors.Is(err, ErrNoUser) {
+			continue
+		}
+		if err != nil {
+			return b, err
+		}
+		b.Cards[i].UserID, b.Cards[i].DisplayName = u.UserID, u.DisplayName
+	}
+	return b, nil
 }
 
 // RevokeCards withdraws a card, or all of a batch that are open, and says how many those

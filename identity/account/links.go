@@ -147,5 +147,6 @@ VALUES ($1, $2, $3, $4, $5, $6, 0, $7, 0)`
 	useLink    = `UPDATE id_links SET used = $2 WHERE id = $1`
 	// revokeLinks withdraws what an account has, as a new link or password takes its place.
 	revokeLinks = `UPDATE id_links SET revoked = 1 WHERE user_id = $1 AND used = 0`
-	sweepLinks  = `DELETE FROM id_links WHERE expires < $1`
+	// Those on cards stay as long as their batch is listed.
+	sweepLinks = `DELETE FROM id_links WHERE expires < $1 AND id NOT IN (SELECT id FROM id_cards)`
 )

@@ -3,7 +3,8 @@
 //
 // Invariants: a card's PIN is on no page with its code; PINs are a document of their own.
 // What people chose as names is drawn as text, cut where it is too long, and what the
-// fonts have no sign for becomes a question mark.
+// fonts have no sign for becomes a question mark. What is printed is in the language that
+// was chosen for it, whatever the pages speak to which it leads.
 package cards
 
 import (
@@ -37,9 +38,8 @@ type Sheet struct {
 	Kind         string // what the cards are for: account.CardInvite and so on
 	PINs         bool   // the cards need their PIN
 	Expires      time.Time
-	PerPage      int // 1 or 10
-	// Text is a text of the catalogue, whose keys begin with "cards.".
-	Text func(key string) string
+	PerPage      int    // 1 or 10
+	Language     string // of what is printed; "": Standard
 }
 
 // Card is one card.
@@ -77,6 +77,7 @@ type doc struct {
 	Sheet
 	signs *sfnt.Font
 	buf   sfnt.Buffer
+	texts map[string]string
 }
 
 func (s Sheet) begin(title string) (*doc, error) {
@@ -84,7 +85,11 @@ func (s Sheet) begin(title string) (*doc, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &doc{Fpdf: fpdf.New("P", "mm", "A4", ""), Sheet: s, signs: f}
+	lang, err := CheckLanguage(s.Language)
+	if err != nil {
+		return nil, err
+	}
+	d := &doc{Fpdf: fpdf.New("P", "mm", "A4", ""), Sheet: s, signs: f, texts: tables()[lang]}
 	d.AddUTF8FontFromBytes("go", plain, goregular.TTF)
 	d.AddUTF8FontFromBytes("go", bold, gobold.TTF)
 	d.AddUTF8FontFromBytes(mono, plain, gomonobold.TTF)
@@ -94,7 +99,7 @@ func (s Sheet) begin(title string) (*doc, error) {
 	d.SetTitle(d.clean(title), true)
 	d.SetAuthor(d.clean(s.Organisation), true)
 	d.SetProducer("Holdfast", true)
-	d.SetLang("en")
+	d.SetLang(lang)
 	d.SetLineWidth(0.1)
 	return d, d.Error()
 }
@@ -115,14 +120,14 @@ func (d *doc) clean(s string) string {
 	}, s)
 }
 
-// say is a text of the catalogue with {name} parameters filled in.
+// say is a text of the language with {name} parameters filled in.
 func (d *doc) say(key string, args ...string) string {
 	for i := range args {
 		if i%2 == 0 {
 			args[i] = "{" + args[i] + "}"
 		}
 	}
-	return d.clean(strings.NewReplacer(args...).Replace(d.Sheet.Text("cards." + key)))
+	return d.clean(strings.NewReplacer(args...).Replace(d.texts[key]))
 }
 
 func (d *doc) font(style string, size float64) {
@@ -234,9 +239,9 @@ func (d *doc) who(c Card) (name, id string) {
 	return c.Name, c.UserID
 }
 
-func (d *doc) until() string { return d.Expires.Format("2 January 2006, 15:04 MST") }
+func (d *doc) until() string { return d.Expires.Format(d.texts["date"]) }
 
-// Cards writes the cards. Errors: ErrPerPage, and of an address that is too long.
+// Cards writes the cards. Errors: ErrPerPage, ErrLanguage, and of an address that is too long.
 func (s Sheet) Cards(w io.Writer, cards []Card) error {
 	if s.PerPage != 1 && s.PerPage != 10 {
 		return ErrPerPage
@@ -356,7 +361,8 @@ func (d *doc) whole(c Card) error {
 	return d.Error()
 }
 
-// PINList writes the PINs of the cards, as a list that is kept apart from them.
+// PINList writes the PINs of the cards, as a list that is kept apart from them. Errors:
+// ErrLanguage.
 func (s Sheet) PINList(w io.Writer, cards []Card) error {
 	d, err := s.begin(s.Batch)
 	if err != nil {

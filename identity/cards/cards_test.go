@@ -9,9 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/image/font/gofont/gobold"
+	"golang.org/x/image/font/gofont/goregular"
+	"golang.org/x/image/font/sfnt"
 
 	"holdfast/identity/account"
 	"holdfast/identity/cards"
@@ -20,24 +25,90 @@ import (
 
 const fingerprint = "3F:9C:21:AA:07:D4:11:5E:90:B2:C7:3D:44:08:FE:6A:12:9B:77:E0:5C:31:88:D9:AF:02:64:B5:1E:CC:90:7B"
 
-func sheet(t testing.TB) cards.Sheet {
-	b, err := os.ReadFile("../../web/ui/src/i18n/en.json")
+func sheet(testing.TB) cards.Sheet {
+	return cards.Sheet{Organisation: "Kreiskrankenhaus Mühlbach", Server: "muehlbach.example", Address: "https://chat.muehlbach.example", Fingerprint: fingerprint,
+		Batch: "Ward 7", Kind: account.CardInvite, Expires: time.Date(2026, 12, 13, 9, 30, 0, 0, time.UTC), PerPage: 10}
+}
+
+// table is what is printed in a language.
+func table(t testing.TB, tag string) (m map[string]string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("texts", tag+".json"))
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m map[string]string
-	if err := json.Unmarshal(b, &m); err != nil {
-		t.Fatal(err)
+	return m
+}
+
+var parameter = regexp.MustCompile(`\{[a-z]+\}`)
+
+// Every language has every text, with the same parameters, in letters that the fonts have,
+// and all of it has its place on a card.
+func TestLanguages(t *testing.T) {
+	english := table(t, cards.Standard)
+	all := cards.Languages()
+	if !slices.ContainsFunc(all, func(l cards.Language) bool { return l == cards.Language{Tag: "de", Name: "Deutsch"} }) || len(all) < 3 {
+		t.Errorf("%+v", all)
 	}
-	return cards.Sheet{Organisation: "Kreiskrankenhaus Mühlbach", Server: "muehlbach.example", Address: "https://chat.muehlbach.example", Fingerprint: fingerprint,
-		Batch: "Ward 7", Kind: account.CardInvite, Expires: time.Date(2026, 12, 13, 9, 30, 0, 0, time.UTC), PerPage: 10,
-		Text: func(key string) string {
-			s, ok := m["identity."+key]
-			if !ok {
-				t.Errorf("the catalogue has no %q", key)
+	for _, l := range all {
+		texts := table(t, l.Tag)
+		for key, text := range english {
+			if texts[key] == "" || !slices.Equal(slices.Sorted(slices.Values(parameter.FindAllString(texts[key], -1))), slices.Sorted(slices.Values(parameter.FindAllString(text, -1)))) {
+				t.Errorf("%s: %s is %q, in English %q", l.Tag, key, texts[key], text)
 			}
-			return s
-		}}
+			if l.Tag != cards.Standard && len(text) > 12 && texts[key] == text {
+				t.Errorf("%s: %s is not translated", l.Tag, key)
+			}
+		}
+		for key := range texts {
+			if english[key] == "" {
+				t.Errorf("%s: nothing prints %s", l.Tag, key)
+			}
+		}
+		for _, font := range [][]byte{goregular.TTF, gobold.TTF} {
+			f, err := sfnt.Parse(font)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for key, text := range texts {
+				for _, r := range text {
+					if i, err := f.GlyphIndex(nil, r); err != nil || i == 0 {
+						t.Errorf("%s: the fonts have no %q of %s", l.Tag, r, key)
+					}
+				}
+			}
+		}
+		day := time.Date(2026, 12, 13, 9, 30, 0, 0, time.UTC).Format(texts["date"])
+		for _, kind := range []string{account.CardInvite, account.CardEnrol, account.CardRecovery} {
+			for _, perPage := range []int{1, 10} {
+				s := sheet(t)
+				s.Language, s.Kind, s.PINs, s.PerPage = l.Tag, kind, true, perPage
+				card := some(1, func(c *cards.Card) {
+					if kind != account.CardInvite {
+						c.UserID, c.Name = "@anna.mueller:muehlbach.example", "Anna Müller"
+					}
+				})
+				words := text(t, draw(t, fmt.Sprintf("%s-%s-%d", l.Tag, kind, perPage), func(b *bytes.Buffer) error { return s.Cards(b, card) }))
+				for _, key := range []string{"step1", "step2.pin", "step2." + kind, "step3", "expires", "forAnyone"} {
+					want := strings.NewReplacer("{address}", "chat.muehlbach.example"+map[bool]string{true: "/e"}[key == "step1"], "{user}", "anna.mueller", "{date}", day, "{number}", "1").Replace(texts[key])
+					if !strings.Contains(strings.ReplaceAll(words, " ", ""), strings.ReplaceAll(want, " ", "")) {
+						t.Errorf("%s, %s, %d to a page: %q is not there: %s", l.Tag, kind, perPage, want, words)
+					}
+				}
+			}
+		}
+	}
+	s := sheet(t)
+	s.Language = "xx"
+	if err := s.Cards(&bytes.Buffer{}, some(1, nil)); !errors.Is(err, cards.ErrLanguage) {
+		t.Error(err)
+	}
+	if tag, err := cards.CheckLanguage(""); tag != cards.Standard || err != nil {
+		t.Error(tag, err)
+	}
 }
 
 // some makes cards of codes that are told apart by their number.

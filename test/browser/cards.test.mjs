@@ -150,13 +150,26 @@ step("one card is withdrawn, then all", async (p, q) => {
     await list.getByText("Withdrawn").waitFor();
     await p.getByRole("button", { name: "Close" }).last().click();
     await p.getByText("10 open · 1 used · 1 withdrawn").waitFor();
+    // The rest is printed again, in German; the old codes end.
+    await p.getByTestId("batch-reprint").click();
+    await p.getByText("The 10 cards that nobody has used get new codes").waitFor();
+    await p.getByTestId("cards-language").selectOption({ label: "Deutsch" });
+    await look(p, "console-cards-again");
+    await p.getByTestId("cards-again-make").click();
+    const anew = await saved(p, "cards-pdf");
+    assert.equal(codes(anew.text).length, 10);
+    assert.equal(codes(anew.text).filter((c) => ward.includes(c)).length, 0);
+    assert.match(anew.text, /Wählen Sie einen Benutzernamen/);
+    assert.equal(pins((await saved(p, "pins-pdf")).text).length, 10);
+    assert.match(await state(p), /10 open · 1 used · 1 withdrawn/);
+    await look(p, "console-cards-printed-again");
     await p.getByTestId("batch-revoke").click();
     await look(p, "console-cards-revoke");
     await p.getByTestId("confirm").click();
     await p.getByText("10 cards withdrawn").waitFor();
     await until("they are withdrawn", async () => /1 used · 11 withdrawn/.test(await state(p)));
     await q.goto(`${server.base}/e`);
-    await q.locator("#code").fill(ward[5]);
+    await q.locator("#code").fill(codes(anew.text)[5]);
     await q.locator("form:has(#code) button[type=submit]").click();
     await until("the page says so", async () => /\/e\/[0-9A-Z]{16}$/.test(q.url()) && (await q.locator("#password").count()) === 0);
 });

@@ -46,12 +46,13 @@ const states = ["open", "used", "expired", "withdrawn"] as const;
 export const lifetimes = { day: 86_400, week: 604_800, fortnight: 1_209_600, month: 2_592_000 } as const;
 export type Life = keyof typeof lifetimes;
 
-/** Lifetime chooses how long something lasts. */
-export function Lifetime({ value, onChange }: { value: Life; onChange: (l: Life) => void }) {
+/** Lifetime chooses how long something lasts; asBefore is the choice of "", where there is one. */
+export function Lifetime<L extends Life | "">({ value, onChange, asBefore }: { value: L; onChange: (l: L) => void; asBefore?: string }) {
     return (
         <label className="hf-field">
             <span className="hf-label">{t("console.invites.life")}</span>
-            <select value={value} onChange={(e) => onChange(e.target.value as Life)} data-testid="cards-life">
+            <select value={value} onChange={(e) => onChange(e.target.value as L)} data-testid="cards-life">
+                {asBefore && <option value="">{asBefore}</option>}
                 {(Object.keys(lifetimes) as Life[]).map((l) => (
                     <option key={l} value={l}>
                         {t(l === "fortnight" ? "console.cards.fortnight" : `console.invites.${l}`)}
@@ -66,9 +67,17 @@ export function Lifetime({ value, onChange }: { value: Life; onChange: (l: Life)
 export interface Paper {
     per_page: 1 | 10;
     pins: boolean;
+    language?: string;
 }
 
-export function PaperFields({ value, onChange }: { value: Paper; onChange: (p: Paper) => void }) {
+/** PaperFields choose how cards are printed; with fixed, whether they need PINs is settled. */
+export function PaperFields({ value, onChange, fixed }: { value: Paper; onChange: (p: Paper) => void; fixed?: boolean }) {
+    const { value: languages, error } = useLoaded<{ tag: string; name: string }[]>(`${path}/languages`);
+    // The one of this browser, where there is one.
+    const mine = languages?.find((l) => l.tag === navigator.language.split("-")[0])?.tag ?? "en";
+    useEffect(() => {
+        if (languages && !value.language) onChange({ ...value, language: mine });
+    }, [languages, mine, value, onChange]);
     return (
         <>
             <label className="hf-field">
@@ -78,9 +87,22 @@ export function PaperFields({ value, onChange }: { value: Paper; onChange: (p: P
                     <option value="1">{t("console.cards.one")}</option>
                 </select>
             </label>
-            <Switch isSelected={value.pins} onChange={(pins) => onChange({ ...value, pins })} hint={t("console.cards.pinsHint")} data-testid="cards-pins">
-                {t("console.cards.pins")}
-            </Switch>
+            <label className="hf-field">
+                <span className="hf-label">{t("console.cards.language")}</span>
+                <select value={value.language ?? mine} onChange={(e) => onChange({ ...value, language: e.target.value })} data-testid="cards-language">
+                    {(languages ?? []).map((l) => (
+                        <option key={l.tag} value={l.tag} lang={l.tag}>
+                            {l.name}
+                        </option>
+                    ))}
+                </select>
+            </label>
+            <ErrorNote>{error}</ErrorNote>
+            {!fixed && (
+                <Switch isSelected={value.pins} onChange={(pins) => onChange({ ...value, pins })} hint={t("console.cards.pinsHint")} data-testid="cards-pins">
+                    {t("console.cards.pins")}
+                </Switch>
+            )}
         </>
     );
 }
@@ -133,6 +155,7 @@ export function CardsPage({ acts }: { acts: boolean }) {
     const [printed, setPrinted] = useState<Printed>();
     const [open, setOpen] = useState<string>();
     const [asked, setAsked] = useState<Batch>();
+    const [again, setAgain] = useState<{ batch: Batch; card?: Card }>();
     return (
         <>
             <div className="console-title">
@@ -179,6 +202,11 @@ export function CardsPage({ acts }: { acts: boolean }) {
                             <Button look="plain" icon="eye" onPress={() => setOpen(b.id)}>
                                 {t("console.cards.show")}
                             </Button>
+                            {acts && b.open + b.expired > 0 && (
+                                <Button look="plain" icon="file" onPress={() => setAgain({ batch: b })} data-testid="batch-reprint">
+                                    {t("console.cards.again")}
+                                </Button>
+                            )}
                             {acts && b.open > 0 && (
                                 <Button look="plain" icon="trash" onPress={() => setAsked(b)} data-testid="batch-revoke">
                                     {t("console.cards.revokeAll")}
@@ -198,7 +226,19 @@ export function CardsPage({ acts }: { acts: boolean }) {
                     }}
                 />
             )}
-            {open && <OneBatch id={open} acts={acts} onChange={reload} onClose={() => setOpen(undefined)} />}
+            {open && <OneBatch id={open} acts={acts} onChange={reload} onAgain={(batch, card) => setAgain({ batch, card })} onClose={() => setOpen(undefined)} />}
+            {again && (
+                <Again
+                    {...again}
+                    onClose={() => setAgain(undefined)}
+                    onMade={(p) => {
+                        setPrinted(p);
+                        setAgain(undefined);
+                        setOpen(undefined);
+                        void reload();
+                    }}
+                />
+            )}
             {asked && (
                 <Confirm
                     title={t("console.cards.revokeTitle", { name: asked.name })}
@@ -247,7 +287,32 @@ function NewCards({ onClose, onMade }: { onClose: () => void; onMade: (p: Printe
     );
 }
 
-function OneBatch({ id, acts, onChange, onClose }: { id: string; acts: boolean; onChange: () => Promise<void>; onClose: () => void }) {
+/** Again prints a card, or those of a batch that nobody has used, with new codes. */
+function Again({ batch, card, onClose, onMade }: { batch: Batch; card?: Card; onClose: () => void; onMade: (p: Printed) => void }) {
+    const over = new Date(batch.expires) <= new Date();
+    const [life, setLife] = useState<Life | "">(over ? "fortnight" : "");
+    const [paper, setPaper] = useState<Paper>({ per_page: card ? 1 : 10, pins: batch.pins });
+    return (
+        <Dialog title={card ? t("console.cards.againOne", { number: card.number, name: batch.name }) : t("console.cards.againTitle", { name: batch.name })} isOpen onClose={onClose} data-testid="cards-again">
+            <SaveForm
+                save={async () => onMade(await api<Printed>("POST", `${path}/${encodeURIComponent(card?.id ?? batch.id)}/reprint`, { ...(life && { expires_in: lifetimes[life] }), ...paper }))}
+                button={t("console.cards.again")}
+                testId="cards-again-make"
+                onCancel={onClose}
+                fields={() => (
+                    <>
+                        <p>{card ? t("console.cards.againOneText") : t("console.cards.againText", { count: batch.open + batch.expired })}</p>
+                        <Lifetime value={life} onChange={setLife} asBefore={over ? undefined : t("console.cards.againUntil", { until: date(batch.expires) })} />
+                        <PaperFields value={paper} onChange={setPaper} fixed />
+                        {batch.pins && <p className="hf-hint">{t("console.cards.againPins")}</p>}
+                    </>
+                )}
+            />
+        </Dialog>
+    );
+}
+
+function OneBatch({ id, acts, onChange, onAgain, onClose }: { id: string; acts: boolean; onChange: () => Promise<void>; onAgain: (b: Batch, c: Card) => void; onClose: () => void }) {
     const { value: b, error, reload } = useLoaded<Batch>(`${path}/${encodeURIComponent(id)}`);
     const [trouble, setTrouble] = useState<string>();
     const revoke = async (c: Card): Promise<void> => {
@@ -273,6 +338,11 @@ function OneBatch({ id, acts, onChange, onClose }: { id: string; acts: boolean; 
                         <span className="console-tags">
                             <span className={c.state === "open" ? "hf-tag hf-tag--ok" : "hf-tag"}>{t(`console.cards.state.${c.state}`)}</span>
                         </span>
+                        {acts && b && c.state !== "used" && (
+                            <Button look="plain" icon="file" onPress={() => onAgain(b, c)}>
+                                {t("console.cards.again")}
+                            </Button>
+                        )}
                         {acts && c.state === "open" && (
                             <Button look="plain" icon="trash" onPress={() => void revoke(c)}>
                                 {t("console.invites.revoke")}

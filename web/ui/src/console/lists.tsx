@@ -79,7 +79,7 @@ export function ListsPage({ acts }: { acts: boolean }) {
         });
     const apply = (f: File, p: Plan): Promise<void> =>
         run("apply", async () => {
-            const print = cards && p.make?.length ? { cards: String(paper.per_page), ...(paper.pins ? { pins: "yes" } : {}) } : {};
+            const print = cards && p.make?.length ? { cards: String(paper.per_page), language: paper.language ?? "", ...(paper.pins ? { pins: "yes" } : {}) } : {};
             setDone(await upload<{ done: Done; printed?: Printed }>(`/api/console/lists/apply?${query({ apply: p.number, ...print })}`, f, setPart));
             setPlan(undefined);
             setFile(undefined);
