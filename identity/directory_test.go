@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/identity"
+	"holdfast/identity/bulk"
 	"holdfast/identity/directory"
 	"holdfast/identity/directory/directorytest"
 	"holdfast/identity/roster"
@@ -189,6 +190,51 @@ func TestDirectoryPages(t *testing.T) {
 	o.s.Stop()
 	if a := o.browser().post("/login", url.Values{"username": {"anna"}, "password": {"of the directory"}}); a.StatusCode != 503 || !strings.Contains(a.body, "cannot be reached") {
 		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// TestAttack32WorkElsewhere: a wrong password costs the same work, and is answered by the
+// same text, whether the name is a local account's, a directory's, nobody's, or that of
+// somebody who has no password. The work is compared, not the time.
+func TestAttack32WorkElsewhere(t *testing.T) {
+	o := newOffice(t, nil)
+	o.s.AddPerson("anna", "Anna A.", "of the directory")
+	o.s.AddPerson("ben", "Ben B.", "of the directory") // who was never here
+	o.user("carl")
+	o.wants("anna", "of the directory", nil)
+	list := []byte("id,username,displayname\n1,lisa,Lisa L.\n")
+	c := bulk.Choices{List: "staff"}
+	p, err := o.svc.Lists().Plan(t.Context(), list, c)
+	must(t, err)
+	if _, err := o.svc.Lists().Apply(t.Context(), list, c, p.Number); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.svc.CreateUser(t.Context(), identity.NewUser{Localpart: "ute", Source: "upstream"}); err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]bool{}
+	var want uint64
+	for _, name := range []string{"carl", "anna", "ben", "lisa", "ute", "nobody", "@nobody:elsewhere.test", "anna*"} {
+		before := o.svc.PasswordWork()
+		a := o.browser().post("/login", url.Values{"username": {name}, "password": {"wrong"}})
+		work := o.svc.PasswordWork() - before
+		if want == 0 {
+			want = work
+		}
+		if work == 0 || work != want {
+			t.Errorf("%s costs %d, %s %d", name, work, "carl", want)
+		}
+		if a.StatusCode != 401 {
+			t.Errorf("%s: %d", name, a.StatusCode)
+		}
+		texts[optionsIn.ReplaceAllString(strings.ReplaceAll(a.body, name, "NAME"), "")] = true
+		before = o.svc.PasswordWork()
+		if _, err := o.verify(name, ""); !errors.Is(err, identity.ErrWrongPassword) || o.svc.PasswordWork()-before != want {
+			t.Errorf("%s without a password: %v, %d", name, err, o.svc.PasswordWork()-before)
+		}
+	}
+	if len(texts) != 1 {
+		t.Errorf("there are %d texts", len(texts))
 	}
 }
 

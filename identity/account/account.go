@@ -5,7 +5,8 @@
 //   - An account's name is never given to somebody else, not even after it was
 //     deactivated.
 //   - Cookies and invite links are stored as SHA-256, passwords as argon2id.
-//   - Checking a password takes as long for a name that does not exist.
+//   - Checking a password takes as long for a name that does not exist, that has no password,
+//     or whose password is kept elsewhere.
 //   - An invite is used up in the transaction that makes the account: parallel
 //     uses of the last one have one winner. The same holds of a link for a new password,
 //     which is used up in the transaction that sets it.
@@ -449,8 +450,19 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 		return User{}, err
 	}
 	defer done()
+	// The work for a password is done for every name, whoever keeps its password, and while a
+	// directory is asked: else the time would tell who is known, and where.
+	checking, stop := context.WithCancel(ctx)
+	defer stop()
+	checked := make(chan checkedHere, 1)
+	go func() { checked <- a.checkHere(checking, localpart, own, password) }()
 	if a.elsewhere != nil && own {
 		u, here, err := a.elsewhere.SignIn(ctx, strings.TrimPrefix(localpart, "@"), password)
+		if here && err != nil {
+			if c := <-checked; c.err != nil {
+				return User{}, c.err
+			}
+		}
 		switch {
 		case !here:
 		case errors.Is(err, ErrWrongPassword):
@@ -467,37 +479,12 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 			return u, a.refused(ctx, u, u.Err())
 		}
 	}
-	var (
-		u             User
-		stored, other string
-	)
-	err = a.DB.Read(ctx, func(q store.Querier) (err error) {
-		if other, err = decoy(q, localpart); err != nil || !own {
-			return err
-		}
-		if u, err = a.LoadByLocalpart(q, localpart); errors.Is(err, ErrNoUser) {
-			return nil
-		}
-		if err == nil {
-			stored, err = loadPassword(q, u.ID)
-		}
-		return err
-	})
-	if err != nil {
-		return User{}, err
+	c := <-checked
+	if c.err != nil {
+		return User{}, c.err
 	}
-	known := stored != ""
-	if !known {
-		stored = other // as much work as for a name that exists
-	}
-	if len(password) > maxPassword {
-		password = ""
-	}
-	ok, err := a.hasher.verify(ctx, stored, password)
-	if err != nil {
-		return User{}, err
-	}
-	if !ok || !known {
+	u := c.u
+	if !c.right {
 		if err := a.wrong(ctx, ps, u, "password"); err != nil {
 			return User{}, err
 		}
@@ -510,6 +497,43 @@ func (a *Accounts) VerifyAt(ctx context.Context, name, password string, from At)
 		a.elsewhere.SignedIn(ctx, u)
 	}
 	return u, a.refused(ctx, u, u.Err())
+}
+
+// checkedHere is whether a password is the one that is kept here for a name, and whose.
+type checkedHere struct {
+	u     User
+	right bool
+	err   error
+}
+
+// checkHere does as much work for a name that has no password here as for one that has.
+func (a *Accounts) checkHere(ctx context.Context, localpart string, own bool, password string) (c checkedHere) {
+	var stored, other string
+	c.err = a.DB.Read(ctx, func(q store.Querier) (err error) {
+		if other, err = decoy(q, localpart); err != nil || !own {
+			return err
+		}
+		if c.u, err = a.LoadByLocalpart(q, localpart); errors.Is(err, ErrNoUser) {
+			return nil
+		}
+		if err == nil {
+			stored, err = loadPassword(q, c.u.ID)
+		}
+		return err
+	})
+	if c.err != nil {
+		return c
+	}
+	known := stored != ""
+	if !known {
+		stored = other
+	}
+	if len(password) > maxPassword {
+		password = ""
+	}
+	c.right, c.err = a.hasher.verify(ctx, stored, password)
+	c.right = c.right && known
+	return c
 }
 
 // VerifyHash reports whether a password is the one of a hash that HashPassword made.

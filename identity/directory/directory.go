@@ -339,23 +339,26 @@ func (d *Directory) SignIn(ctx context.Context, name, password string) (Person, 
 	return p, nil
 }
 
-// refusal is why the directory did not take a person's password.
+// refusal is why the directory did not take a person's password. More than that it was wrong
+// is said only where the directory looked at it before: else anybody could ask who is in the
+// directory, and whose account is locked there.
 func (d *Directory) refusal(err error) error {
 	switch {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials):
 		// Active Directory says more: "… data 533, v2580". Source: MS-ERREF, win32
-		// codes 0x52e (wrong), 0x530 to 0x533, 0x701, 0x773, 0x775.
+		// codes 0x52e (wrong), 0x530 to 0x533, 0x701, 0x773. 0x775 (locked) is said
+		// whatever was typed.
 		_, rest, _ := strings.Cut(err.Error(), ", data ")
 		code, _, _ := strings.Cut(rest, ",")
 		switch code {
-		case "530", "531", "533", "701", "775":
+		case "530", "531", "533", "701":
 			return ErrDisabled
 		case "532", "773":
 			return ErrChangePassword
 		}
 		return ErrWrongPassword
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultConstraintViolation, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultNoSuchObject):
-		return ErrDisabled
+		return ErrWrongPassword // 389 DS and others, of locked and inactive accounts
 	}
 	return d.failure(err)
 }

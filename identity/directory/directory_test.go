@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-ldap/ldap/v3"
+
 	"holdfast/identity/directory"
 	"holdfast/identity/directory/directorytest"
 )
@@ -174,6 +176,29 @@ func TestPeople(t *testing.T) {
 	cancel()
 	if _, err := open(t, config(s)).Read(canceled); err == nil {
 		t.Error("a canceled read gave an answer")
+	}
+}
+
+// What is said to who types a password that the directory does not take. Only where it was
+// the right one more is said than that it was wrong.
+func TestRefusals(t *testing.T) {
+	ad := func(code string) error {
+		return ldap.NewError(ldap.LDAPResultInvalidCredentials, errors.New("80090308: LdapErr: DSID-0C090447, comment: AcceptSecurityContext error, data "+code+", v2580"))
+	}
+	for _, c := range []struct{ have, want error }{
+		{ldap.NewError(ldap.LDAPResultInvalidCredentials, errors.New("Invalid Credentials")), directory.ErrWrongPassword},
+		{ad("52e"), directory.ErrWrongPassword}, {ad("525"), directory.ErrWrongPassword},
+		{ad("533"), directory.ErrDisabled}, {ad("530"), directory.ErrDisabled}, {ad("701"), directory.ErrDisabled},
+		{ad("532"), directory.ErrChangePassword}, {ad("773"), directory.ErrChangePassword},
+		{ad("775"), directory.ErrWrongPassword}, // locked, whatever was typed
+		{ldap.NewError(ldap.LDAPResultUnwillingToPerform, errors.New("Account inactivated. Contact system administrator.")), directory.ErrWrongPassword},
+		{ldap.NewError(ldap.LDAPResultInappropriateAuthentication, errors.New("no password")), directory.ErrWrongPassword},
+		{ldap.NewError(ldap.LDAPResultBusy, errors.New("later")), directory.ErrUnavailable},
+		{ldap.NewError(ldap.ErrorNetwork, errors.New("gone")), directory.ErrUnavailable},
+	} {
+		if got := directory.Refusal(c.have); !errors.Is(got, c.want) {
+			t.Errorf("%v: %v, want %v", c.have, got, c.want)
+		}
 	}
 }
 
