@@ -69,10 +69,17 @@ func appError(err error) error {
 }
 
 func (a console) toApp(x *identity.App) web.App {
-	out := web.App{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: append([]string{}, x.Groups...),
+	out := web.App{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: []string{}, Gone: []string{},
 		Disabled: x.Disabled, LastUsed: x.LastUsed, Secrets: []web.AppSecret{}}
 	for _, s := range x.Secrets {
 		out.Secrets = append(out.Secrets, web.AppSecret{ID: s.ID, Created: s.Created, LastUsed: s.LastUsed})
+	}
+	for _, g := range x.Access {
+		if g.Gone {
+			out.Gone = append(out.Gone, g.Name)
+		} else {
+			out.Groups = append(out.Groups, g.Name)
+		}
 	}
 	return out
 }
@@ -135,7 +142,7 @@ func (a console) SetAppDisabled(ctx context.Context, id string, disabled bool) e
 }
 
 func (a console) SetAppGroups(ctx context.Context, id string, groups []string) error {
-	_, err := a.id().ChangeApp(ctx, id, func(x *identity.App) error { x.Groups = groups; return nil })
+	_, err := a.id().SetAppGroups(ctx, id, groups)
 	return appError(err)
 }
 

@@ -45,6 +45,7 @@ type appInfo struct {
 	Logouts   []string     `json:"post_logout_redirect_uris,omitempty"`
 	Backchan  string       `json:"backchannel_logout_uri,omitempty"`
 	Groups    []string     `json:"groups,omitempty"`
+	Gone      []string     `json:"removed_groups,omitempty"` // those that it was for and that are gone
 	Disabled  bool         `json:"disabled"`
 	Secrets   []secretInfo `json:"secrets,omitempty"`
 	LastUsed  time.Time    `json:"last_used,omitzero"`
@@ -63,7 +64,14 @@ type keyInfo struct {
 }
 
 func (a *Appliance) toAppInfo(x *identity.App) appInfo {
-	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Logouts: x.LogoutURIs, Backchan: x.BackchannelURI, Groups: x.Groups, Disabled: x.Disabled, LastUsed: x.LastUsed}
+	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Logouts: x.LogoutURIs, Backchan: x.BackchannelURI, Disabled: x.Disabled, LastUsed: x.LastUsed}
+	for _, g := range x.Access {
+		if g.Gone {
+			i.Gone = append(i.Gone, g.Name)
+		} else {
+			i.Groups = append(i.Groups, g.Name)
+		}
+	}
 	for _, s := range x.Secrets {
 		i.Secrets = append(i.Secrets, secretInfo{s.ID, s.Created, s.LastUsed})
 	}
@@ -203,8 +211,11 @@ func runAppList(ctx context.Context, c *cli, _ []string) error {
 		if i.Disabled {
 			state = "off"
 		}
-		if len(i.Groups) > 0 {
+		switch {
+		case len(i.Groups) > 0:
 			who = strings.Join(i.Groups, ", ")
+		case len(i.Gone) > 0:
+			who = "nobody: " + strings.Join(i.Gone, ", ") + " was removed"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", i.ID, i.Name, i.Template, state, who, len(i.Secrets))
 	}

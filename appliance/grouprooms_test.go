@@ -90,6 +90,7 @@ func TestGroupRooms(t *testing.T) {
 	cli(0, "user", "disable", "bert", "--undo")
 	until("bert", true)
 	// A group keeps its rooms under another name.
+	cli(0, "group", "add", "staff")
 	cli(0, "app", "add", "Charts", "--template", "grafana", "--url", "https://charts.hs.test", "--group", "nurses", "--group", "staff")
 	cli(0, "group", "rename", "nurses", " carers ")
 	var apps []struct{ Groups []string }

@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +20,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"holdfast/identity"
+	"holdfast/store/schema"
 )
 
 // app makes an application with a secret.
@@ -289,6 +292,195 @@ func TestAppGroupsAndOff(t *testing.T) {
 	r.wantError(r.refresh(a.ID, tk.refresh, "client_secret", secret), 401, "invalid_client")
 	if p := b.get("/oauth2/authorize?" + appParams(a.ID).Encode()); p.StatusCode != 403 {
 		t.Fatalf("switched off: %d", p.StatusCode)
+	}
+}
+
+// An application that is for a group is for that one, whatever its name is: not for a new
+// group of its old name, and for nobody once it is removed.
+func TestAppAccessIsByTheGroupItself(t *testing.T) {
+	r := logoutRig(t)
+	ctx := t.Context()
+	told := newTold(t)
+	for _, name := range []string{"alice", "bob"} {
+		r.user(name)
+	}
+	group := func(name string, who ...string) {
+		t.Helper()
+		if _, err := r.svc.CreateGroup(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range who {
+			must(t, r.svc.SetMember(ctx, name, "@"+x+":example.org", true))
+		}
+	}
+	group("Staff", "alice")
+	group("Other")
+	c, _ := identity.AppTemplate("generic", "Wiki", "")
+	c.RedirectURIs, c.Groups = []string{webRedirect}, []string{"staff", "Nobody's"}
+	var wrong *identity.AppError
+	if _, _, err := r.svc.CreateApp(ctx, c, ""); !errors.As(err, &wrong) || !strings.Contains(wrong.Msg, "Nobody's") {
+		t.Fatalf("a group that there is not: %v", err)
+	}
+	a, secret := r.app(func(c *identity.AppConfig) {
+		c.Groups, c.BackchannelURI = []string{" staff "}, told.URL+"/logout"
+	})
+	alice, bob := r.browser(), r.browser()
+	in := func(b *browser, user string) (string, bool) {
+		t.Helper()
+		loc := b.get("/oauth2/authorize?" + appParams(a.ID).Encode()).to(t).String()
+		p := b.get(loc)
+		if p.StatusCode == 200 { // who is not signed in yet
+			p = b.post(loc, url.Values{"username": {user}, "password": {"correct horse " + user}})
+		}
+		if p.StatusCode == 403 {
+			return "", false
+		}
+		x := b.withSecret("/oauth2/token", a.ID, secret, tradeForm(b.code(user, appParams(a.ID, "scope", "openid offline_access"))))
+		return r.tokens(x).refresh, true
+	}
+	refreshes := func(token string) bool {
+		return r.refresh(a.ID, token, "client_secret", secret).StatusCode == 200
+	}
+	old, ok := in(alice, "alice")
+	if !ok {
+		t.Fatal("alice is in the group and may not come in")
+	}
+	must(t, r.svc.RenameGroup(ctx, "staff", "Crew"))
+	group("Staff", "bob")
+	if _, ok := in(bob, "bob"); ok {
+		t.Fatal("a new group of the old name comes in")
+	}
+	if !refreshes(old) {
+		t.Fatal("the group's other name ended its access")
+	}
+	if list, err := r.svc.Apps(ctx); err != nil || len(list) != 1 || !slices.Equal(list[0].Access, []identity.AppAccess{{GroupID: a.Access[0].GroupID, Name: "Crew"}}) {
+		t.Fatalf("%+v %v", list[0].Access, err)
+	}
+
+	// Removed, it ends at once, of which the application and the log have word.
+	old, _ = in(alice, "alice")
+	told.take()
+	must(t, r.svc.DeleteGroup(ctx, "crew"))
+	r.deliver()
+	told.one(t)
+	if refreshes(old) {
+		t.Fatal("the group is gone and its access is not")
+	}
+	if e := r.last("app.change"); e.Target != a.ID || !strings.Contains(e.Data, `"group_removed":"Crew"`) || !strings.Contains(e.Data, `"for_all":false`) {
+		t.Fatalf("%s %s", e.Target, e.Data)
+	}
+	group("Crew", "alice", "bob")
+	for name, b := range map[string]*browser{"alice": alice, "bob": bob} {
+		if _, ok := in(b, name); ok {
+			t.Fatalf("%s comes in by a group of a removed one's name", name)
+		}
+	}
+	// Changing something else leaves it so.
+	if _, err := r.svc.ChangeApp(ctx, a.ID, func(x *identity.App) error { x.Name = "Wiki 2"; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.svc.Apps(ctx)
+	if err != nil || len(list[0].Access) != 1 || !list[0].Access[0].Gone || list[0].Access[0].Name != "Crew" {
+		t.Fatalf("%+v %v", list[0].Access, err)
+	}
+	if _, ok := in(bob, "bob"); ok {
+		t.Fatal("an application of a removed group is for everybody")
+	}
+
+	// Who decides so has it for another group, or for all; narrowed, it ends for the others.
+	if _, err := r.svc.SetAppGroups(ctx, a.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	old, ok = in(bob, "bob")
+	if !ok {
+		t.Fatal("it is for everybody and bob may not come in")
+	}
+	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Other", "Crew"}); err != nil || !refreshes(old) {
+		t.Fatalf("bob is in one of the groups: %v", err)
+	}
+	told.take()
+	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Other"}); err != nil || refreshes(old) {
+		t.Fatalf("bob's session goes on: %v", err)
+	}
+	r.deliver()
+	told.one(t)
+
+	// Who leaves the group is out of the application as well, and not of others.
+	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Crew"}); err != nil {
+		t.Fatal(err)
+	}
+	free, freeSecret := r.backchannel(told)
+	alice.signedInTo(free, freeSecret, "alice")
+	alice.signedInTo(a, secret, "alice")
+	must(t, r.svc.SetMember(ctx, "crew", "@alice:example.org", false))
+	r.deliver()
+	if c := claimsOf(t, told.one(t)); c["aud"] != a.ID {
+		t.Fatalf("%v is told", c["aud"])
+	}
+}
+
+// TestAppAccessOfBefore brings a file to the schema in which access is by the group itself.
+func TestAppAccessOfBefore(t *testing.T) {
+	r := newRig(t, nil)
+	alice := r.user("alice")
+	ctx := t.Context()
+	for _, g := range []string{"Staff", "Ops"} {
+		if _, err := r.svc.CreateGroup(ctx, g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, r.svc.SetMember(ctx, "staff", alice.UserID, true))
+	byName := map[string][]string{"both": {"Ops", "Staff"}, "one": {"Staff"}, "none": {"staff", "Left"}, "all": nil}
+	ids := map[string]string{}
+	for name := range byName {
+		a, _ := r.app(func(c *identity.AppConfig) { c.Name = name })
+		ids[name] = a.ID
+	}
+	r.stop()
+	steps, err := schema.Migrations()
+	must(t, err)
+	n := slices.IndexFunc(steps, func(m schema.Migration) bool { return strings.HasSuffix(m.Name, "_app_groups.sql") })
+	db, err := sql.Open("sqlite", r.path)
+	must(t, err)
+	// What this migration and those after it made is taken away, as far as it matters here.
+	if _, err := db.Exec(`DROP TABLE id_app_groups`); err != nil {
+		t.Fatal(err)
+	}
+	for name, groups := range byName {
+		if groups == nil {
+			continue
+		}
+		raw, _ := json.Marshal(groups)
+		if _, err := db.Exec(`UPDATE id_apps SET config = json_set(config, '$.groups', json($2)) WHERE id = $1`, ids[name], string(raw)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := db.Exec(steps[n].SQL); err != nil {
+		t.Fatal(err)
+	}
+	must(t, db.Close())
+	r.start()
+	list, err := r.svc.Apps(ctx)
+	must(t, err)
+	for _, a := range list {
+		var names, gone []string
+		for _, x := range a.Access {
+			if names = append(names, x.Name); x.Gone {
+				gone = append(gone, x.Name)
+			}
+		}
+		if want := byName[a.Name]; strings.Join(slices.Sorted(slices.Values(names)), " ") != strings.Join(slices.Sorted(slices.Values(want)), " ") {
+			t.Errorf("%s is for %v instead of %v", a.Name, names, want)
+		}
+		if (len(gone) > 0) != (a.Name == "none") {
+			t.Errorf("%s is for %v, of which %v are gone", a.Name, names, gone)
+		}
+		b := r.browser()
+		page := b.get("/oauth2/authorize?" + appParams(a.ID).Encode()).to(t).String()
+		got := b.post(page, url.Values{"username": {"alice"}, "password": {"correct horse alice"}})
+		if (got.StatusCode == 403) != (a.Name == "none") {
+			t.Errorf("%s answers %d", a.Name, got.StatusCode)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type (
 	App       = register.App
 	AppConfig = register.AppConfig
 	AppSecret = register.Secret
+	AppAccess = register.Access
 	AppError  = register.Error
 	Key       = opstore.Key
 )
@@ -345,6 +346,18 @@ func (s *Service) ChangeApp(ctx context.Context, id string, change func(*App) er
 			return err
 		}
 		return s.sessions.EndClientTx(tx, id, "application switched off", false)
+	})
+	return a, err
+}
+
+// SetAppGroups says which groups' people may use an application, by their names; none:
+// everybody. It ends for those who may not use it any more. Errors: ErrNoApp, *AppError.
+func (s *Service) SetAppGroups(ctx context.Context, id string, groups []string) (a *App, err error) {
+	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
+		if a, err = s.clients.SetAccessTx(tx, id, groups); err != nil {
+			return err
+		}
+		return s.sessions.NarrowedTx(tx, id)
 	})
 	return a, err
 }

@@ -258,9 +258,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err := s.accounts.SealTokens(ctx); err != nil {
 		return nil, err
 	}
-	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit})
+	s.clients = register.New(register.Options{DB: o.DB, Now: o.Now, Live: opstore.LiveClients, Origins: s.seenOrigins, MaxClients: o.MaxClients, Audit: o.Audit, Accounts: s.accounts})
 	s.sessions, err = opstore.New(opstore.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Clients: s.clients, Devices: o.Devices, Key: key, Now: o.Now,
-		Groups: s.groupNames, DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})
+		DisplayName: o.DisplayName, Client: o.Client, Audit: o.Audit})
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +284,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.accounts.Ask(s.roster)
 	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit,
-		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.sessions.DropUser, Lock: s.lockOut, OtherWay: s.otherWay})
+		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.regrouped, Lock: s.lockOut, OtherWay: s.otherWay})
 	if err != nil {
 		return nil, err
 	}

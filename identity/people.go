@@ -108,16 +108,6 @@ func (s *Service) GroupsOf(ctx context.Context, userID string) ([]Group, error) 
 	return s.accounts.Groups(ctx, u.ID)
 }
 
-// groupNames are the names of the groups of an account, by its ULID.
-func (s *Service) groupNames(ctx context.Context, id string) ([]string, error) {
-	groups, err := s.accounts.Groups(ctx, id)
-	names := make([]string, len(groups))
-	for i, g := range groups {
-		names[i] = g.Name
-	}
-	return names, err
-}
-
 // Members lists who is in a group. Errors: ErrNoGroup.
 func (s *Service) Members(ctx context.Context, group string) (out []User, err error) {
 	err = s.o.DB.Read(ctx, func(q store.Querier) error {
@@ -172,16 +162,14 @@ func (s *Service) withGroup(ctx context.Context, name string, fn func(tx *store.
 	})
 }
 
-// RenameGroup gives a group another name, also where applications are for its people
-// alone. Errors: ErrNoGroup, ErrGroupName,
-// ErrGroupExists, ErrGroupSource.
+// RenameGroup gives a group another name; applications stay its people's. Errors:
+// ErrNoGroup, ErrGroupName, ErrGroupExists, ErrGroupSource.
 func (s *Service) RenameGroup(ctx context.Context, name, to string) error {
 	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error { return s.accounts.RenameGroupTx(tx, g, to) })
 }
 
-// groupRenamed has applications know a group by its new name, and its members' tokens
-// read anew.
-func (s *Service) groupRenamed(tx *store.Tx, g Group, to string) error {
+// groupRenamed has the tokens of a group's members read anew.
+func (s *Service) groupRenamed(tx *store.Tx, g Group) error {
 	ids, err := s.accounts.MemberIDs(tx, g)
 	if err != nil {
 		return err
@@ -191,12 +179,31 @@ func (s *Service) groupRenamed(tx *store.Tx, g Group, to string) error {
 			s.sessions.DropUser(id)
 		}
 	})
-	return s.clients.RenameGroupTx(tx, g.Name, to)
+	return nil
 }
 
-// DeleteGroup removes a group; its members stay as people. Errors: ErrNoGroup.
+// DeleteGroup removes a group; its members stay as people, and applications that they
+// could use through it alone end for them. Errors: ErrNoGroup.
 func (s *Service) DeleteGroup(ctx context.Context, name string) error {
-	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error { return s.accounts.DeleteGroupTx(tx, g) })
+	return s.withGroup(ctx, name, func(tx *store.Tx, g Group) error {
+		ids, err := s.accounts.MemberIDs(tx, g)
+		if err != nil {
+			return err
+		}
+		apps, err := s.clients.GroupGoneTx(tx, g)
+		if err != nil {
+			return err
+		}
+		if err := s.accounts.DeleteGroupTx(tx, g); err != nil || len(apps) == 0 {
+			return err
+		}
+		for _, id := range ids {
+			if err := s.sessions.LeftTx(tx, id, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // GrantGroup gives the members of a group a role. Errors: ErrNoGroup, ErrGroupRole.
@@ -220,7 +227,10 @@ func (s *Service) SetMember(ctx context.Context, group, userID string, in bool) 
 		if in {
 			return s.accounts.AddMemberTx(tx, g, u)
 		}
-		return s.accounts.RemoveMemberTx(tx, g, u)
+		if err := s.accounts.RemoveMemberTx(tx, g, u); err != nil {
+			return err
+		}
+		return s.sessions.LeftTx(tx, u.ID, false)
 	})
 }
 
@@ -240,7 +250,15 @@ func (s *Service) directoryGroups(ctx context.Context, id, directory string, gro
 		if err != nil {
 			return err
 		}
-		tx.AfterCommit(func() { s.sessions.DropUser(u.ID) })
-		return s.accounts.SetDirectoryGroupsTx(tx, u, directory, groups)
+		if err := s.accounts.SetDirectoryGroupsTx(tx, u, directory, groups); err != nil {
+			return err
+		}
+		return s.regrouped(tx, u.ID)
 	})
+}
+
+// regrouped follows that somebody, by their ULID, may be in other groups than before.
+func (s *Service) regrouped(tx *store.Tx, id string) error {
+	tx.AfterCommit(func() { s.sessions.DropUser(id) })
+	return s.sessions.LeftTx(tx, id, false)
 }

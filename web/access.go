@@ -86,6 +86,7 @@ type App struct {
 	Secret    string      `json:"secret,omitempty"` // only when it is made
 	Redirects []string    `json:"redirects"`
 	Groups    []string    `json:"groups"`
+	Gone      []string    `json:"gone"` // groups that were removed: who was in them may not use it
 	Disabled  bool        `json:"disabled"`
 	Secrets   []AppSecret `json:"secrets"`
 	LastUsed  time.Time   `json:"last_used,omitzero"`

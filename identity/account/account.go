@@ -155,7 +155,7 @@ type Accounts struct {
 	elsewhere Elsewhere // nil: all passwords are here
 	onEnd     func(tx *store.Tx, userID, sid string) error
 	// groupRenamed runs in the write that renames a group.
-	groupRenamed func(tx *store.Tx, g Group, to string) error
+	groupRenamed func(tx *store.Tx, g Group) error
 }
 
 // New prepares the accounts.

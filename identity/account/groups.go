@@ -233,7 +233,7 @@ func (a *Accounts) renameTx(tx *store.Tx, g Group, name string) error {
 		return err
 	}
 	if a.groupRenamed != nil {
-		if err := a.groupRenamed(tx, g, name); err != nil {
+		if err := a.groupRenamed(tx, g); err != nil {
 			return err
 		}
 	}
@@ -242,7 +242,7 @@ func (a *Accounts) renameTx(tx *store.Tx, g Group, name string) error {
 
 // OnGroupRename has f called in the write that renames a group. Call it before the
 // accounts are used.
-func (a *Accounts) OnGroupRename(f func(tx *store.Tx, g Group, to string) error) { a.groupRenamed = f }
+func (a *Accounts) OnGroupRename(f func(tx *store.Tx, g Group) error) { a.groupRenamed = f }
 
 const (
 	deleteGroup   = `DELETE FROM id_groups WHERE id = $1`

@@ -65,8 +65,6 @@ type Options struct {
 	Devices  DeviceSink // nil: none
 	Key      []byte     // 32 secret bytes that are not in the database
 	Now      func() time.Time
-	// Groups are those that an account (by ULID) is in. nil: nobody is in any.
-	Groups func(ctx context.Context, userID string) ([]string, error)
 	// DisplayName is the name that others see (by user ID). nil: what it was when the
 	// account was made.
 	DisplayName func(ctx context.Context, userID string) (string, error)

@@ -215,23 +215,95 @@ var ErrNotAllowed = errors.New("identity: the person may not use this applicatio
 // MayUse reports whether somebody may use an application: it is on, and they are in one
 // of its groups, if it has any. Errors: ErrNotAllowed.
 func (s *Store) MayUse(ctx context.Context, c *register.Client, userID string) error {
+	if !c.Disabled() && !c.Restricted() {
+		return nil
+	}
+	return s.DB.Read(ctx, func(q store.Querier) error { return s.mayUse(q, c, userID) })
+}
+
+func (s *Store) mayUse(q store.Querier, c *register.Client, userID string) error {
 	if c.Disabled() {
 		return ErrNotAllowed
 	}
-	if c.App == nil || len(c.App.Groups) == 0 {
+	if !c.Restricted() {
 		return nil
 	}
-	if s.Groups == nil {
-		return ErrNotAllowed
-	}
-	of, err := s.Groups(ctx, userID)
+	groups, err := s.Accounts.LoadGroups(q, userID)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(of, func(g string) bool { return slices.Contains(c.App.Groups, g) }) {
-		return ErrNotAllowed
+	for _, g := range groups {
+		if c.App.Admits(g.ID) {
+			return nil
+		}
+	}
+	return ErrNotAllowed
+}
+
+const (
+	// An application without a refresh token has no session any more when its access
+	// token has expired; that it signed somebody in is known all the same.
+	selectUsed = `SELECT client_id FROM id_sessions WHERE user_id = $1 AND ended = 0 AND client_id <> '' UNION SELECT client_id FROM id_logins WHERE user_id = $1`
+	selectUses = `SELECT user_id FROM id_sessions WHERE client_id = $1 AND ended = 0 UNION SELECT user_id FROM id_logins WHERE client_id = $1`
+)
+
+// LeftTx follows that somebody, by their ULID, is in fewer groups: applications that they
+// may not use any more are told, and end for them. Those with offline_access get no new
+// token instead, until their person is back; with all they end as well.
+func (s *Store) LeftTx(tx *store.Tx, userID string, all bool) error {
+	ids, err := strings1(tx, selectUsed, userID)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		c, err := s.Clients.Load(tx, id)
+		if errors.Is(err, register.ErrNoClient) {
+			continue
+		}
+		if err == nil {
+			err = s.endUnlessTx(tx, c, userID, all)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// NarrowedTx follows that an application is for other people than before: it ends for
+// those who may not use it any more.
+func (s *Store) NarrowedTx(tx *store.Tx, clientID string) error {
+	c, err := s.Clients.Load(tx, clientID)
+	if err != nil {
+		return err
+	}
+	ids, err := strings1(tx, selectUses, clientID)
+	for _, id := range ids {
+		if err == nil {
+			err = s.endUnlessTx(tx, c, id, true)
+		}
+	}
+	return err
+}
+
+// endUnlessTx ends an application for somebody who may not use it, and has it told.
+func (s *Store) endUnlessTx(tx *store.Tx, c *register.Client, userID string, all bool) error {
+	err := s.mayUse(tx, c, userID)
+	if !errors.Is(err, ErrNotAllowed) {
+		return err
+	}
+	list, err := listSessions(tx, userID)
+	if err != nil {
+		return err
+	}
+	for _, x := range list {
+		if x.ClientID == c.ID && (all || !offline(x.Scopes)) {
+			if err := s.EndTx(tx, x.ID, "not in a group for it any more", true); err != nil {
+				return err
+			}
+		}
+	}
+	return s.logoutTx(tx, loginsOfApp, userID, c.ID)
 }
 
 // Consent is what somebody allowed an application.

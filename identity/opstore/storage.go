@@ -333,14 +333,15 @@ func (st Storage) claims(ctx context.Context, info *oidc.UserInfo, c *register.C
 		}
 	}
 	if want("groups") {
-		groups := []string{}
-		if st.S.Groups != nil {
-			var err error
-			if groups, err = st.S.Groups(ctx, id); err != nil {
-				return err
-			}
+		groups, err := st.S.Accounts.Groups(ctx, id)
+		if err != nil {
+			return err
 		}
-		info.AppendClaims("groups", append([]string{}, groups...))
+		names := make([]string, len(groups))
+		for i, g := range groups {
+			names[i] = g.Name
+		}
+		info.AppendClaims("groups", names)
 	}
 	return nil
 }

@@ -80,8 +80,17 @@ type AppConfig struct {
 	// MadeUpEmail gives people without an e-mail address one that leads nowhere, for
 	// applications that insist on it.
 	MadeUpEmail bool `json:"made_up_email,omitempty"`
-	// Groups may use the application. None: everybody.
-	Groups []string `json:"groups,omitempty"`
+	// Groups are the names of those whose people may use it, for one that is being made.
+	// None: everybody. App.Access has them afterwards.
+	Groups []string `json:"-"`
+}
+
+// Access is a group whose people may use an application. It is known by its ULID, so that
+// it stays the same under another name, and no other group of its name is taken for it.
+type Access struct {
+	GroupID string
+	Name    string // as it is now, or was when it was removed
+	Gone    bool   // it was removed: nobody comes in by it
 }
 
 // App is an application that an administrator made.
@@ -93,7 +102,10 @@ type App struct {
 	CreatedBy string
 	LastUsed  time.Time // zero: never
 	Secrets   []Secret  // without the secrets themselves
-	keys      jose.JSONWebKeySet
+	// Access are the groups whose people may use it. None: everybody. Where all are gone,
+	// nobody may.
+	Access []Access
+	keys   jose.JSONWebKeySet
 }
 
 // Secret is one of an application's secrets, without itself.
@@ -105,6 +117,12 @@ type Secret struct {
 
 // Confidential reports whether the application proves itself.
 func (a *App) Confidential() bool { return a.Auth != AuthNone }
+
+// Admits reports whether the people of a group, by its ULID, may use an application that
+// is not for everybody.
+func (a *App) Admits(groupID string) bool {
+	return slices.ContainsFunc(a.Access, func(x Access) bool { return !x.Gone && x.GroupID == groupID })
+}
 
 func hasSecret(auth string) bool { return auth == AuthSecret || auth == AuthBasic || auth == AuthPost }
 
@@ -268,10 +286,6 @@ func (c *AppConfig) check() (keys jose.JSONWebKeySet, err error) {
 		}
 	}
 	c.Scopes = slices.Compact(slices.Sorted(slices.Values(c.Scopes)))
-	c.Groups = slices.Compact(slices.Sorted(slices.Values(c.Groups)))
-	if len(c.Groups) > maxGroups || slices.Contains(c.Groups, "") {
-		return keys, badMetadata("Between 0 and %d groups can be named.", maxGroups)
-	}
 	return keys, nil
 }
 
@@ -310,6 +324,11 @@ const (
 	selectSecrets = `SELECT id, hash, created, last_used FROM id_app_secrets WHERE app_id = $1 ORDER BY created, id`
 	deleteSecret  = `DELETE FROM id_app_secrets WHERE app_id = $1 AND id = $2`
 	dropSecrets   = `DELETE FROM id_app_secrets WHERE app_id = $1`
+	insertAccess  = `INSERT INTO id_app_groups (app_id, group_id, gone) VALUES ($1, $2, '') ON CONFLICT DO NOTHING`
+	selectAccess  = `SELECT group_id, gone FROM id_app_groups WHERE app_id = $1 ORDER BY group_id`
+	selectByGroup = `SELECT app_id FROM id_app_groups WHERE group_id = $1 AND gone = '' ORDER BY app_id`
+	dropAccess    = `DELETE FROM id_app_groups WHERE app_id = $1`
+	goneAccess    = `UPDATE id_app_groups SET gone = $2 WHERE group_id = $1`
 	touchSecret   = `UPDATE id_app_secrets SET last_used = $3 WHERE app_id = $1 AND id = $2`
 )
 
@@ -337,6 +356,9 @@ func (g *Registry) CreateApp(ctx context.Context, c AppConfig, by string) (a *Ap
 		if _, err := tx.Exec(insertApp, a.ID, string(raw), now.UnixMilli(), by); err != nil {
 			return err
 		}
+		if err := g.setAccess(tx, a, c.Groups); err != nil {
+			return err
+		}
 		if hasSecret(c.Auth) {
 			if secret, err = g.addSecret(tx, a); err != nil {
 				return err
@@ -360,7 +382,13 @@ func (g *Registry) note(tx *store.Tx, event string, a *App, d audit.Data) error 
 
 // noted is how an application is set up, as far as it decides who gets to know what.
 func (a *App) noted() audit.Data {
-	return audit.Data{"redirects": a.RedirectURIs, "groups": a.Groups, "scopes": a.Scopes, "auth": a.Auth, "disabled": a.Disabled,
+	groups := []string{}
+	for _, x := range a.Access {
+		if !x.Gone {
+			groups = append(groups, x.Name)
+		}
+	}
+	return audit.Data{"redirects": a.RedirectURIs, "groups": groups, "for_all": len(a.Access) == 0, "scopes": a.Scopes, "auth": a.Auth, "disabled": a.Disabled,
 		"skip_consent": a.SkipConsent, "introspect_all": a.IntrospectAll}
 }
 
@@ -378,6 +406,9 @@ func (g *Registry) addSecret(tx *store.Tx, a *App) (string, error) {
 // change runs in the transaction. Errors: ErrNoClient, *Error, change's.
 func (g *Registry) ChangeApp(tx *store.Tx, id string, change func(*App) error) (*App, error) {
 	a, err := g.LoadApp(tx, id)
+	if err == nil {
+		err = g.loadAccess(tx, a)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -405,22 +436,122 @@ func (g *Registry) ChangeApp(tx *store.Tx, id string, change func(*App) error) (
 	return a, g.note(tx, "app.change", a, a.noted())
 }
 
-// RenameGroupTx has the applications that are for a group's people know it by another name.
-func (g *Registry) RenameGroupTx(tx *store.Tx, from, to string) error {
-	all, err := loadApps(tx)
-	if err != nil {
+// setAccess makes the groups whose people may use an application exactly these.
+func (g *Registry) setAccess(tx *store.Tx, a *App, names []string) error {
+	if len(names) > maxGroups {
+		return badMetadata("An application can be for %d groups at most.", maxGroups)
+	}
+	if _, err := tx.Exec(dropAccess, a.ID); err != nil {
 		return err
 	}
-	for _, a := range all {
-		i := slices.Index(a.Groups, from)
-		if i < 0 || from == to {
-			continue
+	for _, n := range names {
+		x, err := g.Accounts.LoadGroup(tx, n)
+		if errors.Is(err, account.ErrNoGroup) {
+			return badMetadata("There is no group %.100q here. Make it first; a directory's is there once somebody in it came in.", n)
 		}
-		if _, err := g.ChangeApp(tx, a.ID, func(a *App) error { a.Groups[i] = to; return nil }); err != nil {
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(insertAccess, a.ID, x.ID); err != nil {
 			return err
 		}
 	}
+	return g.loadAccess(tx, a)
+}
+
+// loadAccess loads the groups whose people may use an application, with their names, by name.
+func (g *Registry) loadAccess(q store.Querier, a *App) error {
+	if err := loadAccessIDs(q, a); err != nil {
+		return err
+	}
+	for i, x := range a.Access {
+		if x.Gone {
+			continue
+		}
+		name, err := g.Accounts.GroupName(q, x.GroupID)
+		if errors.Is(err, store.ErrNotFound) {
+			name, err, a.Access[i].Gone = x.GroupID, nil, true
+		}
+		if err != nil {
+			return err
+		}
+		a.Access[i].Name = name
+	}
+	slices.SortFunc(a.Access, func(x, y Access) int { return strings.Compare(x.Name, y.Name) })
 	return nil
+}
+
+// loadAccessIDs is loadAccess without the names of groups that there are: it is enough for
+// who may come in.
+func loadAccessIDs(q store.Querier, a *App) error {
+	rows, err := q.Query(selectAccess, a.ID)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	a.Access = nil
+	for rows.Next() {
+		var x Access
+		if err := rows.Scan(&x.GroupID, &x.Name); err != nil {
+			return err
+		}
+		x.Gone = x.Name != ""
+		a.Access = append(a.Access, x)
+	}
+	return rows.Err()
+}
+
+// SetAccessTx makes the groups whose people may use an application exactly these, by
+// their names; none: everybody may. Errors: ErrNoClient, *Error.
+func (g *Registry) SetAccessTx(tx *store.Tx, id string, names []string) (*App, error) {
+	a, err := g.LoadApp(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.setAccess(tx, a, names); err != nil {
+		return nil, err
+	}
+	return a, g.note(tx, "app.change", a, a.noted())
+}
+
+// GroupGoneTx notes that a group is being removed, and returns the applications that its
+// people could use through it. The note keeps an application that was for it alone from
+// being everybody's.
+func (g *Registry) GroupGoneTx(tx *store.Tx, group account.Group) (ids []string, err error) {
+	rows, err := tx.Query(selectByGroup, group.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	rows.Close()
+	if _, err := tx.Exec(goneAccess, group.ID, group.Name); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		a, err := g.LoadApp(tx, id)
+		if err == nil {
+			err = g.loadAccess(tx, a)
+		}
+		if err == nil {
+			d := a.noted()
+			d["group_removed"] = group.Name
+			err = g.note(tx, "app.change", a, d)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
 // DeleteAppTx removes an application. Errors: ErrNoClient.
@@ -431,6 +562,9 @@ func (g *Registry) DeleteAppTx(tx *store.Tx, id string) error {
 	}
 	if err == nil {
 		_, err = tx.Exec(dropSecrets, id)
+	}
+	if err == nil {
+		_, err = tx.Exec(dropAccess, id)
 	}
 	if err != nil {
 		return err
@@ -527,8 +661,10 @@ func (g *Registry) LoadApp(q store.Querier, id string) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = g.loadSecrets(q, a)
-	return a, err
+	if _, err = g.loadSecrets(q, a); err != nil {
+		return nil, err
+	}
+	return a, loadAccessIDs(q, a)
 }
 
 func loadApps(q store.Querier) (out []*App, err error) {
@@ -555,6 +691,9 @@ func (g *Registry) Apps(ctx context.Context) (out []*App, err error) {
 		}
 		for _, a := range out {
 			if _, err := g.loadSecrets(q, a); err != nil {
+				return err
+			}
+			if err := g.loadAccess(q, a); err != nil {
 				return err
 			}
 		}

@@ -3,9 +3,11 @@
 // appliance's own web client.
 //
 // Invariants: a redirect URI is compared byte for byte, only the port of a
-// loopback address is free; secrets are kept as SHA-256, two at most; the same registration gives the same client; nothing
-// a client names is ever fetched; clients without a session are the first to go
-// when there are too many.
+// loopback address is free; secrets are kept as SHA-256, two at most; an application
+// that is for some groups knows them by their IDs, and where they are removed it is for
+// nobody, never for everybody; the same registration gives the same client; nothing a
+// client that registered itself names is ever fetched; clients without a session are the
+// first to go when there are too many.
 package register
 
 import (
@@ -55,6 +57,8 @@ type Options struct {
 	// MaxClients overrides how many registered clients are kept. 0: 2000.
 	MaxClients int
 	Audit      *audit.Log // nil: nothing is noted
+	// Accounts know the groups whose people may use an application.
+	Accounts *account.Accounts
 }
 
 // Registry keeps the clients.
@@ -211,6 +215,9 @@ func (c *Client) Confidential() bool { return c.App != nil && c.App.Confidential
 
 // Disabled reports whether an administrator switched the application off.
 func (c *Client) Disabled() bool { return c.App != nil && c.App.Disabled }
+
+// Restricted reports whether only the people of some groups may use it.
+func (c *Client) Restricted() bool { return c.App != nil && len(c.App.Access) > 0 }
 
 // PKCE reports whether a sign-in must have a code challenge.
 func (c *Client) PKCE() bool { return c.App == nil || !c.App.WithoutPKCE }

@@ -187,10 +187,10 @@ func (u *Upstreams) followTx(tx *store.Tx, who Person, x account.User) error {
 	mapped := slices.Collect(maps.Values(m.Groups)) // it may have changed since the person was asked
 	give := slices.DeleteFunc(slices.Clone(who.Groups), func(id string) bool { return !slices.Contains(mapped, id) })
 	changed, err := u.o.Accounts.GiveTx(tx, x, origin(who.Upstream), give, who.Partly)
-	if err == nil && changed && u.o.Changed != nil {
-		tx.AfterCommit(func() { u.o.Changed(x.ID) })
+	if err != nil || !changed || u.o.Changed == nil {
+		return err
 	}
-	return err
+	return u.o.Changed(tx, x.ID)
 }
 
 // follow is followTx for somebody who has an account, and lets the displayed name follow.

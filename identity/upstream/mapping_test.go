@@ -42,7 +42,7 @@ func newSite(t *testing.T) *site {
 	s.u, err = New(t.Context(), Options{DB: db, Log: quiet(), Accounts: s.accounts, Seal: same, Unseal: same, Now: time.Now,
 		DisplayName: func(_ context.Context, id string) (string, error) { return s.shown[id], nil },
 		Rename:      func(_ context.Context, id, name string) error { s.shown[id] = name; return nil },
-		Changed:     func(id string) { s.changed = append(s.changed, id) }})
+		Changed:     func(_ *store.Tx, id string) error { s.changed = append(s.changed, id); return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

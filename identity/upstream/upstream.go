@@ -144,8 +144,9 @@ type Options struct {
 	OtherWay func(q store.Querier, x account.User) (bool, error)
 	// Lock locks an account and ends its sessions and devices. nil: nobody is locked.
 	Lock func(ctx context.Context, userID string, locked bool) error
-	// Changed is told by ULID that somebody's groups are others now. nil: nobody is told.
-	Changed func(id string)
+	// Changed is told by ULID, in the same transaction, that somebody's groups are others now.
+	// nil: nobody is told.
+	Changed func(tx *store.Tx, id string) error
 }
 
 // Upstreams keeps the providers. Its methods are safe for concurrent use.
@@ -402,12 +403,13 @@ func (u *Upstreams) Remove(ctx context.Context, id, people string) (locked int, 
 		if err != nil {
 			return err
 		}
-		if u.o.Changed != nil {
-			tx.AfterCommit(func() {
-				for _, id := range changed {
-					u.o.Changed(id)
-				}
-			})
+		for _, id := range changed {
+			if u.o.Changed == nil {
+				break
+			}
+			if err := u.o.Changed(tx, id); err != nil {
+				return err
+			}
 		}
 		if people != Keep {
 			ids, err := scanIDs(tx, o.c.Issuer)

@@ -328,6 +328,15 @@ CREATE INDEX id_access_tokens_expires ON id_access_tokens (expires) WHERE expire
 CREATE INDEX id_access_tokens_session ON id_access_tokens (session_id);
 
 -- owner: identity/register
+CREATE TABLE id_app_groups (
+	app_id   TEXT NOT NULL,
+	group_id TEXT NOT NULL, -- ULID
+	gone     TEXT NOT NULL, -- the name of a group that was removed, whose row keeps the application from being everybody's; '': it is there
+	PRIMARY KEY (app_id, group_id)
+) WITHOUT ROWID;
+CREATE INDEX id_app_groups_group ON id_app_groups (group_id);
+
+-- owner: identity/register
 CREATE TABLE id_app_secrets (
 	app_id    TEXT NOT NULL,
 	id        TEXT NOT NULL,

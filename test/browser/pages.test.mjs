@@ -291,6 +291,26 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.keyboard.press("Escape");
     await p.reload();
     await p.getByTestId("apps").getByText("For Watch").waitFor();
+    // Its group is removed, and a new one of the same name is not taken for it.
+    command("group", "add", "Night");
+    await p.getByTestId("apps").getByRole("button", { name: "Groups that may use it" }).click();
+    await p.getByLabel("Groups that may use it").fill("Day");
+    await p.getByTestId("app-groups").click();
+    await p.getByText("There is no group").waitFor();
+    await p.getByLabel("Groups that may use it").fill("night");
+    await p.getByTestId("app-groups").click();
+    await p.getByTestId("apps").getByText("For Night").waitFor();
+    command("group", "remove", "Night");
+    command("group", "add", "Night");
+    await p.reload();
+    await p.getByTestId("apps").getByText("Nobody may use it").waitFor();
+    await p.getByTestId("apps").getByRole("button", { name: "Groups that may use it" }).click();
+    await p.getByText("nobody may use it, also not by a new group").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-apps-gone");
+    await p.getByLabel("Groups that may use it").fill("Watch");
+    await p.getByTestId("app-groups").click();
+    await p.getByTestId("apps").getByText("For Watch").waitFor();
     assert.equal(await p.getByTestId("app-made").count(), 0, "the secret is not shown again");
     // The group gets another name, by which the application knows it; what follows is said before.
     await p.goto(`${server.base}/console/groups`);

@@ -20,6 +20,7 @@ interface App {
     secret?: string;
     redirects: string[];
     groups: string[];
+    gone: string[]; // groups that were removed
     disabled: boolean;
     secrets: Secret[];
     last_used?: string;
@@ -33,6 +34,11 @@ interface Key {
 
 const templates = ["nextcloud", "grafana", "gitea", "jitsi", "generic", "public"] as const;
 const lines = (text: string): string[] => text.split(/[\n,]/).flatMap((s) => s.trim() || []);
+
+// Where all groups that it is for were removed, nobody may use it.
+const nobodys = (a: App): boolean => a.groups.length === 0 && a.gone.length > 0;
+const whose = (a: App): string =>
+    nobodys(a) ? t("console.apps.gone", { groups: a.gone.join(", ") }) : a.groups.length ? t("console.apps.for", { groups: a.groups.join(", ") }) : t("console.apps.forAll");
 
 export function AppsPage({ acts }: { acts: boolean }) {
     const { value: apps, error, reload } = useLoaded<App[]>("/api/console/apps");
@@ -66,10 +72,11 @@ export function AppsPage({ acts }: { acts: boolean }) {
                         <span className="console-who">
                             <b>{a.name}</b>
                             <span className="hf-hint">{t("console.apps.id", { id: a.id })}</span>
-                            <span className="hf-hint">{a.groups.length ? t("console.apps.for", { groups: a.groups.join(", ") }) : t("console.apps.forAll")}</span>
+                            <span className="hf-hint">{whose(a)}</span>
                         </span>
                         <span className="console-tags">
                             <span className="hf-tag">{t(`console.apps.template.${a.template}`)}</span>
+                            {nobodys(a) && <span className="hf-tag hf-tag--warn">{t("console.apps.forNobody")}</span>}
                             {a.disabled && <span className="hf-tag hf-tag--warn">{t("console.apps.off")}</span>}
                         </span>
                         <span className="hf-hint console-when">{t("console.apps.used", { when: date(a.last_used) })}</span>
@@ -259,7 +266,16 @@ function Access({ app, onChange, onClose }: { app: App; onChange: () => Promise<
                 button={t("common.save")}
                 testId="app-groups"
                 onCancel={onClose}
-                fields={() => <TextField label={t("console.apps.groups")} value={groups} onChange={setGroups} hint={t("console.apps.groupsHint")} autoFocus autoComplete="off" />}
+                fields={() => (
+                    <>
+                        {nobodys(app) && (
+                            <Banner icon="alert" kind="warn">
+                                {t("console.apps.goneText", { groups: app.gone.join(", ") })}
+                            </Banner>
+                        )}
+                        <TextField label={t("console.apps.groups")} value={groups} onChange={setGroups} hint={t("console.apps.groupsHint")} autoFocus autoComplete="off" />
+                    </>
+                )}
             />
         </Dialog>
     );
