@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"holdfast/identity"
@@ -194,8 +195,10 @@ func (a console) Directories(ctx context.Context) ([]web.Directory, error) {
 	for _, d := range list {
 		c, r := d.Config, d.Report
 		out = append(out, web.Directory{ID: d.ID, Settings: web.DirectorySettings{Kind: c.Kind, URLs: some(c.URLs), BaseDN: c.BaseDN, BindDN: c.BindDN, CA: c.CA,
-			UserFilter: c.UserFilter, GroupFilter: c.GroupFilter, Everyone: c.Everyone, Names: c.Names},
+			UserFilter: c.UserFilter, GroupFilter: c.GroupFilter, Everyone: c.Everyone, Names: c.Names, Pictures: c.Pictures, Mail: c.Mail,
+			FullAttr: c.FullAttr, MailAttr: c.MailAttr, PictureAttr: c.PictureAttr},
 			Synced: d.Synced, People: r.People, Accounts: r.Accounts, Made: some(r.Made), Locked: some(r.Locked), Unlocked: some(r.Unlocked), Taken: some(r.Taken),
+			GroupsRenamed: some(r.GroupsRenamed), GroupsTaken: some(r.GroupsTaken), MailTaken: some(r.MailTaken), PicturesLeft: some(r.PicturesLeft),
 			Alarm: r.Alarm, Error: r.Error, Down: d.Down})
 	}
 	return out, err
@@ -213,19 +216,37 @@ func (a console) SetDirectory(ctx context.Context, id string, d web.DirectorySet
 			c = x.Config
 		}
 	}
+	before := directory.Config{Kind: c.Kind}.Defaults()
 	c.Kind, c.URLs, c.BaseDN, c.BindDN, c.Password, c.CA = d.Kind, d.URLs, d.BaseDN, d.BindDN, d.Password, d.CA
-	c.UserFilter, c.GroupFilter, c.Everyone, c.Names = d.UserFilter, d.GroupFilter, d.Everyone, d.Names
+	c.UserFilter, c.GroupFilter, c.Everyone = d.UserFilter, d.GroupFilter, d.Everyone
+	c.Names, c.Pictures, c.Mail = d.Names, d.Pictures, d.Mail
+	c.FullAttr, c.MailAttr, c.PictureAttr = d.FullAttr, d.MailAttr, d.PictureAttr
+	if c.Kind != before.Kind { // what suited the other kind
+		for set, usual := range map[*string]string{&c.UserFilter: before.UserFilter, &c.IDAttr: before.IDAttr, &c.NameAttr: before.NameAttr,
+			&c.PictureAttr: before.PictureAttr, &c.GroupFilter: before.GroupFilter, &c.GroupIDAttr: before.GroupIDAttr} {
+			if *set == usual {
+				*set = ""
+			}
+		}
+		if slices.Equal(c.LoginAttrs, before.LoginAttrs) {
+			c.LoginAttrs = nil
+		}
+	}
 	return sourceError(a.id().Directories().Set(ctx, id, c))
 }
 
 func (a console) TestDirectory(ctx context.Context, id string) (web.DirectoryTest, error) {
-	all, err := a.id().Directories().Test(ctx, id)
+	t, err := a.id().Directories().Test(ctx, id)
 	if err != nil {
 		return web.DirectoryTest{}, sourceError(err)
 	}
-	out := web.DirectoryTest{People: len(all.People), Groups: len(all.Groups), First: []string{}}
-	for _, p := range all.People[:min(len(all.People), directoryShown)] {
-		out.First = append(out.First, p.Name)
+	out := web.DirectoryTest{People: t.People, Groups: t.Groups, First: []web.DirectoryPerson{}}
+	for _, p := range t.First {
+		groups := []string{}
+		for _, g := range p.Groups {
+			groups = append(groups, g.Name)
+		}
+		out.First = append(out.First, web.DirectoryPerson{Name: p.Name, Full: p.Full, Mail: p.Mail, Picture: p.Picture, Groups: groups})
 	}
 	return out, nil
 }

@@ -68,7 +68,17 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 			return name, err
 		},
 		Rename: func(ctx context.Context, userID, displayName string) error {
-			return c.hs.Userdata.SetDisplayName(ctx, userID, displayName)
+			return c.hs.Userdata.SetProfile(ctx, userID, &displayName, nil)
+		},
+		Avatar: func(ctx context.Context, userID string) (string, error) {
+			_, avatar, err := c.hs.Userdata.MemberProfile(ctx, userID)
+			return avatar, err
+		},
+		SetProfile: func(ctx context.Context, userID string, name, avatar *string) error {
+			return c.hs.Userdata.SetProfile(ctx, userID, name, avatar)
+		},
+		Upload: func(ctx context.Context, userID, mediaType string, content []byte) (string, error) {
+			return c.hs.Files.Store(ctx, userID, mediaType, content)
 		},
 		RegistrationOpen: a.cfg.Registration.Open,
 		Policy:           a.signInPolicy,
@@ -112,6 +122,7 @@ func (a *Appliance) newCore(ctx context.Context, name string) (c *core, err erro
 		Accounts:         accounts{c.identity},
 		People:           people{c.identity},
 		Standing:         accounts{c.identity}.Standing,
+		Kept:             accounts{c.identity}.Kept,
 		Site:             a.sharedURL,
 		Mail:             mailer{a},
 		Files:            a.files,

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -31,15 +32,6 @@ type listFlag struct{ list []string }
 
 func (l *listFlag) String() string     { return strings.Join(l.list, " ") }
 func (l *listFlag) Set(v string) error { l.list = append(l.list, v); return nil }
-
-// directoryPerson is somebody in a directory, as a test of it shows them.
-type directoryTest struct {
-	People int                `json:"people"`
-	Groups int                `json:"groups"`
-	First  []directory.Person `json:"first"` // a few, to look at
-}
-
-const directoryShown = 5
 
 // directoryControl are the operations of the local socket about directories.
 func (a *Appliance) directoryControl(handle func(pattern string, f func(r *http.Request) (any, error))) {
@@ -76,8 +68,7 @@ func (a *Appliance) directoryControl(handle func(pattern string, f func(r *http.
 		return struct{}{}, err
 	})
 	handle("POST /v1/directories/{id}/test", func(r *http.Request) (any, error) {
-		all, err := dirs().Test(r.Context(), r.PathValue("id"))
-		return directoryTest{People: len(all.People), Groups: len(all.Groups), First: all.People[:min(len(all.People), directoryShown)]}, err
+		return dirs().Test(r.Context(), r.PathValue("id"))
 	})
 	handle("POST /v1/directories/{id}/sync", func(r *http.Request) (any, error) {
 		var in struct {
@@ -174,13 +165,17 @@ func directoryFlagsOf(f *flag.FlagSet, c *cli) {
 	f.StringVar(&d.c.IDAttr, "id-attr", "", "the `attribute` that stays when somebody is renamed")
 	f.StringVar(&d.c.NameAttr, "name-attr", "", "the `attribute` that becomes the user name")
 	f.StringVar(&d.c.FullAttr, "full-name-attr", "", "the `attribute` that becomes the displayed name")
+	f.StringVar(&d.c.MailAttr, "mail-attr", "", "the `attribute` with the e-mail address")
+	f.StringVar(&d.c.PictureAttr, "picture-attr", "", "the `attribute` with the picture: jpegPhoto, thumbnailPhoto or photo")
 	f.StringVar(&d.c.GroupBaseDN, "group-base-dn", "", "below which `dn` the groups are, if not with the people")
 	f.StringVar(&d.c.GroupFilter, "group-filter", "", "which groups count: an LDAP `filter`")
 	f.StringVar(&d.c.GroupIDAttr, "group-id-attr", "", "the `attribute` that stays when a group is renamed")
 	f.BoolVar(&d.c.NoGroups, "no-groups", false, "do not read groups")
 	f.StringVar(&d.every, "every", "15m", "how often it is read: a `duration` such as 15m or 1h")
 	f.BoolVar(&d.c.Everyone, "everyone", false, "make everybody's account at the next reading, not at their first sign-in")
-	f.BoolVar(&d.c.Names, "names", false, "displayed names follow the directory")
+	f.BoolVar(&d.c.Names, "names", false, "displayed names follow the directory, and are changed only there")
+	f.BoolVar(&d.c.Pictures, "pictures", false, "pictures follow the directory, and are changed only there")
+	f.BoolVar(&d.c.Mail, "mail", false, "e-mail addresses follow the directory, and are changed only there")
 }
 
 func runDirectorySet(ctx context.Context, c *cli, args []string) error {
@@ -263,8 +258,9 @@ func (c *cli) printReport(r roster.Report) {
 	for _, x := range []struct {
 		what  string
 		names []string
-	}{{"new accounts", r.Made}, {"renamed", r.Renamed}, {"locked", r.Locked}, {"unlocked", r.Unlocked}, {"names that are taken or not allowed", r.Taken}, {"renamed groups", r.GroupsRenamed},
-		{"groups left out, as another group has their name", r.GroupsTaken}} {
+	}{{"new accounts", r.Made}, {"renamed", r.Renamed}, {"other pictures", r.Pictured}, {"other e-mail addresses", r.Mailed}, {"locked", r.Locked}, {"unlocked", r.Unlocked}, {"names that are taken or not allowed", r.Taken}, {"renamed groups", r.GroupsRenamed},
+		{"groups left out, as another group has their name", r.GroupsTaken}, {"e-mail addresses that another account has", r.MailTaken},
+		{"pictures that are not taken", r.PicturesLeft}} {
 		if len(x.names) > 0 {
 			fmt.Fprintf(c.out, "  %s: %s\n", x.what, strings.Join(x.names, ", "))
 		}
@@ -279,7 +275,7 @@ func runDirectoryTest(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	var out directoryTest
+	var out roster.Tested
 	if err := cl.call(ctx, "POST", "/v1/directories/"+args[0]+"/test", struct{}{}, &out); err != nil {
 		return err
 	}
@@ -293,6 +289,9 @@ func runDirectoryTest(ctx context.Context, c *cli, args []string) error {
 			groups[i] = g.Name
 		}
 		fmt.Fprintf(c.out, "  %s  %q  %s  groups: %s\n", p.Name, p.Full, p.Subject, strings.Join(groups, ", "))
+		if p.Mail != "" || p.Picture != "" {
+			fmt.Fprintf(c.out, "    e-mail: %s  picture: %s\n", cmp.Or(p.Mail, "none"), cmp.Or(p.Picture, "none"))
+		}
 	}
 	return nil
 }

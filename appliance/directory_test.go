@@ -21,7 +21,7 @@ func TestDirectory(t *testing.T) {
 	dir.AddPerson("anna", "Anna A.", "of the directory")
 	dir.AddPerson("bert", "Bert B.", "of the directory")
 	dir.AddGroup("ward 3", directorytest.Person("anna"))
-	s := appliancetest.Start(t)
+	s, _ := withMail(t)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, []byte(dir.CA), 0o600); err != nil {
 		t.Fatal(err)
@@ -165,6 +165,94 @@ func TestDirectory(t *testing.T) {
 	cli(0, "sync", "town")
 	until("bert", false) // though in the group that has the name now
 	until("anna", true)
+
+	// Names, pictures and addresses follow the directory from now on, into the rooms; who
+	// tries to change them here is told where they come from, and clients know before.
+	ofAnna := "/_matrix/client/v3/profile/@anna:hs.test"
+	if status := anna.Do(t, "PUT", ofAnna+"/displayname", map[string]string{"displayname": "Nan"}, nil); status != 200 {
+		t.Errorf("%d: the name is the person's own before", status)
+	}
+	dir.Set(directorytest.Person("anna"), "jpegPhoto", directorytest.Picture("jpeg", 96, 7))
+	contains(set(0, "--names", "--pictures", "--mail"), "is set")
+	contains(cli(0, "test", "town"), "e-mail: anna@example.org  picture: image/jpeg, ")
+	out := cli(0, "sync", "town")
+	contains(out, "renamed: anna\n")
+	contains(out, "other pictures: anna\n")
+	contains(out, "other e-mail addresses: anna, bert\n")
+	member := func() (id string, content map[string]string) {
+		t.Helper()
+		var e struct {
+			EventID string            `json:"event_id"`
+			Content map[string]string `json:"content"`
+		}
+		call("GET", "/rooms/"+url.PathEscape(room.ID)+"/state/m.room.member/@anna:hs.test?format=event", nil, &e)
+		return e.EventID, e.Content
+	}
+	id, content := member()
+	mxc, ok := strings.CutPrefix(content["avatar_url"], "mxc://")
+	if !ok || content["displayname"] != "Anna A." {
+		t.Errorf("the room shows %v", content)
+	}
+	if status := anna.Do(t, "GET", "/_matrix/client/v1/media/thumbnail/"+mxc+"?width=32&height=32", nil, nil); status != 200 {
+		t.Errorf("%d: the picture is not served", status)
+	}
+	refusedBy := func(who *appliancetest.User, method, path string, body any, says string) {
+		t.Helper()
+		var e struct{ Errcode, Error string }
+		if status := who.Do(t, method, path, body, &e); status != 403 || e.Errcode != "M_FORBIDDEN" || !strings.Contains(e.Error, "town") || !strings.Contains(e.Error, says) {
+			t.Errorf("%s %s: %d %+v", method, path, status, e)
+		}
+	}
+	refusedBy(anna, "PUT", ofAnna+"/displayname", map[string]string{"displayname": "Nan"}, "display name")
+	refusedBy(anna, "DELETE", ofAnna+"/displayname", nil, "display name")
+	refusedBy(anna, "PUT", ofAnna+"/avatar_url", map[string]string{"avatar_url": "mxc://hs.test/own"}, "picture")
+	refusedBy(anna, "DELETE", ofAnna+"/avatar_url", nil, "picture")
+	refusedBy(anna, "POST", "/_matrix/client/v3/account/3pid/delete", map[string]string{"medium": "email", "address": "anna@example.org"}, "e-mail")
+	inRoom := "/_matrix/client/v3/rooms/" + url.PathEscape(room.ID) + "/state/m.room.member/@anna:hs.test"
+	refusedBy(anna, "PUT", inRoom, map[string]string{"membership": "join", "displayname": "Nan", "avatar_url": content["avatar_url"]}, "display name")
+	refusedBy(anna, "PUT", inRoom, map[string]string{"membership": "join", "displayname": "Anna A."}, "picture")
+	if status := anna.Do(t, "PUT", ofAnna+"/m.tz", map[string]string{"m.tz": "Europe/Vienna"}, nil); status != 200 {
+		t.Errorf("%d: what no directory keeps cannot be changed", status)
+	}
+	for who, want := range map[*appliancetest.User]string{
+		anna:  `"m.3pid_changes":{"enabled":false} "m.profile_fields":{"disallowed":["displayname","avatar_url"],"enabled":true} "m.set_avatar_url":{"enabled":false} "m.set_displayname":{"enabled":false}`,
+		admin: `"m.3pid_changes":{"enabled":true} "m.profile_fields":{"enabled":true} "m.set_avatar_url":{"enabled":true} "m.set_displayname":{"enabled":true}`,
+	} {
+		var caps struct{ Capabilities map[string]any }
+		who.Do(t, "GET", "/_matrix/client/v3/capabilities", nil, &caps)
+		var got []string
+		for _, k := range []string{"m.3pid_changes", "m.profile_fields", "m.set_avatar_url", "m.set_displayname"} {
+			got = append(got, text(k)+":"+text(caps.Capabilities[k]))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("capabilities %s, want %s", got, want)
+		}
+	}
+	// Administrators' tools send back what they were given; another name would not last.
+	tool := "/_synapse/admin/v2/users/@anna:hs.test"
+	refusedBy(admin, "PUT", tool, map[string]any{"displayname": "Nan"}, "set it back")
+	refusedBy(admin, "PUT", tool, map[string]any{"displayname": "Anna A.", "avatar_url": ""}, "set it back")
+	if status := admin.Do(t, "PUT", tool, map[string]any{"displayname": "Anna A.", "avatar_url": content["avatar_url"]}, nil); status != 200 {
+		t.Errorf("%d", status)
+	}
+	// A reading that finds nothing new is no event in a room; one that does is one.
+	cli(0, "sync", "town")
+	if now, _ := member(); now != id {
+		t.Error("a reading that found nothing new made an event")
+	}
+	dir.Set(directorytest.Person("anna"), "displayName", "Anna B.")
+	dir.Set(directorytest.Person("anna"), "jpegPhoto")
+	cli(0, "sync", "town")
+	var replaced struct {
+		Content  map[string]string
+		Unsigned struct {
+			Replaces string `json:"replaces_state"`
+		}
+	}
+	call("GET", "/rooms/"+url.PathEscape(room.ID)+"/state/m.room.member/@anna:hs.test?format=event", nil, &replaced)
+	if replaced.Content["displayname"] != "Anna B." || replaced.Content["avatar_url"] != "" || replaced.Unsigned.Replaces != id {
+		t.Errorf("%+v", replaced)
+	}
 
 	dir.Delete(directorytest.Person("anna"))
 	contains(cli(0, "sync", "town"), "locked: anna")

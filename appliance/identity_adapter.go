@@ -9,6 +9,7 @@ import (
 	"holdfast/homeserver/account"
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/userdata"
 	"holdfast/identity"
 )
 
@@ -84,6 +85,8 @@ func matrixError(err error) error {
 		return mx.Errorf(mx.SessionExpired, "The mail is too old. Ask for another.")
 	case errors.Is(err, identity.ErrEmailProof):
 		return mx.Errorf(mx.ThreepidAuthFailed, "The e-mail address is not confirmed, or too long ago. Open the link of the mail first.")
+	case errors.Is(err, identity.ErrEmailKept):
+		return mx.Errorf(mx.Forbidden, "The e-mail address of this account comes from your organisation's directory. Change it there.")
 	case errors.Is(err, identity.ErrEmails):
 		return mx.Errorf(mx.ThreepidDenied, "The account has as many e-mail addresses as it may. Remove one first.")
 	case errors.Is(err, identity.ErrPIN):
@@ -102,6 +105,12 @@ var _ account.Accounts = accounts{}
 func (a accounts) VerifyPassword(ctx context.Context, userID, password, from string) (string, error) {
 	u, err := a.id.VerifyPassword(ctx, userID, password, from)
 	return u.UserID, matrixError(err)
+}
+
+// Kept is what of a user a directory keeps.
+func (a accounts) Kept(ctx context.Context, userID string) (userdata.Kept, error) {
+	k, err := a.id.Kept(ctx, userID)
+	return userdata.Kept{Directory: k.Directory, Name: k.Name, Avatar: k.Picture, Emails: k.Email}, err
 }
 
 // Standing refuses a user whose account is locked, suspended or closed. Who has no

@@ -82,9 +82,11 @@ type Options struct {
 	// with another proof than an access token, or happens later than it was asked.
 	// Errors: UserLocked, UserDeactivated, UserSuspended. nil: everybody is.
 	Standing func(ctx context.Context, userID string) error
-	Mail     Mailer            // nil: no e-mail is sent
-	Media    calls.MediaTokens // nil: no call relay
-	TURN     calls.TURN        // nil: no TURN server
+	// Kept says what of a user's profile and addresses a directory keeps. nil: nothing.
+	Kept  func(ctx context.Context, userID string) (userdata.Kept, error)
+	Mail  Mailer            // nil: no e-mail is sent
+	Media calls.MediaTokens // nil: no call relay
+	TURN  calls.TURN        // nil: no TURN server
 
 	RegistrationOpen bool
 	// Logins says which ways of the legacy login are open. nil: all.
@@ -208,6 +210,9 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 		},
 		DefaultVersion: func() pdu.Version { return pdu.Version(o.RoomVersion) }, ForcesEncryption: o.ForcesEncryption,
 		InvitesBlocked: func(q store.Querier, userID string) (bool, error) { return h.Userdata.InvitesBlocked(q, userID) }, Client: client,
+		MayShow: func(ctx context.Context, userID string, content json.RawMessage) error {
+			return h.Userdata.MayShow(ctx, userID, mx.Raw(content))
+		},
 		MayTakeAlias: func(alias, by string) error { return h.Appservice.MayTake(alias, by) },
 		AskAlias:     func(ctx context.Context, alias string) (bool, error) { return h.Appservice.AskAlias(ctx, alias) },
 		AskUser:      func(ctx context.Context, userID string) error { return h.askUser(ctx, userID) },
@@ -215,7 +220,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Userdata = userdata.New(userdata.Options{DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers, Everyone: o.FindEveryone,
+	h.Userdata = userdata.New(userdata.Options{Kept: o.Kept, DB: o.DB, ServerName: o.ServerName, Rooms: h.Rooms, PublicUsers: h.Rooms.PublicUsers, Everyone: o.FindEveryone,
 		Builtin: func(userID string) (p userdata.Profile, ok bool) {
 			if ok = userID == me; ok {
 				set := settings()
@@ -377,7 +382,7 @@ func New(ctx context.Context, o Options) (h *Homeserver, err error) {
 	h.Rooms.Hook(func(tx *store.Tx, e *rooms.Event) error {
 		return h.Appservice.Stored(tx, appservice.Event{Pos: e.Pos, RoomID: e.RoomID, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey})
 	})
-	h.Account = account.New(account.Options{ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
+	h.Account = account.New(account.Options{Kept: h.Userdata.Kept, ServerName: o.ServerName, PublicURL: o.PublicURL, Accounts: o.Accounts, Log: o.Log,
 		RegistrationOpen: o.RegistrationOpen, Logins: o.Logins, SharedSecret: o.SharedSecret,
 		AppserviceUser: func(appservice, userID string) bool { return userID != me && h.Appservice.Owns(appservice, userID) }, AppserviceOnly: h.Appservice.Reserved, Text: o.Text, Mail: mailOf(o), Subscription: h.Pushers.Subscription, Erase: h.Timeline.Erase,
 		WellKnown: h.Calls.WellKnown, RoomVersion: h.Rooms.DefaultVersion, ForcesEncryption: o.ForcesEncryption, PolicyKey: o.PolicyKey, Capabilities: func() map[string]any { return h.capabilities() }})

@@ -25,10 +25,13 @@ type office struct {
 	*rig
 	s *directorytest.Server
 
-	mu     sync.Mutex
-	alarms []string
-	names  map[string]string
-	known  map[string]string // of groups, by ULID
+	mu      sync.Mutex
+	alarms  []string
+	names   map[string]string // that were set
+	avatars map[string]string
+	set     int // how often a profile was
+	uploads [][]byte
+	known   map[string]string // of groups, by ULID
 }
 
 func (o *office) groups() []identity.Group {
@@ -41,18 +44,45 @@ func (o *office) groups() []identity.Group {
 }
 
 func newOffice(t *testing.T, change func(c *roster.Config)) *office {
-	o := &office{s: directorytest.Start(t), names: map[string]string{}, known: map[string]string{}}
+	o := &office{s: directorytest.Start(t), names: map[string]string{}, avatars: map[string]string{}, known: map[string]string{}}
 	o.rig = newRig(t, func(opts *identity.Options) {
 		opts.Alarm = func(_ context.Context, text string) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.alarms = append(o.alarms, text)
 		}
-		opts.Rename = func(_ context.Context, userID, name string) error {
+		opts.DisplayName = func(ctx context.Context, userID string) (string, error) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
-			o.names[userID] = name
+			if name, ok := o.names[userID]; ok {
+				return name, nil
+			}
+			u, err := o.svc.User(ctx, userID)
+			return u.DisplayName, err
+		}
+		opts.Avatar = func(_ context.Context, userID string) (string, error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return o.avatars[userID], nil
+		}
+		opts.Rename = func(ctx context.Context, userID, name string) error { return opts.SetProfile(ctx, userID, &name, nil) }
+		opts.SetProfile = func(_ context.Context, userID string, name, avatar *string) error {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.set++
+			if name != nil {
+				o.names[userID] = *name
+			}
+			if avatar != nil {
+				o.avatars[userID] = *avatar
+			}
 			return nil
+		}
+		opts.Upload = func(_ context.Context, _, mediaType string, content []byte) (string, error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.uploads = append(o.uploads, content)
+			return fmt.Sprintf("mxc://example.org/%s/%d", mediaType, len(o.uploads)), nil
 		}
 	})
 	c := roster.Config{Config: directory.Config{URLs: []string{o.s.TLSURL}, CA: o.s.CA, BindDN: directorytest.AdminDN, Password: directorytest.Password, BaseDN: directorytest.Base}}
@@ -486,6 +516,166 @@ func TestDirectoryGroups(t *testing.T) {
 	is(" desk [carl]", " ward 3 [carl]", "desk: office [bert]", "local: local []", "ward 3: desk (gone) []")
 }
 
+// Names, pictures and addresses follow the directory where its policy says so, at
+// sign-ins and at readings, and only what differs is touched.
+func TestDirectoryProfiles(t *testing.T) {
+	o := newOffice(t, func(c *roster.Config) { c.Everyone, c.Names, c.Pictures, c.Mail = true, true, true, true })
+	red, blue := directorytest.Picture("jpeg", 60, 1), directorytest.Picture("jpeg", 60, 2)
+	anna, bert := directorytest.Person("anna"), directorytest.Person("bert")
+	o.s.AddPerson("anna", "Anna A.", "secret")
+	o.s.Set(anna, "jpegPhoto", red)
+	o.s.AddPerson("bert", "Bert B.", "secret")
+	o.s.Set(bert, "mail", "carl@example.org")
+	o.user("carl")
+	is := func(who, name, avatar string, mails ...string) {
+		t.Helper()
+		id := "@" + who + ":example.org"
+		if got, err := o.opts.DisplayName(t.Context(), id); err != nil || got != name {
+			t.Errorf("%s is called %q, not %q; %v", who, got, name, err)
+		}
+		if got := o.avatars[id]; got != avatar {
+			t.Errorf("%s has the picture %q, not %q", who, got, avatar)
+		}
+		list, err := o.svc.Emails(t.Context(), who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range list {
+			got = append(got, e.Address)
+		}
+		if !slices.Equal(got, mails) {
+			t.Errorf("%s has the addresses %q, not %q", who, got, mails)
+		}
+	}
+	nothing := func(r roster.Report) {
+		t.Helper()
+		if len(r.Renamed)+len(r.Pictured)+len(r.Mailed)+len(r.MailTaken)+len(r.PicturesLeft) != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	give := func(who, address string) {
+		t.Helper()
+		u, err := o.svc.User(t.Context(), who)
+		if err == nil {
+			err = o.db.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.Exec(`INSERT INTO id_emails (address, user_id, validated, added) VALUES ($1, $2, 1, 1)`, address, u.ID)
+				return err
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	give("carl", "carl@example.org")
+	if r := o.sync(false); !slices.Equal(r.MailTaken, []string{"bert"}) || len(r.Made) != 2 {
+		t.Errorf("%+v", r)
+	}
+	first := "mxc://example.org/image/jpeg/1"
+	is("anna", "Anna A.", first, "anna@example.org")
+	is("bert", "Bert B.", "")
+	is("carl", "CARL", "", "carl@example.org")
+	if len(o.uploads) != 1 || string(o.uploads[0]) != red {
+		t.Errorf("%d pictures were stored", len(o.uploads))
+	}
+	o.s.Set(bert, "mail", "Bert@Example.org")
+	if r := o.sync(false); !slices.Equal(r.Mailed, []string{"bert"}) {
+		t.Errorf("%+v", r)
+	}
+	is("bert", "Bert B.", "", "bert@example.org")
+	before := o.set
+	nothing(o.sync(false))
+	if o.set != before || len(o.uploads) != 1 {
+		t.Errorf("a reading that found nothing new set %d profiles and stored %d pictures", o.set-before, len(o.uploads)-1)
+	}
+
+	// What was changed here is set back, though nothing changed there.
+	o.names["@anna:example.org"], o.avatars["@anna:example.org"] = "Nan", "mxc://example.org/own"
+	give("anna", "own@example.com")
+	if r := o.sync(false); !slices.Equal(r.Renamed, []string{"anna"}) || !slices.Equal(r.Pictured, []string{"anna"}) || !slices.Equal(r.Mailed, []string{"anna"}) {
+		t.Errorf("%+v", r)
+	}
+	is("anna", "Anna A.", first, "anna@example.org")
+	if len(o.uploads) != 1 || o.set != before+1 {
+		t.Errorf("%d profiles were set, %d pictures stored", o.set-before, len(o.uploads))
+	}
+	if err := o.svc.RemoveEmail(t.Context(), "anna", "anna@example.org"); !errors.Is(err, identity.ErrEmailKept) {
+		t.Error(err)
+	}
+	if k, err := o.svc.Kept(t.Context(), "anna"); err != nil || k != (identity.Kept{Directory: "town", Name: true, Picture: true, Email: true}) {
+		t.Errorf("%+v %v", k, err)
+	}
+	for _, who := range []string{"carl", "nobody"} {
+		if k, err := o.svc.Kept(t.Context(), who); err != nil || k != (identity.Kept{}) {
+			t.Errorf("%s: %+v %v", who, k, err)
+		}
+	}
+
+	// At a sign-in what changed there is taken at once.
+	o.s.Set(anna, "displayName", "Anna B.")
+	o.s.Set(anna, "jpegPhoto", blue)
+	o.s.Set(anna, "mail", "anna.b@example.org")
+	o.wants("anna", "secret", nil)
+	second := "mxc://example.org/image/jpeg/2"
+	is("anna", "Anna B.", second, "anna.b@example.org")
+	nothing(o.sync(false))
+
+	// A picture that is none is named at each reading, and the one before stays.
+	o.s.Set(anna, "jpegPhoto", red[:len(red)/8])
+	for range 2 {
+		if r := o.sync(false); len(r.PicturesLeft) != 1 || !strings.Contains(r.PicturesLeft[0], "anna: it is neither JPEG nor PNG") || len(r.Pictured) != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	is("anna", "Anna B.", second, "anna.b@example.org")
+	o.s.Set(anna, "jpegPhoto")
+	o.s.Set(anna, "mail")
+	if r := o.sync(false); len(r.PicturesLeft) != 0 || !slices.Equal(r.Pictured, []string{"anna"}) {
+		t.Errorf("%+v", r)
+	}
+	is("anna", "Anna B.", "")
+
+	// The account page shows both, and offers neither.
+	b := o.browser()
+	if a := b.post("/login", url.Values{"username": {"bert"}, "password": {"secret"}}); a.StatusCode != 303 {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+	if a := b.get("/account?action=org.matrix.profile"); !strings.Contains(a.body, "organisation&#39;s directory") || !strings.Contains(a.body, "Bert B.") || strings.Contains(a.body, "display_name") {
+		t.Error(a.body)
+	}
+	if a := b.post("/account/profile", url.Values{"display_name": {"Robert"}}); a.StatusCode != 403 || !strings.Contains(a.body, "organisation&#39;s directory") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	if a := b.get("/account"); !strings.Contains(a.body, "bert@example.org") || strings.Contains(a.body, "/account/email") {
+		t.Error(a.body)
+	}
+	for path, form := range map[string]url.Values{"/account/email": {"email": {"own@example.com"}}, "/account/email/remove": {"email": {"bert@example.org"}}} {
+		if a := b.post(path, form); a.StatusCode != 403 || !strings.Contains(a.body, "organisation&#39;s directory") {
+			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+	is("bert", "Bert B.", "", "bert@example.org")
+
+	// Without the policy all of it is the person's own.
+	list, err := o.svc.Directories().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := list[0].Config
+	c.Names, c.Pictures, c.Mail = false, false, false
+	if err := o.svc.Directories().Set(t.Context(), "town", c); err != nil {
+		t.Fatal(err)
+	}
+	o.names["@bert:example.org"] = "Robert"
+	o.s.Set(bert, "jpegPhoto", red)
+	o.s.Set(bert, "mail", "b@example.org")
+	nothing(o.sync(false))
+	is("bert", "Robert", "", "bert@example.org")
+	if err := o.svc.RemoveEmail(t.Context(), "bert", "bert@example.org"); err != nil {
+		t.Error(err)
+	}
+}
+
 // The reading runs by itself when it is time.
 func TestDirectoryRuns(t *testing.T) {
 	o := newOffice(t, func(c *roster.Config) { c.Everyone = true })
@@ -523,7 +713,7 @@ func TestDirectorySettings(t *testing.T) {
 	if err := dirs.Set(t.Context(), "town", c); err != nil {
 		t.Error(err)
 	}
-	if all, err := dirs.Test(t.Context(), "town"); err != nil || len(all.People) != 0 {
+	if all, err := dirs.Test(t.Context(), "town"); err != nil || all.People != 0 {
 		t.Error(all, err)
 	}
 	if err := dirs.Remove(t.Context(), "nowhere"); !errors.Is(err, roster.ErrNoDirectory) {

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 
 	"holdfast/identity/account"
 	"holdfast/store"
@@ -9,6 +10,32 @@ import (
 
 // CheckPassword reports whether people may choose a password. Errors: ErrWeakPassword.
 func (s *Service) CheckPassword(password string) error { return s.accounts.CheckPassword(password) }
+
+// Kept is what of an account a directory keeps. It is nothing where there is no account.
+func (s *Service) Kept(ctx context.Context, userID string) (k Kept, err error) {
+	u, err := s.User(ctx, userID)
+	if errors.Is(err, ErrNoUser) {
+		return Kept{}, nil
+	}
+	if err != nil {
+		return k, err
+	}
+	err = s.o.DB.Read(ctx, func(q store.Querier) error {
+		k, err = s.roster.Kept(q, u.ID)
+		return err
+	})
+	return k, err
+}
+
+// renameUnlessKept changes a displayed name as another provider says, unless a directory
+// keeps it.
+func (s *Service) renameUnlessKept(ctx context.Context, userID, name string) error {
+	k, err := s.Kept(ctx, userID)
+	if err != nil || k.Name {
+		return err
+	}
+	return s.o.Rename(ctx, userID, name)
+}
 
 // CanonicalEmail is an e-mail address in the form in which addresses are kept and
 // compared. Errors: ErrEmail.

@@ -67,6 +67,7 @@ var (
 	ErrEmailExpired  = account.ErrEmailExpired
 	ErrEmailProof    = account.ErrEmailProof
 	ErrEmails        = account.ErrEmails
+	ErrEmailKept     = account.ErrEmailKept
 	ErrNoToken       = account.ErrNoToken
 	ErrTokenExists   = account.ErrTokenExists
 	ErrDirectory     = account.ErrDirectory
@@ -104,6 +105,7 @@ type (
 	EmailRequest = account.EmailRequest
 	EmailTicket  = account.EmailTicket
 	EmailProof   = account.EmailProof
+	Kept         = roster.Kept
 	Phones       = login.Phones
 	Phone        = login.Phone
 	NewPhone     = login.NewPhone
@@ -139,6 +141,12 @@ type Options struct {
 	// does not change it.
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	Rename      func(ctx context.Context, userID, displayName string) error
+	// Avatar, SetProfile and Upload are for people whose name or picture follows a
+	// directory: a nil name or picture stays, Upload gives the mxc:// address of a picture.
+	// nil: they do not follow.
+	Avatar     func(ctx context.Context, userID string) (uri string, err error)
+	SetProfile func(ctx context.Context, userID string, name, avatar *string) error
+	Upload     func(ctx context.Context, userID, mediaType string, content []byte) (uri string, err error)
 	// Alarm tells the administrators of what they must look at. nil: it is only logged.
 	Alarm func(ctx context.Context, text string)
 	// Tell tells somebody what happened to their account. nil: nobody is told.
@@ -278,13 +286,17 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	})
 	s.accounts.OnGroupRename(s.groupRenamed)
 	s.roster, err = roster.New(ctx, roster.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal,
-		Lock: s.lockOut, Rename: o.Rename, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now, Audit: o.Audit})
+		Lock: s.lockOut, DisplayName: o.DisplayName, Avatar: o.Avatar, SetProfile: o.SetProfile, Upload: o.Upload, Groups: s.directoryGroups, Alarm: o.Alarm, Now: o.Now, Audit: o.Audit})
 	if err != nil {
 		return nil, err
 	}
 	s.accounts.Ask(s.roster)
+	rename := o.Rename
+	if rename != nil {
+		rename = s.renameUnlessKept
+	}
 	s.upstreams, err = upstream.New(ctx, upstream.Options{DB: o.DB, Log: o.Log, Accounts: s.accounts, Seal: s.Seal, Unseal: s.Unseal, Client: o.Client, Now: o.Now, Audit: o.Audit,
-		DisplayName: o.DisplayName, Rename: o.Rename, Changed: s.regrouped, Lock: s.lockOut, OtherWay: s.otherWay})
+		DisplayName: o.DisplayName, Rename: rename, Changed: s.regrouped, Lock: s.lockOut, OtherWay: s.otherWay})
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +306,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.pages = login.New(login.Options{Accounts: s.accounts, Sessions: s.sessions, Clients: s.clients, Upstreams: s.upstreams, Factors: s.factors, QR: o.QR, ServerName: o.ServerName, PublicURL: o.PublicURL,
 		Organisation: o.Organisation, RegistrationOpen: o.RegistrationOpen, Origin: o.Origin, Text: o.Text, Log: o.Log, Now: o.Now,
 		Demand: s.demand, Refuse: s.refuse, SetPassword: s.changePassword, UseLink: s.useLink, Deactivate: s.deactivate, EndSession: s.endSession, EndEverything: s.endEverything,
-		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename})
+		Phones: o.Phones, Mail: o.Mail, MayMail: s.mayMail, DisplayName: o.DisplayName, Rename: o.Rename, Kept: s.Kept})
 	// The issuer is the origin a request came in by, which only the appliance decides.
 	issuer := func(bool) (op.IssuerFromRequest, error) { return o.Origin, nil }
 	s.provider, err = op.NewProvider(&op.Config{CodeMethodS256: true, GrantTypeRefreshToken: true}, opstore.Storage{S: s.sessions}, issuer,

@@ -186,7 +186,14 @@ type DirectorySettings struct {
 	UserFilter  string   `json:"user_filter"`
 	GroupFilter string   `json:"group_filter"`
 	Everyone    bool     `json:"everyone"`
-	Names       bool     `json:"names"`
+	// Names, Pictures and Mail follow the directory, by these attributes. An empty one is
+	// what suits the kind.
+	Names       bool   `json:"names"`
+	Pictures    bool   `json:"pictures"`
+	Mail        bool   `json:"mail"`
+	FullAttr    string `json:"full_attr"`
+	MailAttr    string `json:"mail_attr"`
+	PictureAttr string `json:"picture_attr"`
 }
 
 // Directory is a directory and how its last reading went.
@@ -200,16 +207,32 @@ type Directory struct {
 	Locked   []string          `json:"locked"` // with Alarm: those that would be
 	Unlocked []string          `json:"unlocked"`
 	Taken    []string          `json:"taken"`
-	Alarm    bool              `json:"alarm"`
-	Error    string            `json:"error,omitempty"`
-	Down     string            `json:"down,omitempty"`
+	// GroupsRenamed are groups that have another name now, GroupsTaken those whose name
+	// another group has, MailTaken people whose address another account has, and
+	// PicturesLeft people whose picture is not taken, with the reason.
+	GroupsRenamed []string `json:"groups_renamed"`
+	GroupsTaken   []string `json:"groups_taken"`
+	MailTaken     []string `json:"mail_taken"`
+	PicturesLeft  []string `json:"pictures_left"`
+	Alarm         bool     `json:"alarm"`
+	Error         string   `json:"error,omitempty"`
+	Down          string   `json:"down,omitempty"`
 }
 
 // DirectoryTest is what a test reading found.
 type DirectoryTest struct {
-	People int      `json:"people"`
-	Groups int      `json:"groups"`
-	First  []string `json:"first"`
+	People int               `json:"people"`
+	Groups int               `json:"groups"`
+	First  []DirectoryPerson `json:"first"` // a few, to look at
+}
+
+// DirectoryPerson is somebody as a test reading shows them.
+type DirectoryPerson struct {
+	Name    string   `json:"name"`
+	Full    string   `json:"full_name"`
+	Mail    string   `json:"mail"`
+	Picture string   `json:"picture"` // what it is, or why it is not taken; "": none
+	Groups  []string `json:"groups"`
 }
 
 // auditTimeout ends an export that nobody fetches.

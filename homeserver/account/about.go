@@ -115,9 +115,23 @@ func (s *Service) wellKnownPolicy(context.Context, *route.Request) (any, error) 
 }
 
 // capabilities answers GET /capabilities. Spec: cs#get_matrixclientv3capabilities
-func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error) {
+func (s *Service) capabilities(ctx context.Context, r *route.Request) (any, error) {
 	type enabled struct {
 		Enabled bool `json:"enabled"`
+	}
+	kept, err := s.o.Kept(ctx, r.UserID)
+	if err != nil {
+		return nil, err
+	}
+	fields := struct {
+		enabled
+		Disallowed []string `json:"disallowed,omitempty"` // changed in a directory
+	}{enabled: enabled{s.features["uk.tcpip.msc4133.stable"]}}
+	if kept.Name {
+		fields.Disallowed = append(fields.Disallowed, "displayname")
+	}
+	if kept.Avatar {
+		fields.Disallowed = append(fields.Disallowed, "avatar_url")
 	}
 	rooms, version := map[string]string{}, pdu.Default
 	if s.o.RoomVersion != nil {
@@ -131,11 +145,11 @@ func (s *Service) capabilities(_ context.Context, r *route.Request) (any, error)
 	caps := map[string]any{
 		"m.change_password":               enabled{true},
 		"m.room_versions":                 map[string]any{"default": version, "available": rooms},
-		"m.set_displayname":               enabled{true},
-		"m.set_avatar_url":                enabled{true},
-		"m.profile_fields":                enabled{s.features["uk.tcpip.msc4133.stable"]},
-		"uk.tcpip.msc4133.profile_fields": enabled{s.features["uk.tcpip.msc4133.stable"]},
-		"m.3pid_changes":                  enabled{s.mailReady()},
+		"m.set_displayname":               enabled{!kept.Name},
+		"m.set_avatar_url":                enabled{!kept.Avatar},
+		"m.profile_fields":                fields,
+		"uk.tcpip.msc4133.profile_fields": fields,
+		"m.3pid_changes":                  enabled{s.mailReady() && !kept.Emails},
 		"m.get_login_token":               enabled{s.logins().SSO},
 	}
 	if r.Admin {

@@ -17,6 +17,7 @@ import (
 	"holdfast/homeserver/mx"
 	"holdfast/homeserver/pdu"
 	"holdfast/homeserver/route"
+	"holdfast/homeserver/userdata"
 )
 
 // Accounts is what the identity provider does for this package. User IDs are
@@ -108,6 +109,8 @@ type Options struct {
 	PolicyKey string
 	// Capabilities adds to /capabilities. May be nil.
 	Capabilities func() map[string]any
+	// Kept says what of a user a directory keeps.
+	Kept func(ctx context.Context, userID string) (userdata.Kept, error)
 	// AppserviceUser reports whether the application service owns the user ID. May be nil.
 	AppserviceUser func(appservice, userID string) bool
 	// AppserviceOnly reports whether a localpart belongs to another application

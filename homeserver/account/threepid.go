@@ -171,6 +171,9 @@ func (s *Service) requestToken(purpose string) func(context.Context, *route.Requ
 			return out, errNoMail
 		}
 		if purpose == ProofAdd && r.UserID != "" {
+			if err := s.mayChangeEmails(ctx, r.UserID); err != nil {
+				return out, err
+			}
 			owner, err := s.o.Accounts.EmailOwner(ctx, address)
 			if err != nil {
 				return out, err
@@ -346,6 +349,15 @@ func (s *Service) post3PIDs(ctx context.Context, r *route.Request, in struct {
 	return route.Empty{}, s.addEmail(ctx, r, *in.Creds, http.StatusForbidden)
 }
 
+// mayChangeEmails refuses that a person changes addresses that follow a directory.
+func (s *Service) mayChangeEmails(ctx context.Context, userID string) error {
+	k, err := s.o.Kept(ctx, userID)
+	if err == nil && k.Emails {
+		err = k.Refuse("The e-mail address of this account")
+	}
+	return err
+}
+
 // addEmail adds a proved address. unproved is the status for one that is not.
 func (s *Service) addEmail(ctx context.Context, r *route.Request, c threepidCreds, unproved int) error {
 	if err := checkOpaque("sid", c.SID); err != nil {
@@ -355,6 +367,9 @@ func (s *Service) addEmail(ctx context.Context, r *route.Request, c threepidCred
 		return err
 	}
 	// Before the person is asked for a password in vain.
+	if err := s.mayChangeEmails(ctx, r.UserID); err != nil {
+		return err
+	}
 	if _, err := s.o.Accounts.ProvedEmail(ctx, ProofAdd, c.SID, c.Secret); err != nil {
 		var e *mx.Error
 		if errors.As(err, &e) {
@@ -402,6 +417,9 @@ func (s *Service) delete3PID(ctx context.Context, r *route.Request, in threepidR
 		return nil, err
 	}
 	if in.Medium == mediumEmail {
+		if err := s.mayChangeEmails(ctx, r.UserID); err != nil {
+			return nil, err
+		}
 		address, err := s.o.Accounts.CanonicalEmail(in.Address)
 		if err != nil {
 			return nil, err

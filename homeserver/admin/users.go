@@ -382,13 +382,16 @@ func (s *Service) putUser(ctx context.Context, r *route.Request, in putUserReque
 			d, err := s.details(ctx, u)
 			return d, err
 		}
+		if err := s.o.Userdata.MaySet(ctx, u.UserID, in.DisplayName, in.AvatarURL); err != nil {
+			return nil, err
+		}
 		if in.Password != nil {
 			if err := s.o.Accounts.SetPassword(ctx, u.UserID, *in.Password, in.LogoutDevices == nil || *in.LogoutDevices); err != nil {
 				return nil, err
 			}
 		}
-		if in.DisplayName != nil {
-			if err := s.o.Userdata.SetDisplayName(ctx, u.UserID, *in.DisplayName); err != nil {
+		if in.DisplayName != nil || in.AvatarURL != nil {
+			if err := s.o.Userdata.SetProfile(ctx, u.UserID, in.DisplayName, in.AvatarURL); err != nil {
 				return nil, err
 			}
 		}
@@ -398,8 +401,8 @@ func (s *Service) putUser(ctx context.Context, r *route.Request, in putUserReque
 			}
 		}
 	}
-	if in.AvatarURL != nil {
-		if err := s.o.Userdata.SetAvatar(ctx, u.UserID, *in.AvatarURL); err != nil {
+	if created && in.AvatarURL != nil {
+		if err := s.o.Userdata.SetProfile(ctx, u.UserID, nil, in.AvatarURL); err != nil {
 			return nil, err
 		}
 	}

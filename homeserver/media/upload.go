@@ -1,6 +1,7 @@
 package media
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -279,4 +280,19 @@ func fileName(s string) string {
 		s = s[:len(s)-n]
 	}
 	return s
+}
+
+// Store keeps a file that the server itself has for a user: their picture in a directory,
+// say. It counts among the user's files, and is taken where their quota is used up, too.
+func (s *Service) Store(ctx context.Context, userID, mediaType string, content []byte) (uri string, err error) {
+	ref, release, err := s.o.Blobs.Put(ctx, bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	m := record{ID: newID(), User: userID, Type: mediaType, Created: s.o.Now().UnixMilli(), Hash: ref.Hash, Size: ref.Size}
+	if err := s.o.DB.Write(ctx, func(tx *store.Tx) error { return insertMedia(tx, m) }); err != nil {
+		return "", err
+	}
+	return s.URI(m.ID), nil
 }

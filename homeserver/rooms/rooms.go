@@ -42,6 +42,9 @@ type Options struct {
 	// Profile gives the display name and avatar that member events of a local user
 	// carry. nil: none.
 	Profile func(q store.Querier, userID string) (displayName, avatarURL string, err error)
+	// MayShow refuses that a local user goes by a name or picture of their own choice in
+	// one room, by the content of a member event. Errors: Forbidden. nil: all may.
+	MayShow func(ctx context.Context, userID string, content json.RawMessage) error
 	// MayTakeAlias says why an alias cannot be made or deleted by an application
 	// service, or by people if that is "": nil, or Exclusive. nil: all may be.
 	MayTakeAlias func(alias, appservice string) error

@@ -410,6 +410,11 @@ var errRepeated = errors.New("rooms: the transaction ID was used before")
 // there already in the same words is not sent again: the old event's ID is returned.
 // Errors: *mx.Error Forbidden, NotFound, TooLarge, BadJSON.
 func (r *Rooms) Send(ctx context.Context, n NewEvent) (eventID string, err error) {
+	if n.Type == mx.RoomMember && n.StateKey != nil && *n.StateKey == n.Sender && r.o.MayShow != nil && pdu.FieldString(n.Content, "membership") == mx.Join {
+		if err := r.o.MayShow(ctx, n.Sender, n.Content); err != nil {
+			return "", err
+		}
+	}
 	if n.TxnID == "" || n.DeviceID == "" {
 		n.TxnID = ""
 		return r.send(ctx, n)

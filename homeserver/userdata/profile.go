@@ -108,22 +108,24 @@ func (s *Service) MemberProfile(ctx context.Context, userID string) (displayName
 	return p.DisplayName, p.AvatarURL, err
 }
 
-// SetDisplayName changes a user's display name, from within the server.
-func (s *Service) SetDisplayName(ctx context.Context, userID, displayName string) error {
-	v, err := json.Marshal(displayName)
-	if err != nil {
-		return err
-	}
-	return s.setField(ctx, userID, fieldName, v)
-}
-
-// SetAvatar changes a user's avatar, "" for none, from within the server.
-func (s *Service) SetAvatar(ctx context.Context, userID, uri string) error {
-	v, err := json.Marshal(uri)
-	if err != nil {
-		return err
-	}
-	return s.setField(ctx, userID, fieldAvatar, v)
+// SetProfile changes a user's display name and avatar from within the server, in one
+// member event of each room. nil: it stays; "": none.
+func (s *Service) SetProfile(ctx context.Context, userID string, displayName, avatarURL *string) error {
+	return s.change(ctx, userID, func(p *profile) error {
+		for field, text := range map[string]*string{fieldName: displayName, fieldAvatar: avatarURL} {
+			if text == nil {
+				continue
+			}
+			v, err := json.Marshal(*text)
+			if err != nil {
+				return err
+			}
+			if err := p.set(field, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Profiles calls f with each profile of an open account.
@@ -197,6 +199,9 @@ func (s *Service) putField(ctx context.Context, r *route.Request, in map[string]
 	if err := checkFieldName(name); err != nil {
 		return out, err
 	}
+	if err := s.mayChange(ctx, r.UserID, name); err != nil {
+		return out, err
+	}
 	v, ok := in[name]
 	if !ok {
 		return out, mx.Errorf(mx.MissingParam, "The body must have the field %q.", name)
@@ -214,12 +219,19 @@ func (s *Service) deleteField(ctx context.Context, r *route.Request) (out route.
 	if err := checkFieldName(r.Param("keyName")); err != nil {
 		return out, err
 	}
+	if err := s.mayChange(ctx, r.UserID, r.Param("keyName")); err != nil {
+		return out, err
+	}
 	return out, s.setField(ctx, r.UserID, r.Param("keyName"), nil)
 }
 
-// setField sets a field, or removes it with value nil. What member events show is
-// brought there before it returns.
+// setField sets a field, or removes it with value nil.
 func (s *Service) setField(ctx context.Context, userID, name string, value mx.Raw) error {
+	return s.change(ctx, userID, func(p *profile) error { return p.set(name, value) })
+}
+
+// change changes a profile. What member events show is brought there before it returns.
+func (s *Service) change(ctx context.Context, userID string, set func(*profile) error) error {
 	ctx = context.WithoutCancel(ctx) // not only half of the rooms
 	var before, now Profile
 	err := s.o.DB.Write(ctx, func(tx *store.Tx) error {
@@ -231,7 +243,7 @@ func (s *Service) setField(ctx context.Context, userID, name string, value mx.Ra
 			return err
 		}
 		before = p.Profile
-		if err := p.set(name, value); err != nil {
+		if err := set(&p); err != nil {
 			return err
 		}
 		now = p.Profile

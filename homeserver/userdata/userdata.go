@@ -39,6 +39,8 @@ type Options struct {
 	// ProfileChanged brings a changed display name or avatar into the member
 	// events of the user's joined rooms; nil: nothing is done.
 	ProfileChanged func(ctx context.Context, userID string, p Profile) error
+	// Kept says what of a user a directory keeps. nil: nothing of anybody.
+	Kept func(ctx context.Context, userID string) (Kept, error)
 }
 
 // Service answers the package's operations. Its methods are safe for concurrent use.

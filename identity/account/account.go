@@ -68,6 +68,8 @@ type Elsewhere interface {
 	SignedIn(ctx context.Context, u User)
 	// Keeps names the directory that has an account's password, "" for a local one.
 	Keeps(q store.Querier, id string) (string, error)
+	// KeepsEmails reports whether an account's e-mail addresses follow its directory.
+	KeepsEmails(q store.Querier, id string) (bool, error)
 }
 
 // SlowDown is returned while attempts are not looked at: after too many failed, or, Busy,

@@ -39,6 +39,7 @@ var (
 	ErrEmailExpired = errors.New("identity: the proof of the e-mail address has expired")
 	ErrEmailProof   = errors.New("identity: the e-mail address is not proved")
 	ErrEmails       = errors.New("identity: the account has as many e-mail addresses as it may")
+	ErrEmailKept    = errors.New("identity: a directory says which e-mail address the account has")
 )
 
 // Email is an address of an account.
@@ -229,8 +230,11 @@ func (a *Accounts) AddEmail(ctx context.Context, id, purpose, sid, secret string
 }
 
 // AddEmailTx gives an account the address of a proof, which is used up.
-// Errors: ErrEmailProof, ErrEmailInUse, ErrEmails.
+// Errors: ErrEmailProof, ErrEmailInUse, ErrEmails, ErrEmailKept.
 func (a *Accounts) AddEmailTx(tx *store.Tx, id, purpose, sid, secret string) error {
+	if err := a.emailsKept(tx, id); err != nil {
+		return err
+	}
 	p, err := a.useProofTx(tx, purpose, sid, secret)
 	if err != nil {
 		return err
@@ -257,9 +261,79 @@ func (a *Accounts) AddEmailTx(tx *store.Tx, id, purpose, sid, secret string) err
 	return a.note(tx, "email.add", id, audit.Data{"address": p.Address})
 }
 
+// emailsKept refuses where the addresses follow a directory.
+func (a *Accounts) emailsKept(q store.Querier, id string) error {
+	if a.elsewhere == nil {
+		return nil
+	}
+	kept, err := a.elsewhere.KeepsEmails(q, id)
+	if err == nil && kept {
+		err = ErrEmailKept
+	}
+	return err
+}
+
+// EmailDiffers reports whether FollowEmailTx would change the account's addresses; taken:
+// another account has the address.
+func (a *Accounts) EmailDiffers(q store.Querier, u User, address string) (differs, taken bool, err error) {
+	if address, err = CanonicalEmail(address); err != nil {
+		address = ""
+	}
+	have, err := listEmails(q, u.ID)
+	if err != nil {
+		return false, false, err
+	}
+	if address == "" || len(have) == 1 && have[0].Address == address {
+		return len(have) > 0 && address == "", false, nil
+	}
+	owner, err := a.loadEmailOwner(q, address)
+	taken = owner.ID != "" && owner.ID != u.ID
+	return len(have) > 0 || !taken, taken, err
+}
+
+// FollowEmailTx makes the account's address the one that its directory has, "" for none.
+// One that another account has is left there; taken says so, and the account has none.
+func (a *Accounts) FollowEmailTx(tx *store.Tx, u User, address, directory string) (changed, taken bool, err error) {
+	if address, err = CanonicalEmail(address); err != nil {
+		address = "" // not one that mail can be sent to
+	}
+	have, err := listEmails(tx, u.ID)
+	if err != nil {
+		return false, false, err
+	}
+	has := false
+	for _, e := range have {
+		if e.Address == address {
+			has = true
+			continue
+		}
+		if err := deleteEmail(tx, u.ID, e.Address); err != nil {
+			return false, false, err
+		}
+		if err := a.note(tx, "email.remove", u.ID, audit.Data{"address": e.Address, "directory": directory}); err != nil {
+			return false, false, err
+		}
+		changed = true
+	}
+	if has || address == "" {
+		return changed, false, nil
+	}
+	if owner, err := a.loadEmailOwner(tx, address); err != nil || owner.ID != "" {
+		return changed, err == nil, err
+	}
+	if err := insertEmail(tx, address, u.ID, a.Now(), a.Now()); err != nil {
+		return changed, false, err
+	}
+	return true, false, a.note(tx, "email.add", u.ID, audit.Data{"address": address, "directory": directory})
+}
+
 // RemoveEmail takes an address from an account; one that it does not have is no error.
+// Errors: ErrEmailKept.
 func (a *Accounts) RemoveEmail(ctx context.Context, id, address string) error {
 	return a.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := a.emailsKept(tx, id); err != nil {
+			return err
+		}
 		if err := a.note(tx, "email.remove", id, audit.Data{"address": address}); err != nil {
 			return err
 		}

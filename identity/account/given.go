@@ -152,6 +152,12 @@ func (a *Accounts) TakeEmailTx(tx *store.Tx, u User, address, by string) error {
 	if err != nil || owner.ID != "" {
 		return err
 	}
+	if err := a.emailsKept(tx, u.ID); err != nil {
+		if errors.Is(err, ErrEmailKept) {
+			err = nil
+		}
+		return err
+	}
 	have, err := listEmails(tx, u.ID)
 	if err != nil || len(have) >= maxEmails {
 		return err

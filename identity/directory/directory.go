@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-ldap/ldap/v3"
 )
@@ -52,6 +53,7 @@ const (
 const (
 	maxEntries = 200_000
 	maxValue   = 1024 // bytes of an attribute that is used
+	maxShown   = 256  // bytes of a displayed name
 	maxNesting = 10   // groups in groups
 )
 
@@ -71,6 +73,8 @@ type Config struct {
 	NameAttr   string   `json:"name_attr,omitempty"`   // the user name here
 	FullAttr   string   `json:"full_attr,omitempty"`   // the name that is shown
 	MailAttr   string   `json:"mail_attr,omitempty"`
+	// PictureAttr has a JPEG or PNG of the person: jpegPhoto, thumbnailPhoto or photo.
+	PictureAttr string `json:"picture_attr,omitempty"`
 
 	GroupBaseDN string `json:"group_base_dn,omitempty"` // "": BaseDN
 	GroupFilter string `json:"group_filter,omitempty"`
@@ -96,6 +100,7 @@ func (c Config) Defaults() Config {
 		set(&c.NameAttr, "sAMAccountName")
 		set(&c.GroupFilter, "(objectClass=group)")
 		set(&c.GroupIDAttr, "objectGUID")
+		set(&c.PictureAttr, "thumbnailPhoto")
 		if len(c.LoginAttrs) == 0 {
 			c.LoginAttrs = []string{"sAMAccountName", "userPrincipalName"}
 		}
@@ -106,6 +111,7 @@ func (c Config) Defaults() Config {
 		set(&c.NameAttr, "uid")
 		set(&c.GroupFilter, "(|(objectClass=groupOfNames)(objectClass=groupOfUniqueNames)(objectClass=posixGroup))")
 		set(&c.GroupIDAttr, "entryUUID")
+		set(&c.PictureAttr, "jpegPhoto")
 		if len(c.LoginAttrs) == 0 {
 			c.LoginAttrs = []string{"uid"}
 		}
@@ -132,7 +138,14 @@ type Person struct {
 	Mail     string  `json:"mail"`
 	Disabled bool    `json:"disabled"`
 	Groups   []Group `json:"groups"` // by name; also those that contain these
+	// Stamp changes when the entry does; "": the directory does not tell. Pictures are
+	// only read again then.
+	Stamp string `json:"-"`
 }
+
+// stamps are attributes that change with an entry: of OpenLDAP, Active Directory (each
+// server counts for itself), and RFC 4512 section 3.4, to the second.
+var stamps = []string{"entryCSN", "uSNChanged", "modifyTimestamp", "whenChanged"}
 
 // Group is a group in the directory.
 type Group struct {
@@ -201,7 +214,7 @@ func Open(c Config) (*Directory, error) {
 			return nil, wrong("the %s %q: %v", what, f, err)
 		}
 	}
-	for _, a := range append([]string{c.IDAttr, c.NameAttr, c.FullAttr, c.MailAttr, c.GroupAttr, c.GroupIDAttr}, c.LoginAttrs...) {
+	for _, a := range append([]string{c.IDAttr, c.NameAttr, c.FullAttr, c.MailAttr, c.PictureAttr, c.GroupAttr, c.GroupIDAttr}, c.LoginAttrs...) {
 		if !attribute(a) {
 			return nil, wrong("%q is no attribute's name", a)
 		}
@@ -390,18 +403,24 @@ func (d *Directory) Read(ctx context.Context) (r Reading, err error) {
 // people searches; limit 0: all.
 func (d *Directory) people(c *ldap.Conn, filter string, limit int) ([]Person, error) {
 	attrs := []string{d.c.IDAttr, d.c.NameAttr, d.c.FullAttr, d.c.MailAttr, "cn", "userAccountControl", "pwdAccountLockedTime", "nsAccountLock", "shadowExpire"}
+	attrs = append(attrs, stamps...)
 	entries, err := d.search(c, d.c.BaseDN, filter, attrs, limit)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Person, 0, len(entries))
 	for _, e := range entries {
-		p := Person{DN: e.DN, Name: strings.ToLower(value(e, d.c.NameAttr)), Full: value(e, d.c.FullAttr), Mail: value(e, d.c.MailAttr), Disabled: disabled(e)}
+		p := Person{DN: e.DN, Name: strings.ToLower(value(e, d.c.NameAttr)), Full: shown(value(e, d.c.FullAttr)), Mail: value(e, d.c.MailAttr), Disabled: disabled(e)}
 		if p.Subject = subject(e, d.c.IDAttr); p.Subject == "" || p.Name == "" {
 			continue // nothing to know them by
 		}
 		if p.Full == "" {
-			p.Full = value(e, "cn")
+			p.Full = shown(value(e, "cn"))
+		}
+		for _, a := range stamps {
+			if v := value(e, a); v != "" {
+				p.Stamp += a + "=" + v + " "
+			}
 		}
 		out = append(out, p)
 	}
@@ -436,6 +455,17 @@ func (d *Directory) search(c *ldap.Conn, base, filter string, attrs []string, li
 		}
 		page.SetCookie(next.Cookie)
 	}
+}
+
+// shown is a name as it can be shown: of one line, and cut where it is too long.
+func shown(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(name, ""))
+	return strings.TrimSpace(strings.ToValidUTF8(name[:min(len(name), maxShown)], ""))
 }
 
 func value(e *ldap.Entry, attr string) string {

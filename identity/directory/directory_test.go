@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -226,6 +227,64 @@ func TestActiveDirectory(t *testing.T) {
 	}
 	if all, err := d.Read(ctx); err != nil || len(all.People) != 1 || !all.People[0].Disabled {
 		t.Errorf("%+v %v", all, err)
+	}
+}
+
+func TestPictures(t *testing.T) {
+	s := directorytest.Start(t)
+	s.AddPerson("anna", "Anna", "right")
+	c := config(s)
+	c.PictureAttr = "thumbnailPhoto"
+	s.Set(directorytest.Person("anna"), "objectClass", "inetOrgPerson", "extensibleObject")
+	d := open(t, c)
+	var stamp string
+	for _, x := range []struct{ what, raw, kind, wrong string }{
+		{"none", "", "", ""},
+		{"JPEG", directorytest.Picture("jpeg", 96, 1), "image/jpeg", ""},
+		{"PNG", directorytest.Picture("png", 96, 1), "image/png", ""},
+		{"GIF", directorytest.Picture("gif", 96, 1), "", "neither JPEG nor PNG"},
+		{"SVG", `<svg xmlns="http://www.w3.org/2000/svg"/>`, "", "neither JPEG nor PNG"},
+		{"the beginning of a PNG", directorytest.Picture("png", 96, 1)[:20], "", "neither JPEG nor PNG"},
+		{"too many bytes", directorytest.Picture("jpeg", 8, 1) + strings.Repeat("x", 2<<20), "", "the limit is 2048 KB"},
+		{"too many pixels", directorytest.Picture("png", 5000, 1), "", "5000 by 5000 pixels"},
+	} {
+		if x.raw != "" {
+			s.Set(directorytest.Person("anna"), "thumbnailPhoto", x.raw)
+		}
+		p, err := d.SignIn(ctx, "anna", "right")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Stamp == "" || p.Stamp == stamp {
+			t.Errorf("%s: the stamp is %q, and was %q", x.what, p.Stamp, stamp)
+		}
+		stamp = p.Stamp
+		pictures := d.Pictures()
+		pic, err := pictures.Of(ctx, p)
+		if again, err2 := pictures.Of(ctx, p); string(again.Content) != string(pic.Content) || (err == nil) != (err2 == nil) {
+			t.Errorf("%s: once more: %v", x.what, err2)
+		}
+		pictures.Close()
+		if x.wrong == "" && (err != nil || pic.Type != x.kind || string(pic.Content) != x.raw) || x.wrong != "" && (!errors.Is(err, directory.ErrPicture) || !strings.Contains(err.Error(), x.wrong)) {
+			t.Errorf("%s: %q, %d bytes, %v", x.what, pic.Type, len(pic.Content), err)
+		}
+	}
+	// Gone since it was read; and no answer at all.
+	pictures := d.Pictures()
+	defer pictures.Close()
+	gone := directory.Person{DN: directorytest.Person("nobody")}
+	if pic, err := pictures.Of(ctx, gone); err != nil || pic.Content != nil {
+		t.Errorf("%+v %v", pic, err)
+	}
+	s.Stop()
+	if _, err := pictures.Of(ctx, gone); !errors.Is(err, directory.ErrUnavailable) {
+		t.Error(err)
+	}
+	// A name is shown on one line, and is not longer than a name may be.
+	s.Run()
+	s.Set(directorytest.Person("anna"), "displayName", "Anna\nA."+strings.Repeat("ä", 200))
+	if p, err := d.SignIn(ctx, "anna", "right"); err != nil || !strings.HasPrefix(p.Full, "Anna A.ä") || len(p.Full) != 255 || !utf8.ValidString(p.Full) {
+		t.Errorf("%q, %v", p.Full, err)
 	}
 }
 

@@ -136,6 +136,10 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 		p.fail(w, r, err)
 		return
 	}
+	if v.Kept, err = p.Kept(r.Context(), b.User.UserID); err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	v.DisplayName = b.User.DisplayName
 	if p.DisplayName != nil {
 		if v.DisplayName, err = p.DisplayName(r.Context(), b.User.UserID); err != nil {
@@ -209,7 +213,12 @@ func (p *Pages) doProfile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l, name := lang(r), strings.TrimSpace(r.PostForm.Get("display_name"))
+	kept, err := p.Kept(r.Context(), b.User.UserID)
 	switch {
+	case err != nil:
+		p.fail(w, r, err)
+	case kept.Name:
+		p.accountPage(w, r, http.StatusForbidden, "profile", b, p.text(l, "profile.kept"), "")
 	case p.Rename == nil:
 		p.message(w, r, http.StatusNotFound, "trouble")
 	case b.User.Suspended:

@@ -181,6 +181,14 @@ func (p *Pages) doEmail(w http.ResponseWriter, r *http.Request) {
 	}
 	l := lang(r)
 	again := func(status int, problem string) { p.accountPage(w, r, status, "account", b, problem, "") }
+	if kept, err := p.Kept(r.Context(), b.User.UserID); err != nil || kept.Email {
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		again(http.StatusForbidden, p.text(l, "account.emailKept"))
+		return
+	}
 	if !p.mailReady() {
 		again(http.StatusNotFound, p.text(l, "noMail.text"))
 		return
@@ -238,6 +246,8 @@ func (p *Pages) doConfirmEmail(w http.ResponseWriter, r *http.Request) {
 		p.message(w, r, http.StatusGone, "mailGone")
 	case errors.Is(err, account.ErrEmailInUse):
 		p.accountPage(w, r, http.StatusConflict, "account", b, p.text(l, "email.taken"), "")
+	case errors.Is(err, account.ErrEmailKept):
+		p.accountPage(w, r, http.StatusForbidden, "account", b, p.text(l, "account.emailKept"), "")
 	case errors.Is(err, account.ErrEmails):
 		p.accountPage(w, r, http.StatusConflict, "account", b, p.text(l, "email.many"), "")
 	default:
@@ -254,7 +264,12 @@ func (p *Pages) doRemoveEmail(w http.ResponseWriter, r *http.Request) {
 		p.accountPage(w, r, http.StatusForbidden, "account", b, p.text(lang(r), "account.suspended"), "")
 		return
 	}
-	if err := p.Accounts.RemoveEmail(r.Context(), b.User.ID, r.PostForm.Get("email")); err != nil {
+	err := p.Accounts.RemoveEmail(r.Context(), b.User.ID, r.PostForm.Get("email"))
+	if errors.Is(err, account.ErrEmailKept) {
+		p.accountPage(w, r, http.StatusForbidden, "account", b, p.text(lang(r), "account.emailKept"), "")
+		return
+	}
+	if err != nil {
 		p.fail(w, r, err)
 		return
 	}

@@ -31,6 +31,7 @@ import (
 	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
+	"holdfast/identity/roster"
 	"holdfast/identity/upstream"
 )
 
@@ -57,6 +58,8 @@ type Options struct {
 	// it was when the account was made.
 	DisplayName func(ctx context.Context, userID string) (string, error)
 	Rename      func(ctx context.Context, userID, displayName string) error
+	// Kept is what of an account a directory keeps: it is not changed here.
+	Kept func(ctx context.Context, userID string) (roster.Kept, error)
 	// Demand is what the rules want of somebody. nil: nothing.
 	Demand func(ctx context.Context, u account.User) (Demand, error)
 	// Refuse answers the application that the person declined or could not sign in.
@@ -200,6 +203,7 @@ type view struct {
 	NewPhone                          *NewPhone
 	Mail                              bool // e-mail can be sent
 	Emails                            []account.Email
+	Kept                              roster.Kept
 	Address                           string // an e-mail address
 	SID, Token                        string // of a mail's link
 	Wants                             []string

@@ -124,15 +124,18 @@ func (r *Roster) keep(ctx context.Context, id string, report Report, taken, aske
 type link struct {
 	directory, subject, user, name, full string
 	locked                               bool
+	// Of the picture: the entry's stamp when it was last read, its SHA-256, its mxc://
+	// address, and why the one there is now is not taken.
+	stamp, picture, avatar, trouble string
 }
 
-const linkColumns = `SELECT directory, subject, user_id, name, full_name, locked FROM id_directory_people `
+const linkColumns = `SELECT directory, subject, user_id, name, full_name, locked, stamp, picture, avatar, trouble FROM id_directory_people `
 
 const selectLink = linkColumns + `WHERE user_id = $1`
 
 // loadLink finds the link of an account; a zero one: it is local.
 func loadLink(q store.Querier, userID string) (l link, err error) {
-	err = q.QueryRow(selectLink, userID).Scan(&l.directory, &l.subject, &l.user, &l.name, &l.full, &l.locked)
+	err = q.QueryRow(selectLink, userID).Scan(&l.directory, &l.subject, &l.user, &l.name, &l.full, &l.locked, &l.stamp, &l.picture, &l.avatar, &l.trouble)
 	if errors.Is(err, store.ErrNotFound) {
 		return link{}, nil
 	}
@@ -149,7 +152,7 @@ func listLinks(q store.Querier, directory string) (out []link, err error) {
 	defer rows.Close()
 	for rows.Next() {
 		var l link
-		if err := rows.Scan(&l.directory, &l.subject, &l.user, &l.name, &l.full, &l.locked); err != nil {
+		if err := rows.Scan(&l.directory, &l.subject, &l.user, &l.name, &l.full, &l.locked, &l.stamp, &l.picture, &l.avatar, &l.trouble); err != nil {
 			return nil, err
 		}
 		out = append(out, l)
@@ -175,10 +178,18 @@ func insertLink(tx *store.Tx, directory, subject, userID, name, full string) err
 	return err
 }
 
-const updateLinkSQL = `UPDATE id_directory_people SET name = $3, full_name = $4 WHERE directory = $1 AND subject = $2`
+const updateLinkSQL = `UPDATE id_directory_people SET name = $3, full_name = $4, stamp = $5, picture = $6, avatar = $7, trouble = $8
+WHERE directory = $1 AND subject = $2`
 
-func updateLink(tx *store.Tx, directory, subject, name, full string) error {
-	_, err := tx.Exec(updateLinkSQL, directory, subject, name, full)
+func updateLink(tx *store.Tx, l link) error {
+	_, err := tx.Exec(updateLinkSQL, l.directory, l.subject, l.name, l.full, l.stamp, l.picture, l.avatar, l.trouble)
+	return err
+}
+
+const forgetStampsSQL = `UPDATE id_directory_people SET stamp = '' WHERE directory = $1`
+
+func forgetStamps(tx *store.Tx, directory string) error {
+	_, err := tx.Exec(forgetStampsSQL, directory)
 	return err
 }
 

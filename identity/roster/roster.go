@@ -59,7 +59,11 @@ type Config struct {
 	directory.Config
 	Every    time.Duration `json:"every,omitempty"`    // between readings; 15 minutes
 	Everyone bool          `json:"everyone,omitempty"` // make accounts at the reading, not only at the first sign-in
-	Names    bool          `json:"names,omitempty"`    // displayed names follow the directory
+	// What follows the directory: displayed names, pictures, and e-mail addresses. Nobody
+	// changes them here then.
+	Names    bool `json:"names,omitempty"`
+	Pictures bool `json:"pictures,omitempty"`
+	Mail     bool `json:"mail,omitempty"`
 }
 
 // Report is what a reading found and did.
@@ -68,17 +72,24 @@ type Report struct {
 	People   int       `json:"people"`   // in the directory
 	Accounts int       `json:"accounts"` // of them, here
 	Made     []string  `json:"made,omitempty"`
-	Renamed  []string  `json:"renamed,omitempty"` // displayed names
-	Locked   []string  `json:"locked,omitempty"`
-	Unlocked []string  `json:"unlocked,omitempty"`
+	// Renamed, Pictured and Mailed have another name, picture or address than before.
+	Renamed  []string `json:"renamed,omitempty"`
+	Pictured []string `json:"pictured,omitempty"`
+	Mailed   []string `json:"mailed,omitempty"`
+	Locked   []string `json:"locked,omitempty"`
+	Unlocked []string `json:"unlocked,omitempty"`
 	// Taken are people whose user name is a local account's, or no user name.
 	Taken []string `json:"taken,omitempty"`
 	// GroupsRenamed are groups with another name than before, as "from -> to", and
 	// GroupsTaken those that are left out, as another group has their name.
 	GroupsRenamed []string `json:"groups_renamed,omitempty"`
 	GroupsTaken   []string `json:"groups_taken,omitempty"`
-	Alarm         bool     `json:"alarm,omitempty"` // nothing was changed
-	Error         string   `json:"error,omitempty"`
+	// MailTaken are people whose address another account has, and PicturesLeft those whose
+	// picture is not taken, as "name: why".
+	MailTaken    []string `json:"mail_taken,omitempty"`
+	PicturesLeft []string `json:"pictures_left,omitempty"`
+	Alarm        bool     `json:"alarm,omitempty"` // nothing was changed
+	Error        string   `json:"error,omitempty"`
 }
 
 // Directory is a directory as administrators see it, without its password.
@@ -99,8 +110,12 @@ type Options struct {
 	Unseal   func(string) (string, error)
 	// Lock locks an account and ends its sessions and devices, or unlocks it.
 	Lock func(ctx context.Context, userID string, locked bool) error
-	// Rename changes a displayed name. nil: names stay.
-	Rename func(ctx context.Context, userID, name string) error
+	// DisplayName, Avatar and SetProfile are of the profile that others see; a nil name or
+	// picture stays. Upload stores a picture under an mxc:// address. nil: nothing follows.
+	DisplayName func(ctx context.Context, userID string) (string, error)
+	Avatar      func(ctx context.Context, userID string) (uri string, err error)
+	SetProfile  func(ctx context.Context, userID string, name, avatar *string) error
+	Upload      func(ctx context.Context, userID, mediaType string, content []byte) (uri string, err error)
 	// Groups takes a person's groups in a directory, in full. nil: they are dropped.
 	Groups func(ctx context.Context, userID, directory string, groups []account.DirectoryGroup) error
 	// Alarm tells the administrators.
@@ -301,6 +316,9 @@ func (r *Roster) Set(ctx context.Context, id string, c Config) error {
 		if err := upsertDirectory(tx, id, sealed, r.o.Now()); err != nil {
 			return err
 		}
+		if err := forgetStamps(tx, id); err != nil { // pictures are read anew
+			return err
+		}
 		// Known by another attribute, all groups would be others.
 		if old != nil && !strings.EqualFold(old.c.Defaults().GroupIDAttr, c.Defaults().GroupIDAttr) {
 			if err := r.o.Accounts.ForgetDirectoryIDsTx(tx, id); err != nil {
@@ -308,7 +326,7 @@ func (r *Roster) Set(ctx context.Context, id string, c Config) error {
 			}
 		}
 		return r.o.Audit.Tx(ctx, tx, audit.Event{Name: "directory.set", Target: id, Data: audit.Data{"kind": c.Kind, "urls": c.URLs, "base_dn": c.BaseDN,
-			"bind_dn": c.BindDN, "user_filter": c.UserFilter, "group_filter": c.GroupFilter, "everyone": c.Everyone}})
+			"bind_dn": c.BindDN, "user_filter": c.UserFilter, "group_filter": c.GroupFilter, "everyone": c.Everyone, "names": c.Names, "pictures": c.Pictures, "mail": c.Mail}})
 	})
 	if err != nil {
 		return err
@@ -366,18 +384,6 @@ func (r *Roster) List(ctx context.Context) ([]Directory, error) {
 		out = append(out, d)
 	}
 	return out, nil
-}
-
-// Test reads a directory without changing anything here. Errors: ErrNoDirectory, those
-// of directory.
-func (r *Roster) Test(ctx context.Context, id string) (directory.Reading, error) {
-	d, err := r.get(id)
-	if err != nil {
-		return directory.Reading{}, err
-	}
-	all, err := d.dir.Read(ctx)
-	r.answered(id, err)
-	return all, err
 }
 
 // Keeps reports in which directory an account's password is, or "".
@@ -549,7 +555,17 @@ func (r *Roster) follow(ctx context.Context, id string, p directory.Person, u ac
 			return err
 		}
 	}
-	_, err := r.rename(ctx, id, p, u)
+	d, err := r.get(id)
+	if err != nil {
+		return nil // removed meanwhile
+	}
+	pictures := d.dir.Pictures()
+	defer pictures.Close()
+	_, err = r.profile(ctx, id, d.c, pictures, p, u)
+	if errors.Is(err, directory.ErrUnavailable) || errors.Is(err, directory.ErrRefused) {
+		r.o.Log.Warn("a picture could not be read; the next reading does it", "directory", id, "user", u.UserID, "err", err)
+		return nil
+	}
 	return err
 }
 
@@ -560,29 +576,6 @@ func groups(in []directory.Group) []account.DirectoryGroup {
 		out[i] = account.DirectoryGroup{ID: g.ID, Name: g.Name}
 	}
 	return out
-}
-
-// rename has the displayed name follow, if that changed since it was last taken over:
-// a name that the person chose here stays until then.
-func (r *Roster) rename(ctx context.Context, id string, p directory.Person, u account.User) (bool, error) {
-	d, err := r.get(id)
-	if err != nil {
-		return false, err
-	}
-	var l link
-	if err := r.o.DB.Read(ctx, func(q store.Querier) (err error) { l, err = loadLink(q, u.ID); return err }); err != nil {
-		return false, err
-	}
-	if l.name == p.Name && l.full == p.Full {
-		return false, nil
-	}
-	show := d.c.Names && r.o.Rename != nil && p.Full != "" && p.Full != l.full
-	if show {
-		if err := r.o.Rename(ctx, u.UserID, p.Full); err != nil {
-			return false, err
-		}
-	}
-	return show, r.o.DB.Write(ctx, func(tx *store.Tx) error { return updateLink(tx, id, p.Subject, p.Name, p.Full) })
 }
 
 func (r *Roster) bySubject(ctx context.Context, id, subject string) (u account.User, err error) {
@@ -608,8 +601,12 @@ func (r *Roster) make(ctx context.Context, id string, p directory.Person) (accou
 // Join gives a local account to somebody in a directory, whose password it has from
 // then on. Errors: ErrNoDirectory, account.ErrNoUser, ErrJoin, those of directory.
 func (r *Roster) Join(ctx context.Context, id, userID, name string) error {
-	all, err := r.Test(ctx, id)
+	d, err := r.get(id)
 	if err != nil {
+		return err
+	}
+	all, err := d.dir.Read(ctx)
+	if r.answered(id, err); err != nil {
 		return err
 	}
 	people := all.People
@@ -676,7 +673,7 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 	all, err := d.dir.Read(ctx)
 	r.answered(id, err)
 	if err == nil {
-		report, err = r.take(ctx, id, d.c, all, anyway)
+		report, err = r.take(ctx, id, d, all, anyway)
 	}
 	report.At = r.o.Now()
 	if err != nil {
@@ -696,8 +693,9 @@ func (r *Roster) Sync(ctx context.Context, id string, anyway bool) (Report, erro
 }
 
 // take applies a reading.
-func (r *Roster) take(ctx context.Context, id string, c Config, all directory.Reading, anyway bool) (Report, error) {
-	people := all.People
+func (r *Roster) take(ctx context.Context, id string, d *opened, all directory.Reading, anyway bool) (Report, error) {
+	people, c, pictures := all.People, d.c, d.dir.Pictures()
+	defer pictures.Close()
 	report := Report{People: len(people)}
 	var links []link
 	if err := r.o.DB.Read(ctx, func(q store.Querier) (err error) { links, err = listLinks(q, id); return err }); err != nil {
@@ -762,13 +760,11 @@ func (r *Roster) take(ctx context.Context, id string, c Config, all directory.Re
 				return report, err
 			}
 		}
-		renamed, err := r.rename(ctx, id, p, u)
+		done, err := r.profile(ctx, id, c, pictures, p, u)
 		if err != nil {
 			return report, err
 		}
-		if renamed {
-			report.Renamed = append(report.Renamed, u.Localpart)
-		}
+		done.add(&report, u.Localpart)
 	}
 	for _, p := range people {
 		if has[p.Subject] || p.Disabled {
@@ -789,9 +785,15 @@ func (r *Roster) take(ctx context.Context, id string, c Config, all directory.Re
 		if err == nil && r.o.Groups != nil {
 			err = r.o.Groups(ctx, u.ID, id, groups(p.Groups))
 		}
+		var done followed
+		if err == nil {
+			done, err = r.profile(ctx, id, c, pictures, p, u)
+		}
 		if err != nil {
 			return report, err
 		}
+		done.pictured, done.mailed = false, false // of a new account that is no news
+		done.add(&report, u.Localpart)
 		report.Made = append(report.Made, p.Name)
 		report.Accounts++
 	}

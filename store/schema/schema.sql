@@ -479,7 +479,7 @@ CREATE TABLE id_directory_people (
 	user_id   TEXT NOT NULL UNIQUE,
 	name      TEXT NOT NULL,   -- user name in the directory
 	full_name TEXT NOT NULL,   -- as last taken over
-	locked    INTEGER NOT NULL, -- the account is locked because the directory says so
+	locked    INTEGER NOT NULL, stamp TEXT NOT NULL DEFAULT '', picture TEXT NOT NULL DEFAULT '', avatar TEXT NOT NULL DEFAULT '', trouble TEXT NOT NULL DEFAULT '', -- the account is locked because the directory says so
 	PRIMARY KEY (directory, subject)
 ) WITHOUT ROWID;
 

@@ -344,6 +344,10 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.getByLabel("Short name").fill("Town!");
     await p.getByLabel("Servers").fill(`ldaps://127.0.0.1:${nobody}`);
     await p.getByLabel("Base DN").fill("dc=town");
+    await p.getByTestId("directory-pictures").click();
+    await p.getByLabel("Attribute with the picture").fill("thumbnailPhoto");
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-directories-new");
     await p.getByTestId("directory-save").click();
     await p.getByText("A directory's short name has").waitFor();
     await p.getByLabel("Short name").fill("town");

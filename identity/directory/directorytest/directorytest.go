@@ -13,6 +13,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"image"
+	"image/color"
+	"image/gif"
+	"image/jpeg"
+	"image/png"
 	"math/big"
 	"net"
 	"os"
@@ -66,6 +71,7 @@ include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
 include /etc/ldap/schema/nis.schema
 include /etc/ldap/schema/msuser.schema
+attributetype ( 2.16.128.113533.1.1400.1 NAME 'thumbnailPhoto' SYNTAX 1.3.6.1.4.1.1466.115.121.1.40 SINGLE-VALUE )
 pidfile %[1]s/pid
 argsfile %[1]s/args
 modulepath /usr/lib/ldap
@@ -252,4 +258,23 @@ func (s *Server) Rename(dn, rdn string) {
 func (s *Server) Delete(dn string) {
 	s.t.Helper()
 	s.do(func(c *ldap.Conn) error { return c.Del(ldap.NewDelRequest(dn, nil)) })
+}
+
+// Picture draws a square picture, as "jpeg", "png" or "gif"; another shade is another one.
+func Picture(format string, side int, shade uint8) string {
+	m := image.NewPaletted(image.Rect(0, 0, side, side), color.Palette{color.Gray{Y: shade}, color.White})
+	var out bytes.Buffer
+	var err error
+	switch format {
+	case "jpeg":
+		err = jpeg.Encode(&out, m, nil)
+	case "png":
+		err = png.Encode(&out, m)
+	case "gif":
+		err = gif.Encode(&out, m, nil)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return out.String()
 }

@@ -55,6 +55,19 @@ export function Settings({ section, onSecurity }: { section: string; onSecurity:
     );
 }
 
+/** Whether the server lets the person change their name and picture. Spec: cs#mset_displayname-capability */
+function useMayChange(): [name: boolean, picture: boolean] {
+    const { client } = useChat();
+    const [may, setMay] = useState<[boolean, boolean]>([true, true]);
+    useEffect(() => {
+        client.fetchCapabilities().then(
+            (caps) => setMay([caps["m.set_displayname"]?.enabled !== false, caps["m.set_avatar_url"]?.enabled !== false]),
+            () => {}, // the change is refused then, if it is to be
+        );
+    }, [client]);
+    return may;
+}
+
 function Profile() {
     const { client, signOut } = useChat();
     useRefresh(client, ["User.displayName", "User.avatarUrl"]);
@@ -73,6 +86,8 @@ function Profile() {
     }, [client, userId]);
     useEffect(() => void load(), [load]);
     const face = useFace(client, profile?.picture, 72);
+    // What follows a directory is changed there.
+    const [mayName, mayPicture] = useMayChange();
     const run = async (what: () => Promise<unknown>) => {
         setBusy(true);
         setError(undefined);
@@ -104,30 +119,45 @@ function Profile() {
                             if (file) void run(async () => client.setAvatarUrl((await client.uploadContent(file, { type: file.type })).content_uri));
                         }}
                     />
-                    <Button look="plain" icon="image" isDisabled={busy} onPress={() => input.current?.click()}>
-                        {t("settings.picture")}
-                    </Button>
-                    {profile?.picture && (
+                    {mayPicture ? (
+                        <Button look="plain" icon="image" isDisabled={busy} onPress={() => input.current?.click()}>
+                            {t("settings.picture")}
+                        </Button>
+                    ) : (
+                        <p className="hf-hint" data-testid="picture-kept">
+                            {t("settings.kept")}
+                        </p>
+                    )}
+                    {mayPicture && profile?.picture && (
                         <Button look="quiet" isDisabled={busy} onPress={() => void run(() => client.setAvatarUrl(""))}>
                             {t("settings.pictureRemove")}
                         </Button>
                     )}
                 </div>
             </div>
-            <form
-                onSubmit={(e) => {
-                    e.preventDefault();
-                    void run(() => client.setDisplayName(name.trim()));
-                }}
-            >
-                <TextField label={t("settings.name")} value={name} onChange={setName} maxLength={200} hint={t("settings.nameHint", { user: userId })} autoComplete="name" data-testid="display-name" />
-                <ErrorNote>{error}</ErrorNote>
-                <div className="hf-actions">
-                    <Button type="submit" isPending={busy} isDisabled={!profile || name.trim() === profile.name || !name.trim()}>
-                        {t("common.save")}
-                    </Button>
+            {mayName ? (
+                <form
+                    onSubmit={(e) => {
+                        e.preventDefault();
+                        void run(() => client.setDisplayName(name.trim()));
+                    }}
+                >
+                    <TextField label={t("settings.name")} value={name} onChange={setName} maxLength={200} hint={t("settings.nameHint", { user: userId })} autoComplete="name" data-testid="display-name" />
+                    <ErrorNote>{error}</ErrorNote>
+                    <div className="hf-actions">
+                        <Button type="submit" isPending={busy} isDisabled={!profile || name.trim() === profile.name || !name.trim()}>
+                            {t("common.save")}
+                        </Button>
+                    </div>
+                </form>
+            ) : (
+                <div className="hf-field" data-testid="name-kept">
+                    <span className="hf-label">{t("settings.name")}</span>
+                    <strong>{profile?.name}</strong>
+                    <p className="hf-hint">{t("settings.kept")}</p>
+                    <ErrorNote>{error}</ErrorNote>
                 </div>
-            </form>
+            )}
             <hr />
             <a className="hf-button hf-button--plain" href="/account" target="_blank" rel="noopener">
                 {t("settings.account")}

@@ -16,7 +16,19 @@ interface Settings {
     group_filter: string;
     everyone: boolean;
     names: boolean;
+    pictures: boolean;
+    mail: boolean;
+    full_attr: string;
+    mail_attr: string;
+    picture_attr: string;
 }
+
+// What follows the directory, and the setting with the attribute that it comes from.
+const following = [
+    ["names", "full_attr"],
+    ["pictures", "picture_attr"],
+    ["mail", "mail_attr"],
+] as const;
 
 interface Directory {
     id: string;
@@ -28,18 +40,29 @@ interface Directory {
     locked: string[];
     unlocked: string[];
     taken: string[];
+    groups_renamed: string[];
+    groups_taken: string[];
+    mail_taken: string[];
+    pictures_left: string[];
     alarm: boolean;
     error?: string;
     down?: string;
 }
 
-const blank: Settings = { kind: "ldap", urls: [], base_dn: "", bind_dn: "", ca: "", user_filter: "", group_filter: "", everyone: false, names: false };
+interface Tested {
+    people: number;
+    groups: number;
+    first: { name: string; full_name: string; mail: string; picture: string; groups: string[] }[];
+}
+
+const blank: Settings = { kind: "ldap", urls: [], base_dn: "", bind_dn: "", ca: "", user_filter: "", group_filter: "", everyone: false, names: false, pictures: false, mail: false, full_attr: "", mail_attr: "", picture_attr: "" };
 
 export function DirectoriesPage({ acts }: { acts: boolean }) {
     const { value: list, error, reload } = useLoaded<Directory[]>("/api/console/directories", 10);
     const [editing, setEditing] = useState<{ id: string; settings: Settings }>();
     const [removing, setRemoving] = useState<string>();
     const [approving, setApproving] = useState<Directory>();
+    const [tested, setTested] = useState<Tested & { id: string }>();
     const [busy, setBusy] = useState<string>();
     const run = async (id: string, f: () => Promise<void>): Promise<void> => {
         setBusy(id);
@@ -56,8 +79,7 @@ export function DirectoriesPage({ acts }: { acts: boolean }) {
         toast(t("console.directories.synced", { name: id }));
     };
     const test = async (id: string): Promise<void> => {
-        const r = await api<{ people: number; groups: number; first: string[] }>("POST", `/api/console/directories/${id}/test`);
-        toast(t("console.directories.tested", { people: String(r.people), groups: String(r.groups), first: r.first.join(", ") }));
+        setTested({ id, ...(await api<Tested>("POST", `/api/console/directories/${id}/test`)) });
     };
     return (
         <>
@@ -97,7 +119,7 @@ export function DirectoriesPage({ acts }: { acts: boolean }) {
                             <dt>{t("console.directories.people")}</dt>
                             <dd>{t("console.directories.peopleOf", { people: String(d.people), accounts: String(d.accounts) })}</dd>
                         </div>
-                        {(["made", "unlocked", "taken"] as const).map(
+                        {(["made", "unlocked", "taken", "groups_renamed", "groups_taken", "mail_taken", "pictures_left"] as const).map(
                             (k) =>
                                 d[k].length > 0 && (
                                     <div key={k}>
@@ -142,6 +164,7 @@ export function DirectoriesPage({ acts }: { acts: boolean }) {
                     onClose={() => setEditing(undefined)}
                 />
             )}
+            {tested && <Result of={tested} onClose={() => setTested(undefined)} />}
             {approving && (
                 <Confirm title={t("console.directories.approveTitle")} yes={t("console.directories.approve", { count: approving.locked.length })} danger isOpen onYes={() => run(approving.id, () => sync(approving.id, true))} onClose={() => setApproving(undefined)}>
                     {t("console.directories.approveText", { names: approving.locked.join(", ") })}
@@ -163,6 +186,41 @@ export function DirectoriesPage({ acts }: { acts: boolean }) {
                 </Confirm>
             )}
         </>
+    );
+}
+
+/** What a test reading found: how many, and a few people with all that is read of them. */
+function Result({ of, onClose }: { of: Tested & { id: string }; onClose: () => void }) {
+    const none = t("console.directories.nothing");
+    return (
+        <Dialog title={of.id} isOpen onClose={onClose} wide>
+            <p>{t("console.directories.tested", { people: String(of.people), groups: String(of.groups) })}</p>
+            <div data-testid="directory-tested">
+                {of.first.map((p) => (
+                    <dl key={p.name} className="console-facts" aria-label={p.name}>
+                        <div>
+                            <dt>{p.name}</dt>
+                            <dd>{p.full_name || none}</dd>
+                        </div>
+                        <div>
+                            <dt>{t("console.directories.testMail")}</dt>
+                            <dd>{p.mail || none}</dd>
+                        </div>
+                        <div>
+                            <dt>{t("console.directories.testPicture")}</dt>
+                            <dd>{p.picture || none}</dd>
+                        </div>
+                        <div>
+                            <dt>{t("console.directories.testGroups")}</dt>
+                            <dd>{p.groups.join(", ") || none}</dd>
+                        </div>
+                    </dl>
+                ))}
+            </div>
+            <div className="hf-actions">
+                <Button onPress={onClose}>{t("common.close")}</Button>
+            </div>
+        </Dialog>
     );
 }
 
@@ -205,9 +263,15 @@ function Edit({ id: old, settings, onSaved, onClose }: { id: string; settings: S
                         <Switch isSelected={s.everyone} onChange={(everyone) => setS({ ...s, everyone })}>
                             {t("console.directories.everyone")}
                         </Switch>
-                        <Switch isSelected={s.names} onChange={(names) => setS({ ...s, names })}>
-                            {t("console.directories.names")}
-                        </Switch>
+                        <p className="hf-hint">{t("console.directories.follow")}</p>
+                        {following.map(([what, attr]) => (
+                            <div key={what}>
+                                <Switch isSelected={s[what]} onChange={(on) => setS({ ...s, [what]: on })} data-testid={`directory-${what}`}>
+                                    {t(`console.directories.${what}`)}
+                                </Switch>
+                                {s[what] && <TextField label={t(`console.directories.${attr}`)} value={s[attr]} onChange={(v) => setS({ ...s, [attr]: v })} hint={t("console.directories.attrHint")} autoComplete="off" spellCheck="false" />}
+                            </div>
+                        ))}
                     </>
                 )}
             />
