@@ -136,10 +136,10 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 			a.log.Error("the database was not closed well; nothing is lost", "err", err)
 		}
 	})
-	if err := a.openAudit(ctx); err != nil {
+	if err := a.openSecrets(ctx); err != nil {
 		return err
 	}
-	if err := a.openSecrets(); err != nil {
+	if err := a.openAudit(ctx); err != nil {
 		return err
 	}
 	if a.blobs, err = blob.Open(filepath.Join(cfg.Data, "media")); err != nil {
@@ -165,6 +165,9 @@ func (a *Appliance) start(ctx context.Context) (err error) {
 	}
 	a.core.Store(c)
 	a.onClose(func() { a.core.Load().close() })
+	if err := a.secrets.Note(ctx, a.db); err != nil {
+		return err
+	}
 	if err := a.openWeb(); err != nil {
 		return err
 	}
@@ -314,13 +317,22 @@ func (a *Appliance) startSFU(ctx context.Context) error {
 }
 
 // openSecrets makes ready what the homeserver's secrets in the database are sealed by.
-func (a *Appliance) openSecrets() error {
+func (a *Appliance) openSecrets(ctx context.Context) error {
 	key, err := a.master.Derive(secretsPurpose)
 	if err != nil {
 		return err
 	}
-	a.secrets, err = sealed.New(key)
-	return err
+	if a.secrets, err = sealed.New(key); err != nil {
+		return err
+	}
+	// Before anything is written: the audit log would not be whole any more.
+	if err := a.secrets.Check(ctx, a.db); err != nil {
+		if errors.Is(err, sealed.ErrKey) {
+			return fmt.Errorf("%s is not the key of the database beside it; put back the one of this database, from the same backup; nothing was changed", keyFile(a.cfg))
+		}
+		return err
+	}
+	return nil
 }
 
 // callKey is what signs the tokens for calls. It is the same after a restart, so that

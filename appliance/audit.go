@@ -337,9 +337,9 @@ func (c *cli) verifyFile(ctx context.Context) (*audit.Report, error) {
 			return nil, err
 		}
 		defer f.Close()
-		var first [16]byte
+		var first [len(sqliteFile)]byte
 		n, _ := f.ReadAt(first[:], 0)
-		in, database = f, string(first[:n]) == "SQLite format 3\x00"
+		in, database = f, string(first[:n]) == sqliteFile
 	}
 	cfg, err := config.Load(c.in)
 	if err != nil {

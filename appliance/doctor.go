@@ -96,7 +96,9 @@ func diagnose(ctx context.Context, in config.Input) (out []finding) {
 	out = append(out, diagnoseClock(dbFile)...)
 	out = append(out, diagnoseDatabase(ctx, dbFile)...)
 
-	if kept, err := masterkey.Look(keyFile(cfg)); err != nil {
+	if keyGone(cfg) {
+		add("master key", false, "%v", errKeyGone)
+	} else if kept, err := masterkey.Look(keyFile(cfg)); err != nil {
 		add("master key", false, "%v", err)
 	} else if kept != "" {
 		add("master key", true, "%s", keptText(masterkey.Status{Kept: kept}))

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -36,10 +38,36 @@ const (
 // credential is what systemd calls the passphrase (LoadCredential=, LoadCredentialEncrypted=).
 const credential = "holdfast.passphrase"
 
-// openMaster opens the master key. say is where somebody is asked, if there is a terminal.
+// errKeyGone means that there is a database and not the key that it was sealed with.
+var errKeyGone = errors.New("the master key is gone: there is a database, and no file identity.key beside it. Put back the one of this database, from the same backup. Without it nobody opens the secrets in the database; to begin anew, move holdfast.db away")
+
+// keyGone reports whether a database lies in the data folder without its key.
+func keyGone(cfg *config.Config) bool {
+	if _, err := os.Lstat(keyFile(cfg)); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	f, err := os.Open(filepath.Join(cfg.Data, "holdfast.db"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var first [len(sqliteFile)]byte
+	n, _ := f.ReadAt(first[:], 0)
+	return string(first[:n]) == sqliteFile
+}
+
+// sqliteFile is how a database begins.
+const sqliteFile = "SQLite format 3\x00"
+
+// openMaster opens the master key, and asks for its passphrase where it needs one.
 func openMaster(cfg *config.Config) (*masterkey.Key, error) {
+	if keyGone(cfg) { // a new one would open nothing
+		return nil, errKeyGone
+	}
 	k, err := masterkey.Open(keyFile(cfg), masterkey.Options{Ask: askPassphrase(cfg), Chip: func() (*tpm.TPM, error) { return openChip(cfg) }})
 	switch {
+	case errors.Is(err, errStopped):
+		return nil, errStopped
 	case errors.Is(err, masterkey.ErrNeeded), errors.Is(err, masterkey.ErrWrong):
 		return nil, fmt.Errorf("%w; nothing was changed", err)
 	case err != nil:
@@ -70,12 +98,7 @@ func askPassphrase(cfg *config.Config) func(last error) (string, error) {
 	times := 0
 	return func(last error) (string, error) {
 		times++
-		from, name := cfg.Key.PassphraseFile, cfg.Source("key.passphrase_file").String()
-		if dir := os.Getenv("CREDENTIALS_DIRECTORY"); from == "" && dir != "" {
-			if p := filepath.Join(dir, credential); fileSize(p) > 0 {
-				from, name = p, "the credential "+credential
-			}
-		}
+		from, name := passphraseSource(cfg)
 		if from != "" {
 			if times > 1 {
 				return "", fmt.Errorf("%w: it is not what is in %s (%s)", masterkey.ErrWrong, from, name)
@@ -97,6 +120,33 @@ func askPassphrase(cfg *config.Config) func(last error) (string, error) {
 		}
 		return typed(os.Stdin, os.Stderr, "Passphrase of the master key: ")
 	}
+}
+
+// passphraseSource is the file that a start takes the passphrase from, and who says so;
+// "": there is none.
+func passphraseSource(cfg *config.Config) (file, name string) {
+	if cfg.Key.PassphraseFile != "" {
+		return cfg.Key.PassphraseFile, cfg.Source("key.passphrase_file").String()
+	}
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		if p := filepath.Join(dir, credential); fileSize(p) > 0 {
+			return p, "the credential " + credential
+		}
+	}
+	return "", ""
+}
+
+// oldPassphrase says where the next start would find another passphrase than this; "":
+// nowhere.
+func oldPassphrase(cfg *config.Config, pass string) string {
+	from, name := passphraseSource(cfg)
+	if st, err := os.Stat(from); from == "" || err != nil || !st.Mode().IsRegular() {
+		return "" // a pipe is read once
+	}
+	if b, err := readPassphrase(from); err == nil && b == pass {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s)", from, name)
 }
 
 // maxPassphraseFile bounds what is read of a file that should have one line.
@@ -125,7 +175,11 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-// typed reads a line from a terminal without showing it.
+// errStopped means that whoever was asked stopped the program instead.
+var errStopped = errors.New("stopped while it asked for a passphrase; nothing was changed")
+
+// typed reads a line from a terminal without showing it. Who stops the program meanwhile
+// has a terminal that shows again what is typed. Errors: errStopped.
 func typed(in, out *os.File, prompt string) (string, error) {
 	old, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS)
 	if err != nil {
@@ -133,17 +187,34 @@ func typed(in, out *os.File, prompt string) (string, error) {
 	}
 	quiet := *old
 	quiet.Lflag &^= unix.ECHO
+	ctx, done := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer done()
 	if err := unix.IoctlSetTermios(int(in.Fd()), unix.TCSETSF, &quiet); err != nil {
 		return "", err
 	}
 	defer unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, old)
 	fmt.Fprint(out, prompt)
-	line, err := bufio.NewReader(io.LimitReader(in, maxPassphraseFile)).ReadString('\n')
+	type answer struct {
+		line string
+		err  error
+	}
+	read := make(chan answer, 1)
+	go func() { // it may wait for ever: then the program ends
+		line, err := bufio.NewReader(io.LimitReader(in, maxPassphraseFile)).ReadString('\n')
+		read <- answer{line, err}
+	}()
+	var a answer
+	select {
+	case a = <-read:
+	case <-ctx.Done():
+		fmt.Fprintln(out)
+		return "", errStopped
+	}
 	fmt.Fprintln(out)
-	if err != nil && line == "" {
+	if a.err != nil && a.line == "" {
 		return "", fmt.Errorf("%w: nothing was typed", masterkey.ErrNeeded)
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	return strings.TrimRight(a.line, "\r\n"), nil
 }
 
 // keptText says how the master key is kept.
@@ -170,6 +241,7 @@ type masterChange struct {
 type masterAnswer struct {
 	masterkey.Status
 	Recovery string `json:"recovery,omitempty"` // shown once
+	Old      string `json:"old,omitempty"`      // where the next start would find another passphrase
 }
 
 func (a *Appliance) masterControl(handle func(pattern string, f func(r *http.Request) (any, error))) {
@@ -207,6 +279,9 @@ func (a *Appliance) changeMaster(ctx context.Context, in masterChange) (out mast
 		return masterAnswer{}, errors.Join(err, note("masterkey.failed", audit.Data{"to": in.To, "why": err.Error()}))
 	}
 	out.Status = a.master.Status()
+	if in.To == masterkey.Passphrase {
+		out.Old = oldPassphrase(a.cfg, in.Passphrase)
+	}
 	return out, nil
 }
 
@@ -218,6 +293,9 @@ func runMasterShow(ctx context.Context, c *cli, _ []string) error {
 	var out masterAnswer
 	err = newControlClient(cfg.Data).call(ctx, "GET", "/v1/masterkey", nil, &out)
 	if errors.Is(err, errNotRunning) {
+		if keyGone(cfg) {
+			return errKeyGone
+		}
 		if out.Kept, err = masterkey.Look(keyFile(cfg)); err == nil && out.Kept == "" {
 			return fmt.Errorf("there is no master key in %s yet; the first start makes it", cfg.Data)
 		}
@@ -263,12 +341,19 @@ func runMasterPassphrase(ctx context.Context, c *cli, _ []string) error {
 	default:
 		return &usageError{"there is no terminal to type the passphrase at; give --passphrase-stdin"}
 	}
-	if _, err := c.changeMaster(ctx, masterChange{To: masterkey.Passphrase, Passphrase: pass}); err != nil {
+	out, err := c.changeMaster(ctx, masterChange{To: masterkey.Passphrase, Passphrase: pass})
+	if err != nil {
 		return err
+	}
+	if c.json {
+		return c.printJSON(out)
 	}
 	fmt.Fprintln(c.out, `The master key is sealed under the passphrase. From the next start on it is needed:
 by key.passphrase_file, as systemd's credential holdfast.passphrase, or typed at a terminal.
 Without it nobody opens the secrets in the database again. Keep it where this machine is not.`)
+	if out.Old != "" {
+		fmt.Fprintf(c.out, "\nThe next start would take another passphrase, from %s:\nput the new one there before.\n", out.Old)
+	}
 	return nil
 }
 

@@ -44,7 +44,10 @@ var (
 	// ErrWrong means that the passphrase is another one.
 	ErrWrong = errors.New("this is not the passphrase of the master key")
 	// ErrNeeded means that the key is sealed and nobody gave a passphrase.
-	ErrNeeded = errors.New("the master key is sealed under a passphrase, and none was given")
+	ErrNeeded = errors.New("the passphrase of the master key is needed, and none was given")
+	// ErrChip means that the TPM chip did not give the key back, for the reason that the
+	// same error has.
+	ErrChip = errors.New("the master key is sealed by the TPM chip, which did not give it back; the recovery passphrase that holdfast masterkey tpm printed opens it")
 	// ErrDamaged means that the file is none of a master key.
 	ErrDamaged = errors.New("the file of the master key is damaged; put it back from a backup")
 	// ErrWeak means that a passphrase is too short.
@@ -228,7 +231,10 @@ func Open(path string, o Options) (*Key, error) {
 	}
 	secret, f, err := parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
+	}
+	if err := k.tidy(); err != nil {
+		return nil, err
 	}
 	if f != nil {
 		k.kept = f.kept()
@@ -251,19 +257,30 @@ func (k *Key) unseal(f *file) ([]byte, error) {
 		}
 	}
 	if k.o.Ask == nil {
-		return nil, errors.Join(ErrNeeded, k.unwell)
+		return nil, k.andChip(ErrNeeded)
 	}
-	last := k.unwell
+	var last error
+	if k.unwell != nil {
+		last = fmt.Errorf("%w (%w)", ErrChip, k.unwell)
+	}
 	for {
 		typed, err := k.o.Ask(last)
 		if err != nil {
-			return nil, errors.Join(err, k.unwell)
+			return nil, k.andChip(err)
 		}
 		if secret := f.try(typed); secret != nil {
 			return secret, nil
 		}
 		last = ErrWrong
 	}
+}
+
+// andChip says of an error that the passphrase was asked for because of the chip.
+func (k *Key) andChip(err error) error {
+	if k.unwell == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w): %w", ErrChip, k.unwell, err)
 }
 
 // try is the key, if a passphrase opens it.
@@ -423,6 +440,34 @@ func (k *Key) keep(kept string, slots []slot, passphrase string) error {
 	return nil
 }
 
+// tidy removes what a loss of power left beside the file while it was replaced: it may
+// have the key as it is, while the file has it sealed.
+func (k *Key) tidy() error {
+	left := k.path + ".left"
+	// By another name: it is no file that a running appliance puts in place just now.
+	if err := os.Rename(k.path+".tmp", left); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(left, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	wipe(f)
+	f.Close()
+	return os.Remove(left)
+}
+
+// wipe overwrites a file, as far as the disk does that.
+func wipe(f *os.File) {
+	if st, err := f.Stat(); err == nil {
+		f.WriteAt(make([]byte, st.Size()), 0)
+		f.Sync()
+	}
+}
+
 // replace puts a new file in the place of the old one, or leaves the old one. What the old
 // one had is overwritten, as far as the disk does that.
 func (k *Key) replace(b []byte) error {
@@ -469,10 +514,7 @@ func (k *Key) replace(b []byte) error {
 		return err
 	}
 	// Only now: until here a loss of power could have brought the old one back.
-	if st, err := old.Stat(); err == nil {
-		old.WriteAt(make([]byte, st.Size()), 0)
-		old.Sync()
-	}
+	wipe(old)
 	return nil
 }
 

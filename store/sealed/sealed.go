@@ -17,6 +17,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -90,26 +91,80 @@ func (b *Box) Open(purpose, sealed string) (string, error) {
 	return string(plain), nil
 }
 
+// A database's note of the key that it is sealed with is among the names in store_sealed.
+const keyNote = "key "
+
+// fingerprint tells one key from another, and nothing else about it.
+func (b *Box) fingerprint() string {
+	m := hmac.New(sha256.New, b.mac)
+	m.Write([]byte("which key this is"))
+	return keyNote + hex.EncodeToString(m.Sum(nil)[:16])
+}
+
+// Check refuses a key that is not the one that the database notes. A database without a
+// note is of an earlier version, or new. Errors: ErrKey.
+func (b *Box) Check(ctx context.Context, db *store.DB) error {
+	return db.Read(ctx, func(q store.Querier) error {
+		var name string
+		err := q.QueryRow(`SELECT name FROM store_sealed WHERE name LIKE $1`, keyNote+"%").Scan(&name)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return nil
+		case err == nil && name != b.fingerprint():
+			return ErrKey
+		}
+		return err
+	})
+}
+
+// Note has the database know its key from now on: for when its secrets were opened with it.
+func (b *Box) Note(ctx context.Context, db *store.DB) error {
+	return db.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`INSERT INTO store_sealed (name) VALUES ($1) ON CONFLICT DO NOTHING`, b.fingerprint())
+		return err
+	})
+}
+
+// emptied is after the name of what was sealed once the log was emptied, too.
+const emptied = ", log emptied"
+
 // Once runs f unless it was done for this database: it seals what an earlier version kept
 // in clear. f and the note that it was done are one write. Where f changed something, the
-// database's log, which may have the clear text, is emptied.
+// database's log, which may have the clear text, is emptied, after a loss of power before
+// that at the next start.
 func Once(ctx context.Context, db *store.DB, name string, f func(tx *store.Tx) (changed bool, err error)) error {
 	var changed bool
+	note := func(tx *store.Tx, name string) error {
+		_, err := tx.Exec(`INSERT INTO store_sealed (name) VALUES ($1) ON CONFLICT DO NOTHING`, name)
+		return err
+	}
 	err := db.Write(ctx, func(tx *store.Tx) error {
-		err := tx.QueryRow(`SELECT name FROM store_sealed WHERE name = $1`, name).Scan(new(string))
-		if !errors.Is(err, store.ErrNotFound) {
+		var done int
+		if err := tx.QueryRow(`SELECT count(*) FROM store_sealed WHERE name IN ($1, $2)`, name, name+emptied).Scan(&done); err != nil || done == 2 {
 			return err
 		}
+		if done == 1 {
+			changed = true // by a run that was cut short
+			return nil
+		}
+		var err error
 		if changed, err = f(tx); err != nil {
 			return err
 		}
-		_, err = tx.Exec(`INSERT INTO store_sealed (name) VALUES ($1)`, name)
-		return err
+		if !changed {
+			if err := note(tx, name+emptied); err != nil {
+				return err
+			}
+		}
+		return note(tx, name)
 	})
 	if err != nil || !changed {
 		return err
 	}
-	return db.EmptyLog(ctx)
+	if err := db.EmptyLog(ctx); err != nil {
+		return err
+	}
+	return db.Write(ctx, func(tx *store.Tx) error { return note(tx, name+emptied) })
 }
 
 // Rewrite changes every row of a table, in the given order, by column. The table is

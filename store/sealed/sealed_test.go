@@ -134,6 +134,30 @@ func TestNothingStaysInClear(t *testing.T) {
 	if times != 1 {
 		t.Errorf("it was done %d times", times)
 	}
+	// A loss of power between the sealing and the emptying of the log: the next start does that.
+	log := func() int64 {
+		fi, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Size()
+	}
+	write(func(tx *store.Tx) error {
+		_, err := tx.Exec(`DELETE FROM store_sealed WHERE name = 'words, log emptied'`)
+		return err
+	})
+	before := log()
+	for range 2 {
+		if err := once(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var notes int
+	if err := db.Read(ctx, func(q store.Querier) error {
+		return q.QueryRow(`SELECT count(*) FROM store_sealed WHERE name LIKE 'words%'`).Scan(&notes)
+	}); err != nil || notes != 2 || times != 1 || log() >= before {
+		t.Errorf("%d notes, done %d times, a log of %d bytes, %d before: %v", notes, times, log(), before, err)
+	}
 	if n := found(); n != 0 {
 		t.Errorf("%d clear words are left in the file or its log", n)
 	}
@@ -145,6 +169,32 @@ func TestNothingStaysInClear(t *testing.T) {
 		return q.QueryRow(`SELECT n FROM words WHERE word = $1`, b.Token("word", word(2999*7919%3000))).Scan(&last)
 	}); err != nil || n != 2000 || last != 2999 {
 		t.Errorf("%d rows, the last has %d: %v", n, last, err)
+	}
+}
+
+// A database opens with no other key than its own, once it knows that.
+func TestCheck(t *testing.T) {
+	ctx, a, other := t.Context(), box(t, 1), box(t, 2)
+	db, err := store.Open(ctx, filepath.Join(t.TempDir(), "holdfast.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, b := range []*sealed.Box{a, other} {
+		if err := b.Check(ctx, db); err != nil {
+			t.Errorf("a new database: %v", err)
+		}
+	}
+	for range 2 {
+		if err := a.Note(ctx, db); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Check(ctx, db); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := other.Check(ctx, db); !errors.Is(err, sealed.ErrKey) {
+		t.Errorf("another key: %v", err)
 	}
 }
 
