@@ -217,6 +217,28 @@ func TestDirectoryPages(t *testing.T) {
 	if a := b.post("/account/password", url.Values{"current": {"of the directory"}, "password": {"a new password"}, "password2": {"a new password"}}); a.StatusCode != 403 || !strings.Contains(a.body, "directory keeps this password") {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
+	// What is dangerous asks for the directory's password again. A passkey alone does not do:
+	// only the directory knows whether they may still come in.
+	anna, err := o.svc.User(t.Context(), "anna")
+	must(t, err)
+	d := newDevice(t, anna)
+	b.enrolPasskey(d, "key")
+	o.aged()
+	page, _ := b.asksAgain()
+	if !strings.Contains(page.body, `type="password"`) || strings.Contains(page.body, "/login/passkey/alone") || strings.Contains(page.body, "/login/forgot") {
+		t.Errorf("%s", page.body)
+	}
+	again := "/reauth?next=" + url.QueryEscape(dangerous)
+	if a := b.post(again, url.Values{"password": {"wrong"}}); a.StatusCode != 401 || b.mayNow() {
+		t.Errorf("a wrong password: %d", a.StatusCode)
+	}
+	second := b.post(again, url.Values{"password": {"of the directory"}}).to(t)
+	if second.Path != "/login/passkey" || b.mayNow() {
+		t.Fatalf("it leads to %s", second)
+	}
+	if to := b.post(second.String(), url.Values{"response": {d.get(options(t, b.get(second.String())))}}).to(t); to.String() != dangerous || !b.mayNow() {
+		t.Errorf("it ends at %s", to)
+	}
 	o.s.Stop()
 	if a := o.browser().post("/login", url.Values{"username": {"anna"}, "password": {"of the directory"}}); a.StatusCode != 503 || !strings.Contains(a.body, "cannot be reached") {
 		t.Errorf("%d %s", a.StatusCode, a.body)

@@ -60,8 +60,17 @@ func (b Browser) Strong() bool { return slices.Contains(b.Methods, "mfa") }
 // one with the hash old. methods are those of RFC 8176 that were passed. The returned
 // secret is the cookie's value.
 func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, old []byte) (secret string, err error) {
+	return a.StartBrowserOf(ctx, u, methods, old, a.Now())
+}
+
+// StartBrowserOf is StartBrowser for somebody who proved who they are at a time before, as
+// at another provider.
+func (a *Accounts) StartBrowserOf(ctx context.Context, u User, methods []string, old []byte, at time.Time) (secret string, err error) {
 	secret = Secret()
 	now := a.Now()
+	if at.After(now) {
+		at = now
+	}
 	return secret, a.DB.Write(ctx, func(tx *store.Tx) error {
 		sid := NewULID(now)
 		if old != nil {
@@ -80,14 +89,14 @@ func (a *Accounts) StartBrowser(ctx context.Context, u User, methods []string, o
 		if err := a.SeenTx(tx, u.ID); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(insertBrowser, Hash(secret), u.ID, now.UnixMilli(), now.Add(a.BrowserFor()).UnixMilli(), sid, strings.Join(methods, " ")); err != nil {
+		if _, err := tx.Exec(insertBrowser, Hash(secret), u.ID, at.UnixMilli(), now.Add(a.BrowserFor()).UnixMilli(), sid, strings.Join(methods, " "), now.UnixMilli()); err != nil {
 			return err
 		}
 		return a.Audit.Tx(ctx, tx, audit.Event{Name: "signin", Actor: u.UserID, Target: u.UserID, Data: audit.Data{"methods": methods}})
 	})
 }
 
-const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, used, expires, sid, amr) VALUES ($1, $2, $3, $3, $3, $4, $5, $6)`
+const insertBrowser = `INSERT INTO id_browser_sessions (hash, user_id, auth_time, created, used, expires, sid, amr) VALUES ($1, $2, $3, $7, $7, $4, $5, $6)`
 
 const updateUsed = `UPDATE id_browser_sessions SET used = $2 WHERE hash = $1 AND used < $2`
 

@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -216,6 +217,7 @@ type view struct {
 	PIN                               string
 	Least                             int // characters of a new password
 	LeastText                         string
+	Password                          bool // there is one to ask for
 }
 
 // allowedView is an application that somebody allowed to know them.
@@ -427,7 +429,7 @@ func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, m
 	if v := p.cookie(r, sessionCookie); v != "" {
 		old = account.Hash(v)
 	}
-	secret, err := p.Accounts.StartBrowser(r.Context(), u, methods, old)
+	secret, err := p.Accounts.StartBrowserOf(r.Context(), u, methods, old, p.provedAt(r, methods))
 	if err != nil {
 		return err
 	}
@@ -442,6 +444,17 @@ func (p *Pages) SignIn(w http.ResponseWriter, r *http.Request, u account.User, m
 	p.setCookie(w, r, knownCookie, p.Accounts.NewKnown(p.longCookie(r, knownCookie), u.Localpart), knownFor)
 	*r = *r.WithContext(context.WithValue(r.Context(), signedInKey{}, b)) // its cookie is still the old one
 	return nil
+}
+
+// provedAt is when the person proved who they are: now, or where nothing was proved here,
+// when they did at the provider, if it says so.
+func (p *Pages) provedAt(r *http.Request, methods []string) time.Time {
+	from, ok := r.Context().Value(fromKey{}).(upstream.From)
+	here := func(m string) bool { return m != "fed" && m != "mfa" }
+	if !ok || from.At.IsZero() || slices.ContainsFunc(methods, here) {
+		return p.Now()
+	}
+	return from.At
 }
 
 // signedInKey is who signed in during a request.

@@ -118,10 +118,11 @@ func (p *Pages) doPasskey(w http.ResponseWriter, r *http.Request) {
 // doPasskeyAlone signs somebody in by a passkey and nothing else: the device has asked
 // for a finger or a PIN.
 func (p *Pages) doPasskeyAlone(w http.ResponseWriter, r *http.Request) {
+	b, in := p.SignedIn(r)
+	confirms := in && r.URL.Query().Get(again) != ""
 	refuse := func(status int, key string) {
-		b, in := p.SignedIn(r)
-		if in && r.URL.Query().Get("again") != "" {
-			p.reauthForm(w, r, status, b, p.text(lang(r), key))
+		if confirms {
+			p.reauthForm(w, r, status, b, p.text(lang(r), key, "user", b.User.UserID))
 			return
 		}
 		p.loginForm(w, r, status, nil, nil, "", p.text(lang(r), key))
@@ -130,6 +131,10 @@ func (p *Pages) doPasskeyAlone(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, factor.ErrPasskey) || errors.Is(err, factor.ErrNoPasskeys) {
 		p.Log.Info("a passkey was refused", "err", err)
 		refuse(http.StatusUnauthorized, "passkey.wrong")
+		return
+	}
+	if err == nil && confirms && id != b.User.ID {
+		refuse(http.StatusForbidden, "reauth.other")
 		return
 	}
 	var u account.User
@@ -282,15 +287,15 @@ func (p *Pages) passkeyViews(r *http.Request, user string) (out []passkeyView, e
 }
 
 // aloneAction is where a form with a passkey instead of a password goes.
-func aloneAction(r *http.Request, again bool) string {
+func aloneAction(r *http.Request, only bool) string {
 	q := url.Values{}
 	for _, k := range []string{"request", "next"} {
 		if s := r.URL.Query().Get(k); s != "" {
 			q.Set(k, s)
 		}
 	}
-	if again {
-		q.Set("again", "1")
+	if only {
+		q.Set(again, "1")
 	}
 	return strings.TrimSuffix("/login/passkey/alone?"+q.Encode(), "?")
 }

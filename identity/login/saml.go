@@ -100,7 +100,7 @@ func (p *Pages) startSAML(w http.ResponseWriter, r *http.Request) {
 		redirect(w, r, base+"/upstream/"+id+"/start?"+v.Encode())
 		return
 	}
-	to, asked, err := p.Upstreams.AskSAML(id, r.URL.RawQuery)
+	to, asked, err := p.Upstreams.AskSAMLWithin(id, r.URL.RawQuery, p.within(r))
 	if err != nil {
 		p.failUpstream(w, r, err)
 		return

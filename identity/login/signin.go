@@ -12,6 +12,7 @@ import (
 	"holdfast/identity/factor"
 	"holdfast/identity/opstore"
 	"holdfast/identity/register"
+	"holdfast/identity/upstream"
 )
 
 // load finds the sign-in that the page is about, and its application. It answers
@@ -331,13 +332,28 @@ func (p *Pages) showReauth(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Pages) reauthForm(w http.ResponseWriter, r *http.Request, status int, b account.Browser, problem string) {
-	v := view{Action: "/reauth?" + r.URL.RawQuery, UserID: b.User.UserID, Username: b.User.Localpart, Error: problem}
-	options, err := p.passkeyOptions(w, r, person(b.User), false)
+	next := url.Values{"next": {nextOr(r, "/account")}}
+	v := view{User: b.User, Action: "/reauth?" + next.Encode(), UserID: b.User.UserID, Username: b.User.Localpart, Error: problem, Password: b.User.HasPassword}
+	err := p.Accounts.Local(r.Context(), b.User.ID)
+	switch {
+	case errors.Is(err, account.ErrElsewhere): // a passkey alone does not do where the password is the directory's
+		v.Password, err = true, nil
+	case err == nil:
+		v.Factor.Alone = aloneAction(r, true)
+		v.Factor.Options, err = p.passkeyOptions(w, r, person(b.User), false)
+	}
+	if err == nil && p.Upstreams != nil {
+		var joined []upstream.Button
+		joined, err = p.Upstreams.Joined(r.Context(), b.User.ID)
+		next.Set(again, "1")
+		for _, x := range joined {
+			v.Upstreams = append(v.Upstreams, upstreamView{x.Name, "/upstream/" + x.ID + "/start?" + next.Encode()})
+		}
+	}
 	if err != nil {
 		p.fail(w, r, err)
 		return
 	}
-	v.Factor.Options, v.Factor.Alone = options, aloneAction(r, true)
 	p.render(w, r, status, "reauth", "", v)
 }
 

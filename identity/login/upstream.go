@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"holdfast/identity/account"
@@ -74,7 +75,7 @@ func (p *Pages) startUpstream(w http.ResponseWriter, r *http.Request) {
 		p.startSAML(w, r)
 		return
 	}
-	to, asked, err := p.Upstreams.Ask(r.Context(), id, p.Origin(r)+"/upstream/"+id+"/callback", r.URL.RawQuery)
+	to, asked, err := p.Upstreams.AskWithin(r.Context(), id, p.Origin(r)+"/upstream/"+id+"/callback", r.URL.RawQuery, p.within(r))
 	if err != nil {
 		p.failUpstream(w, r, err)
 		return
@@ -84,6 +85,30 @@ func (p *Pages) startUpstream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	redirect(w, r, to)
+}
+
+// again is in the query of a sign-in at a provider that only confirms who is signed in here.
+const again = "again"
+
+// within is the time within which somebody must have proved at the provider who they are:
+// because we want it, or the application that they sign in to.
+func (p *Pages) within(r *http.Request) time.Duration {
+	q := r.URL.Query()
+	if q.Get(again) != "" {
+		return 0
+	}
+	if !q.Has("request") {
+		return upstream.AnyTime
+	}
+	req, err := p.Sessions.Request(r.Context(), q.Get("request"), p.BrowserHash(r))
+	switch {
+	case err != nil: // the sign-in page says so
+	case slices.Contains(req.Prompt, "login"):
+		return 0
+	case req.MaxAge != nil:
+		return time.Duration(*req.MaxAge) * time.Second
+	}
+	return upstream.AnyTime
 }
 
 func (p *Pages) failUpstream(w http.ResponseWriter, r *http.Request, err error) {
@@ -98,6 +123,9 @@ func (p *Pages) failUpstream(w http.ResponseWriter, r *http.Request, err error) 
 	case errors.Is(err, upstream.ErrRefused):
 		p.Log.Warn("the answer of an upstream provider was refused", "upstream", r.PathValue("id"), "err", err)
 		p.message(w, r, http.StatusBadRequest, "upstreamRefused")
+	case errors.Is(err, upstream.ErrStale):
+		p.Log.Warn("an upstream provider did not have somebody prove anew who they are", "upstream", r.PathValue("id"), "err", err)
+		p.message(w, r, http.StatusForbidden, "upstreamStale")
 	case errors.Is(err, upstream.ErrNoName):
 		p.message(w, r, http.StatusForbidden, "upstreamNoName")
 	case errors.Is(err, upstream.ErrNotAdmitted):
@@ -133,6 +161,9 @@ func (p *Pages) upstreamCallback(w http.ResponseWriter, r *http.Request) {
 
 // enter signs in whom a provider named, or leads to where a local account is proved.
 func (p *Pages) enter(w http.ResponseWriter, r *http.Request, who upstream.Person, asked upstream.Asked) {
+	if q, err := url.ParseQuery(asked.Query); err == nil && q.Get(again) != "" && !p.sameAgain(w, r, who, asked) {
+		return
+	}
 	u, err := p.Upstreams.Account(r.Context(), who)
 	if errors.Is(err, upstream.ErrTaken) {
 		if err := p.carry(w, r, joinCookie, joining{who, p.Now()}, joinFor); err != nil {
@@ -168,6 +199,26 @@ func (p *Pages) enter(w http.ResponseWriter, r *http.Request, who upstream.Perso
 		return
 	}
 	redirect(w, r, nextOr(r, "/account"))
+}
+
+// sameAgain reports whether a provider confirmed the person who is signed in. It answers
+// itself when not: nobody else is signed in by that, and no account is made.
+func (p *Pages) sameAgain(w http.ResponseWriter, r *http.Request, who upstream.Person, asked upstream.Asked) bool {
+	r.URL.RawQuery = asked.Query
+	b, in := p.SignedIn(r)
+	if !in {
+		redirect(w, r, "/login?"+url.Values{"next": {nextOr(r, "/account")}}.Encode())
+		return false
+	}
+	same, err := p.Upstreams.Is(r.Context(), who, b.User.ID)
+	if err != nil {
+		p.fail(w, r, err)
+		return false
+	}
+	if !same {
+		p.reauthForm(w, r, http.StatusForbidden, b, p.text(lang(r), "reauth.other", "user", b.User.UserID))
+	}
+	return same
 }
 
 // joinable is who signed in elsewhere, and the local account that was proved since. It

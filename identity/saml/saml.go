@@ -268,7 +268,13 @@ func (p *Provider) ours(purpose, id string, within time.Duration) bool {
 }
 
 // Ask makes a request to sign somebody in.
-func (p *Provider) Ask() (to Going, id string, err error) {
+func (p *Provider) Ask() (to Going, id string, err error) { return p.request(p.o.Anew) }
+
+// AskAnew is Ask for somebody who has to prove anew who they are, whatever session they
+// have there (ForceAuthn). Spec: saml-core-2.0-os section 3.4.1
+func (p *Provider) AskAnew() (to Going, id string, err error) { return p.request(true) }
+
+func (p *Provider) request(anew bool) (to Going, id string, err error) {
 	sp := p.sp(nil)
 	s := &p.o.Settings
 	at := cmp.Or(s.SignInRedirect, s.SignInPost)
@@ -278,8 +284,8 @@ func (p *Provider) Ask() (to Going, id string, err error) {
 		return to, "", err
 	}
 	req.ID = p.id("sign-in")
-	if p.o.Anew {
-		req.ForceAuthn = &p.o.Anew
+	if anew {
+		req.ForceAuthn = &anew
 	}
 	if s.SignInRedirect != "" {
 		u, err := req.Redirect("", sp)
@@ -320,8 +326,9 @@ type Session struct {
 type Assertion struct {
 	Request    string // what it answers
 	Session    Session
-	Persistent bool   // the name ID is one that stays the same
-	Class      string // in which way the person proved who they are (AuthnContextClassRef)
+	Persistent bool      // the name ID is one that stays the same
+	Class      string    // in which way the person proved who they are (AuthnContextClassRef)
+	At         time.Time // and when (AuthnInstant); zero: it does not say
 	Attributes map[string][]string
 }
 
@@ -357,6 +364,9 @@ func (p *Provider) Answer(encoded string, once Once) (Assertion, error) {
 		}
 		if out.Session.Index == "" {
 			out.Session.Index = s.SessionIndex
+		}
+		if s.AuthnInstant.After(out.At) {
+			out.At = s.AuthnInstant
 		}
 		if c := s.AuthnContext.AuthnContextClassRef; c != nil && out.Class == "" {
 			out.Class = c.Value

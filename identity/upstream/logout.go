@@ -105,6 +105,8 @@ func (u *Upstreams) keysOf(ctx context.Context, id string) (*keys, *opened, erro
 type From struct {
 	Upstream string       `json:"u"`
 	Session  saml.Session `json:"s"`
+	// At is when the person proved there who they are; zero: the provider does not say.
+	At time.Time `json:"t,omitzero"`
 }
 
 // Began notes the session there that one here came from. It is to be called when that

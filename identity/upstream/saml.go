@@ -297,15 +297,25 @@ func (u *Upstreams) onceTx(tx *store.Tx, issuer, id string, until time.Time) err
 
 // AskSAML begins a sign-in and says where the browser goes. Errors: ErrNone.
 func (u *Upstreams) AskSAML(id, query string) (to saml.Going, a Asked, err error) {
+	return u.AskSAMLWithin(id, query, AnyTime)
+}
+
+// AskSAMLWithin is AskSAML for somebody who must have proved there who they are within a
+// time. SAML has no word for that but that they do it anew. Errors: ErrNone.
+func (u *Upstreams) AskSAMLWithin(id, query string, within time.Duration) (to saml.Going, a Asked, err error) {
 	p, _, ok := u.samlOf(id)
 	if !ok {
 		return to, a, ErrNone
 	}
-	to, request, err := p.Ask()
+	ask := p.Ask
+	if within >= 0 {
+		ask, within = p.AskAnew, 0
+	}
+	to, request, err := ask()
 	if err != nil {
 		return to, a, err
 	}
-	return to, Asked{ID: id, State: request, Query: query, Until: u.o.Now().Add(askedFor)}, nil
+	return to, u.asked(Asked{ID: id, State: request, Query: query}, within), nil
 }
 
 // AnswerSAML reads what a browser posts, which cannot show whose browser it is: browsers
@@ -329,7 +339,7 @@ func (u *Upstreams) AnswerSAML(ctx context.Context, id, encoded string) error {
 		return err
 	}
 	who.Upstream, who.Issuer = id, c.Issuer
-	who.From = &From{id, a.Session}
+	who.From = &From{id, a.Session, a.At}
 	now := u.o.Now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -348,7 +358,7 @@ func (u *Upstreams) AnswerSAML(ctx context.Context, id, encoded string) error {
 	return nil
 }
 
-// Come is who was signed in for what a browser asked, once. Errors: ErrRefused.
+// Come is who was signed in for what a browser asked, once. Errors: ErrRefused, ErrStale.
 func (u *Upstreams) Come(a Asked) (Person, error) {
 	now := u.o.Now()
 	u.mu.Lock()
@@ -358,7 +368,7 @@ func (u *Upstreams) Come(a Asked) (Person, error) {
 	if !ok || a.State == "" || w.who.Upstream != a.ID || !now.Before(w.until) || !now.Before(a.Until) {
 		return Person{}, fmt.Errorf("%w: no answer to what this browser asked is there", ErrRefused)
 	}
-	return w.who, nil
+	return w.who, u.lately(a, w.who.From)
 }
 
 // named is whom an assertion names, and with what. Errors: ErrRefused, ErrNotAdmitted.

@@ -47,9 +47,12 @@ var (
 	ErrDown     = errors.New("upstream: the provider cannot be reached")
 	ErrRefused  = errors.New("upstream: the provider's answer is not good")
 	ErrDenied   = errors.New("upstream: the provider did not sign the person in")
-	ErrTaken    = errors.New("upstream: a local account has the name")
-	ErrNoName   = errors.New("upstream: the provider gives no user name that can be one here")
-	ErrClosed   = errors.New("upstream: the provider makes no accounts here")
+	// ErrStale: the person was to prove anew who they are, and the provider does not say
+	// that they did.
+	ErrStale  = errors.New("upstream: the provider does not say that the person proved anew who they are (auth_time or AuthnInstant is missing or old)")
+	ErrTaken  = errors.New("upstream: a local account has the name")
+	ErrNoName = errors.New("upstream: the provider gives no user name that can be one here")
+	ErrClosed = errors.New("upstream: the provider makes no accounts here")
 )
 
 // Bounds of providers.
@@ -676,6 +679,42 @@ type Asked struct {
 	Redirect string    `json:"r"`
 	Query    string    `json:"q"` // of the sign-in page
 	Until    time.Time `json:"u"`
+	// Since is from when on the person must have proved there who they are; zero: any session
+	// there is enough. Anew: they were asked to do it now.
+	Since time.Time `json:"t,omitzero"`
+	Anew  bool      `json:"a,omitempty"`
+}
+
+// skew is how far the clocks of a provider and of here may be apart, where it says when
+// somebody proved who they are.
+const skew = 2 * time.Minute
+
+// AnyTime has a session at the provider be enough, however old it is.
+const AnyTime time.Duration = -1
+
+func (u *Upstreams) asked(a Asked, within time.Duration) Asked {
+	now := u.o.Now()
+	a.Until = now.Add(askedFor)
+	if within >= 0 {
+		a.Since, a.Anew = now.Add(-within), within == 0
+	}
+	return a
+}
+
+// lately checks that somebody proved who they are as lately as was asked. Browsers carry
+// the request, so that what it asked for shows only in the answer. Who did it anew did it
+// now. Errors: ErrStale.
+func (u *Upstreams) lately(a Asked, from *From) error {
+	if a.Since.IsZero() {
+		return nil
+	}
+	if from == nil || from.At.Before(a.Since.Add(-skew)) {
+		return ErrStale
+	}
+	if a.Anew {
+		from.At = u.o.Now()
+	}
+	return nil
 }
 
 // askedFor is how long somebody has to sign in there.
@@ -687,16 +726,29 @@ func (u *Upstreams) config(p *oidc.Provider, c Config, redirect string) oauth2.C
 
 // Ask begins a sign-in and returns where the browser goes. Errors: ErrNone, ErrDown.
 func (u *Upstreams) Ask(ctx context.Context, id, redirect, query string) (to string, a Asked, err error) {
+	return u.AskWithin(ctx, id, redirect, query, AnyTime)
+}
+
+// AskWithin is Ask for somebody who must have proved there who they are within a time; with
+// 0 they do it anew, whatever session they have there. Errors: ErrNone, ErrDown.
+// Spec: OpenID Connect Core section 3.1.2.1 (with max_age the provider has to say when)
+func (u *Upstreams) AskWithin(ctx context.Context, id, redirect, query string, within time.Duration) (to string, a Asked, err error) {
 	p, o, err := u.provider(ctx, id, false)
 	if err != nil {
 		return "", a, err
 	}
 	c := o.c
-	a = Asked{ID: id, State: account.Secret(), Nonce: account.Secret(), Verifier: oauth2.GenerateVerifier(), Redirect: redirect, Query: query, Until: u.o.Now().Add(askedFor)}
+	a = u.asked(Asked{ID: id, State: account.Secret(), Nonce: account.Secret(), Verifier: oauth2.GenerateVerifier(), Redirect: redirect, Query: query}, within)
 	conf := u.config(p, c, redirect)
 	more := []oauth2.AuthCodeOption{oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)}
-	if c.Prompt != "" {
+	switch {
+	case a.Anew:
+		more = append(more, oauth2.SetAuthURLParam("prompt", "login"))
+	case c.Prompt != "":
 		more = append(more, oauth2.SetAuthURLParam("prompt", c.Prompt))
+	}
+	if within >= 0 {
+		more = append(more, oauth2.SetAuthURLParam("max_age", strconv.Itoa(int(within/time.Second))))
 	}
 	if len(c.ACRs) > 0 {
 		more = append(more, oauth2.SetAuthURLParam("acr_values", strings.Join(c.ACRs, " ")))
@@ -722,7 +774,7 @@ type Person struct {
 }
 
 // Answered checks the provider's answer to what a browser asked. Errors: ErrNone, ErrDown,
-// ErrDenied, ErrRefused. Spec: OpenID Connect Core section 3.1.3.7, RFC 9207
+// ErrDenied, ErrRefused, ErrStale. Spec: OpenID Connect Core section 3.1.3.7, RFC 9207
 func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Person, err error) {
 	if !u.o.Now().Before(a.Until) || a.State == "" || v.Get("state") != a.State {
 		return who, fmt.Errorf("%w: it belongs to no sign-in of this browser, or came too late", ErrRefused)
@@ -765,7 +817,13 @@ func (u *Upstreams) Answered(ctx context.Context, a Asked, v url.Values) (who Pe
 	if len(sid) > maxText {
 		sid = ""
 	}
-	who.From = &From{a.ID, saml.Session{NameID: id.Subject, Index: sid}}
+	who.From = &From{Upstream: a.ID, Session: saml.Session{NameID: id.Subject, Index: sid}}
+	if at, ok := said["auth_time"].(float64); ok && at > 0 && at < 1<<40 {
+		who.From.At = time.Unix(int64(at), 0)
+	}
+	if err == nil {
+		err = u.lately(a, who.From)
+	}
 	return who, err
 }
 
@@ -911,6 +969,43 @@ func personOf(c Config, id *oidc.IDToken, said map[string]any) (who Person, err 
 	elsewhere, _ := said["_claim_names"].(map[string]any)
 	_, partly := elsewhere[c.GroupsClaim]
 	return who, c.admit(&who, get, verified, partly)
+}
+
+// Joined are the providers that somebody has joined the account to.
+func (u *Upstreams) Joined(ctx context.Context, userID string) (out []Button, err error) {
+	issuers := map[string]bool{}
+	err = u.o.DB.Read(ctx, func(q store.Querier) error {
+		rows, err := q.Query(`SELECT issuer FROM id_upstream_links WHERE user_id = $1`, userID)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var issuer string
+			if err := rows.Scan(&issuer); err != nil {
+				return err
+			}
+			issuers[issuer] = true
+		}
+		return rows.Err()
+	})
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, o := range u.open {
+		if issuers[o.c.Issuer] {
+			out = append(out, Button{id, o.c.Name})
+		}
+	}
+	slices.SortFunc(out, func(a, b Button) int { return strings.Compare(a.Name, b.Name) })
+	return out, err
+}
+
+// Is reports whether a provider named the owner of an account that exists, by its ULID.
+func (u *Upstreams) Is(ctx context.Context, who Person, id string) (is bool, err error) {
+	err = u.o.DB.Read(ctx, func(q store.Querier) error {
+		return q.QueryRow(`SELECT EXISTS (SELECT 1 FROM id_upstream_links WHERE issuer = $1 AND subject = $2 AND user_id = $3)`, who.Issuer, who.Subject, id).Scan(&is)
+	})
+	return is, err
 }
 
 // Account finds the account of somebody, or makes it. Errors: ErrTaken: a local account

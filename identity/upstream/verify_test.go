@@ -259,7 +259,7 @@ func TestLogoutTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := u.Began(t.Context(), x, b.SID, From{"h", saml.Session{NameID: subject, Index: session}}); err != nil {
+		if err := u.Began(t.Context(), x, b.SID, From{Upstream: "h", Session: saml.Session{NameID: subject, Index: session}}); err != nil {
 			t.Fatal(err)
 		}
 		return []byte(secret)
