@@ -257,7 +257,8 @@ func (d *Directory) connect(ctx context.Context, u *url.URL) (*ldap.Conn, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.c.Timeout)
 	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return nil, err
 	}
@@ -273,14 +274,24 @@ func (d *Directory) connect(ctx context.Context, u *url.URL) (*ldap.Conn, error)
 		c.Start()
 		return c, nil
 	}
-	c := ldap.NewConn(raw, false)
-	c.SetTimeout(d.c.Timeout)
-	c.Start()
+	plain := func(raw net.Conn) *ldap.Conn {
+		c := ldap.NewConn(raw, false)
+		c.SetTimeout(d.c.Timeout)
+		c.Start()
+		return c
+	}
+	c := plain(raw)
 	if err := c.StartTLS(conf); err != nil {
+		c.Close()
 		if here, ok := raw.RemoteAddr().(*net.TCPAddr); !ok || !here.IP.IsLoopback() || !ldap.IsErrorAnyOf(err, ldap.LDAPResultProtocolError, ldap.LDAPResultUnavailable, ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultOperationsError) {
-			c.Close()
 			return nil, fmt.Errorf("StartTLS: %w", err)
 		}
+		// A connection on which StartTLS was refused answers nothing more: the library's
+		// reader waits for TLS. Another one, to the same address.
+		if raw, err = dialer.DialContext(ctx, "tcp", raw.RemoteAddr().String()); err != nil {
+			return nil, err
+		}
+		return plain(raw), nil
 	}
 	return c, nil
 }

@@ -124,6 +124,15 @@ func TestSignIn(t *testing.T) {
 	if _, err := d.SignIn(ctx, "anna", "right (1)*"); err != nil {
 		t.Error(err)
 	}
+	// On this machine a directory may do without TLS.
+	s.WithoutTLS()
+	c = config(s)
+	c.URLs = []string{s.URL}
+	for _, password := range []string{"right (1)*", "wrong"} {
+		if _, err := open(t, c).SignIn(ctx, "anna", password); (err == nil) != (password != "wrong") || err != nil && !errors.Is(err, directory.ErrWrongPassword) {
+			t.Errorf("without TLS, %q: %v", password, err)
+		}
+	}
 }
 
 func TestPeople(t *testing.T) {

@@ -66,6 +66,29 @@ func Start(t testing.TB) *Server {
 	if err := os.Mkdir(filepath.Join(dir, "db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	s.configure(`TLSCACertificateFile %[1]s/ca.pem
+TLSCertificateFile %[1]s/ca.pem
+TLSCertificateKeyFile %[1]s/key.pem
+`)
+	s.Run()
+	s.Add(Base, "objectClass: dcObject", "objectClass: organization", "o: example", "dc: example")
+	for _, ou := range []string{"people", "groups"} {
+		s.Add("ou="+ou+","+Base, "objectClass: organizationalUnit")
+	}
+	return s
+}
+
+// WithoutTLS has the server know nothing of TLS any more, not even StartTLS.
+func (s *Server) WithoutTLS() {
+	s.t.Helper()
+	s.Stop()
+	s.TLSURL, s.tls = "", s.port
+	s.configure("")
+	s.Run()
+}
+
+// configure writes the settings of slapd; more comes before those of the database.
+func (s *Server) configure(more string) {
 	s.write("slapd.conf", fmt.Sprintf(`include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
@@ -76,10 +99,7 @@ pidfile %[1]s/pid
 argsfile %[1]s/args
 modulepath /usr/lib/ldap
 moduleload back_mdb
-TLSCACertificateFile %[1]s/ca.pem
-TLSCertificateFile %[1]s/ca.pem
-TLSCertificateKeyFile %[1]s/key.pem
-sizelimit 500
+`+more+`sizelimit 500
 database mdb
 maxsize 1073741824
 dbnosync
@@ -90,13 +110,7 @@ directory %[1]s/db
 index objectClass,uid,member,memberUid eq
 access to attrs=userPassword by anonymous auth by * none
 access to * by users read by anonymous auth by * none
-`, dir, Base, AdminDN, Password))
-	s.Run()
-	s.Add(Base, "objectClass: dcObject", "objectClass: organization", "o: example", "dc: example")
-	for _, ou := range []string{"people", "groups"} {
-		s.Add("ou="+ou+","+Base, "objectClass: organizationalUnit")
-	}
-	return s
+`, s.dir, Base, AdminDN, Password))
 }
 
 func freePort(t testing.TB) int {
@@ -139,7 +153,7 @@ func (s *Server) certificate() {
 // Run starts the server, also again after Stop.
 func (s *Server) Run() {
 	s.t.Helper()
-	s.cmd = exec.Command(need.Program(s.t, "slapd", "slapd"), "-f", filepath.Join(s.dir, "slapd.conf"), "-h", s.URL+" "+s.TLSURL, "-d", "0")
+	s.cmd = exec.Command(need.Program(s.t, "slapd", "slapd"), "-f", filepath.Join(s.dir, "slapd.conf"), "-h", strings.TrimSpace(s.URL+" "+s.TLSURL), "-d", "0")
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
