@@ -56,7 +56,9 @@ func appError(err error) error {
 	}
 	switch {
 	case errors.As(err, &wrong):
-		return bad(http.StatusBadRequest, "bad_app", "", wrong.Error())
+		return bad(http.StatusBadRequest, "bad_app", "", wrong.Msg)
+	case errors.Is(err, identity.ErrApps):
+		return bad(http.StatusConflict, "many_apps", "", "There are too many applications. Remove one that is not used any more.")
 	case errors.Is(err, identity.ErrNoApp):
 		return bad(http.StatusNotFound, "not_found", "", "There is no such application any more.")
 	case errors.Is(err, identity.ErrSecrets):
@@ -70,7 +72,7 @@ func appError(err error) error {
 }
 
 func (a console) toApp(x *identity.App) web.App {
-	out := web.App{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: []string{}, Gone: []string{},
+	out := web.App{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Groups: []string{}, Gone: []string{}, Logout: web.AppLogout{URL: x.BackchannelURI, CA: x.CA},
 		Disabled: x.Disabled, LastUsed: x.LastUsed, Secrets: []web.AppSecret{}}
 	for _, s := range x.Secrets {
 		out.Secrets = append(out.Secrets, web.AppSecret{ID: s.ID, Created: s.Created, LastUsed: s.LastUsed})
@@ -143,7 +145,12 @@ func (a console) SetAppDisabled(ctx context.Context, id string, disabled bool) e
 }
 
 func (a console) SetAppGroups(ctx context.Context, id string, groups []string) error {
-	_, err := a.id().SetAppGroups(ctx, id, groups)
+	_, err := a.id().ChangeApp(ctx, id, func(x *identity.App) error { x.Groups = append([]string{}, groups...); return nil })
+	return appError(err)
+}
+
+func (a console) SetAppLogout(ctx context.Context, id string, l web.AppLogout) error {
+	_, err := a.id().ChangeApp(ctx, id, func(x *identity.App) error { x.BackchannelURI, x.CA = l.URL, l.CA; return nil })
 	return appError(err)
 }
 

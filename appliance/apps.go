@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -30,8 +31,18 @@ type appFlags struct {
 	Introspect bool     `json:"introspect_all"`
 	JWKS       string   `json:"jwks"` // a JSON Web Key Set
 	JWKSFile   string   `json:"-"`
+	CA         string   `json:"ca"` // certificates in PEM
+	CAFile     string   `json:"-"`
+	Everybody  bool     `json:"-"`
 	Remove     string   `json:"-"`
 	Now        bool     `json:"-"`
+}
+
+// appChange is what is changed of an application; nil: nothing.
+type appChange struct {
+	Groups   []string `json:"groups"` // not nil and empty: it is for everybody
+	Backchan *string  `json:"backchannel_logout"`
+	CA       *string  `json:"ca"`
 }
 
 // appInfo is an application as the command line prints it.
@@ -44,6 +55,7 @@ type appInfo struct {
 	Redirects []string     `json:"redirect_uris"`
 	Logouts   []string     `json:"post_logout_redirect_uris,omitempty"`
 	Backchan  string       `json:"backchannel_logout_uri,omitempty"`
+	OwnCA     bool         `json:"own_ca,omitempty"` // other certificates than the machine's are trusted there
 	Groups    []string     `json:"groups,omitempty"`
 	Gone      []string     `json:"removed_groups,omitempty"` // those that it was for and that are gone
 	Disabled  bool         `json:"disabled"`
@@ -64,7 +76,7 @@ type keyInfo struct {
 }
 
 func (a *Appliance) toAppInfo(x *identity.App) appInfo {
-	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Logouts: x.LogoutURIs, Backchan: x.BackchannelURI, Disabled: x.Disabled, LastUsed: x.LastUsed}
+	i := appInfo{ID: x.ID, Name: x.Name, Template: x.Template, Issuer: a.sharedURL(), Redirects: x.RedirectURIs, Logouts: x.LogoutURIs, Backchan: x.BackchannelURI, OwnCA: x.CA != "", Disabled: x.Disabled, LastUsed: x.LastUsed}
 	for _, g := range x.Access {
 		if g.Gone {
 			i.Gone = append(i.Gone, g.Name)
@@ -105,6 +117,7 @@ func (a *Appliance) appControl(handle func(string, func(*http.Request) (any, err
 		if in.JWKS != "" {
 			c.Auth, c.JWKS = "private_key_jwt", json.RawMessage(in.JWKS)
 		}
+		c.CA = in.CA
 		c.Groups, c.SkipConsent, c.Pairwise, c.IntrospectAll = in.Groups, in.Silent, in.Pairwise, in.Introspect
 		x, secret, err := id().CreateApp(r.Context(), c, "")
 		if err != nil {
@@ -113,6 +126,26 @@ func (a *Appliance) appControl(handle func(string, func(*http.Request) (any, err
 		i := a.toAppInfo(x)
 		i.Secret = secret
 		return i, nil
+	})
+	handle("PATCH /v1/apps/{id}", func(r *http.Request) (any, error) {
+		var in appChange
+		if err := readJSON(r, &in); err != nil {
+			return nil, err
+		}
+		x, err := id().ChangeApp(r.Context(), r.PathValue("id"), func(x *identity.App) error {
+			x.Groups = in.Groups
+			if in.Backchan != nil {
+				x.BackchannelURI = *in.Backchan
+			}
+			if in.CA != nil {
+				x.CA = *in.CA
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		return a.toAppInfo(x), nil
 	})
 	handle("POST /v1/apps/{id}/secrets", func(r *http.Request) (any, error) {
 		secret, err := id().AddAppSecret(r.Context(), r.PathValue("id"))
@@ -159,8 +192,91 @@ func (c *cli) ask(ctx context.Context, method, path string, in, out any) error {
 	return cl.call(ctx, method, path, in, out)
 }
 
+// readCA has the certificate authority that a flag names.
+func (f *appFlags) readCA() error {
+	if f.CAFile == "" || f.CAFile == noValue {
+		return nil
+	}
+	b, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return fmt.Errorf("the file with the certificate authority cannot be read: %w", err)
+	}
+	f.CA = string(b)
+	return nil
+}
+
+// noValue is what is typed to take something away.
+const noValue = "none"
+
+func runAppChange(ctx context.Context, c *cli, args []string) error {
+	if err := c.sso.readCA(); err != nil {
+		return err
+	}
+	var in appChange
+	switch {
+	case c.sso.Everybody && len(c.sso.Groups) > 0:
+		return errors.New("--everybody and --group exclude each other")
+	case c.sso.Everybody:
+		in.Groups = []string{}
+	case len(c.sso.Groups) > 0:
+		in.Groups = c.sso.Groups
+	}
+	switch c.sso.Backchan {
+	case "":
+	case noValue:
+		in.Backchan = new("")
+	default:
+		in.Backchan = &c.sso.Backchan
+	}
+	if c.sso.CAFile != "" {
+		in.CA = &c.sso.CA
+	}
+	if in.Groups == nil && in.Backchan == nil && in.CA == nil {
+		return errors.New("say what is to be changed; holdfast help app change shows what can be")
+	}
+	var i appInfo
+	if err := c.ask(ctx, "PATCH", "/v1/apps/"+url.PathEscape(args[0]), in, &i); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(i)
+	}
+	fmt.Fprintf(c.out, "%s was changed. It is for %s.\n", i.Name, i.whose())
+	i.printLogout(c)
+	return nil
+}
+
+// whose says who may use an application.
+func (i *appInfo) whose() string {
+	switch {
+	case len(i.Groups) > 0:
+		return strings.Join(i.Groups, ", ")
+	case len(i.Gone) > 0:
+		return "nobody: " + strings.Join(i.Gone, ", ") + " was removed"
+	}
+	return "everybody"
+}
+
+func (i *appInfo) printLogout(c *cli) {
+	if i.Backchan == "" {
+		return
+	}
+	by := "a certificate that this machine trusts"
+	if i.OwnCA {
+		by = "a certificate of the authority that you named"
+	}
+	fmt.Fprintf(c.out, "Logout:     %s is told when somebody signs out", i.Backchan)
+	if strings.HasPrefix(i.Backchan, "https://") {
+		fmt.Fprintf(c.out, ";\n            it needs %s", by)
+	}
+	fmt.Fprintln(c.out)
+}
+
 func runAppAdd(ctx context.Context, c *cli, args []string) error {
 	c.sso.Name = args[0]
+	if err := c.sso.readCA(); err != nil {
+		return err
+	}
 	if c.sso.JWKSFile != "" {
 		b, err := os.ReadFile(c.sso.JWKSFile)
 		if err != nil {
@@ -186,9 +302,7 @@ func runAppAdd(ctx context.Context, c *cli, args []string) error {
 	if len(i.Logouts) > 0 {
 		fmt.Fprintf(c.out, "Signed out: %s\n", strings.Join(i.Logouts, "\n            "))
 	}
-	if i.Backchan != "" {
-		fmt.Fprintf(c.out, "Logout:     %s is told when somebody signs out\n", i.Backchan)
-	}
+	i.printLogout(c)
 	return nil
 }
 
@@ -207,17 +321,11 @@ func runAppList(ctx context.Context, c *cli, _ []string) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CLIENT ID\tNAME\tTEMPLATE\tSTATE\tFOR\tSECRETS")
 	for _, i := range list {
-		state, who := "on", "everybody"
+		state := "on"
 		if i.Disabled {
 			state = "off"
 		}
-		switch {
-		case len(i.Groups) > 0:
-			who = strings.Join(i.Groups, ", ")
-		case len(i.Gone) > 0:
-			who = "nobody: " + strings.Join(i.Gone, ", ") + " was removed"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", i.ID, i.Name, i.Template, state, who, len(i.Secrets))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", i.ID, i.Name, i.Template, state, i.whose(), len(i.Secrets))
 	}
 	return w.Flush()
 }

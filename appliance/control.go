@@ -344,7 +344,12 @@ func (a *Appliance) controlMessage(err error) string {
 		return m
 	}
 	var weak *identity.WeakPassword
+	var wrongApp *identity.AppError
 	switch {
+	case errors.As(err, &wrongApp):
+		return wrongApp.Msg
+	case errors.Is(err, identity.ErrApps):
+		return "there are too many applications; remove one that is not used any more with: holdfast app remove ID"
 	case errors.Is(err, identity.ErrUserExists):
 		return "this user name is taken; choose another, or set a new password with: holdfast user password NAME"
 	case errors.Is(err, identity.ErrBadName):

@@ -2,7 +2,11 @@ package appliance_test
 
 import (
 	"encoding/json"
+	"encoding/pem"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -93,10 +97,44 @@ func TestGroupRooms(t *testing.T) {
 	cli(0, "group", "add", "staff")
 	cli(0, "app", "add", "Charts", "--template", "grafana", "--url", "https://charts.hs.test", "--group", "nurses", "--group", "staff")
 	cli(0, "group", "rename", "nurses", " carers ")
-	var apps []struct{ Groups []string }
+	var apps []struct {
+		ID     string `json:"client_id"`
+		Groups []string
+	}
 	if err := json.Unmarshal([]byte(cli(0, "app", "list", "--json")), &apps); err != nil || len(apps) != 1 || strings.Join(apps[0].Groups, " ") != "carers staff" {
 		t.Errorf("the application is for %v, %v", apps, err)
 	}
+	// Who may use it, and where it is told of logouts, can be changed.
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	change := func(code int, want string, args ...string) {
+		t.Helper()
+		contains(cli(code, append([]string{"app", "change", apps[0].ID}, args...)...), want)
+	}
+	change(1, "say what is to be changed")
+	change(1, "exclude each other", "--everybody", "--group", "staff")
+	change(1, "There is no group \"cooks\" here", "--group", "cooks")
+	change(0, "It is for everybody", "--everybody")
+	change(0, "It is for staff", "--group", "staff")
+	change(1, "cannot be read", "--ca-file", file)
+	tls := httptest.NewTLSServer(nil)
+	defer tls.Close()
+	own := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tls.Certificate().Raw}))
+	for text, want := range map[string]string{"x": "one or more certificates in PEM", own: "a certificate of the authority that you named"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code := 0
+		if text == "x" {
+			code = 1
+		}
+		change(code, want, "--ca-file", file, "--logout-url", "https://charts.hs.test/out")
+	}
+	change(1, "does not begin with https://", "--logout-url", "none")
+	change(0, "a certificate that this machine trusts", "--ca-file", "none")
+	change(0, "It is for staff", "--logout-url", "none")
+	cli(0, "group", "remove", "staff")
+	contains(cli(0, "app", "list"), "nobody: staff was removed")
+	contains(cli(1, "app", "change", "nothing", "--everybody"), "there is no application of this id")
 	cli(0, "group", "leave", "carers", "anna")
 	until("anna", false)
 	cli(0, "group", "join", "carers", "anna")

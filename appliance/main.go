@@ -368,12 +368,21 @@ func commands() []command {
 				f.StringVar(&c.sso.JWKSFile, "jwks", "", "a `file` with its public keys (JSON Web Key Set): it proves itself by these instead of a secret")
 				f.Var(list{&c.sso.Back}, "after-logout", "an `address` that people may be sent back to when they have signed out; may be repeated")
 				f.StringVar(&c.sso.Backchan, "logout-url", "", "the `address` where it is told that somebody signed out (back-channel logout)")
+				f.StringVar(&c.sso.CAFile, "ca-file", "", "a PEM `file` with the certificate authority of that address, if it is one of your own; no other is trusted there then")
 				f.Var(list{&c.sso.Groups}, "group", "a `group` that may use it; may be repeated; else everybody may")
 				f.BoolVar(&c.sso.Silent, "skip-consent", false, "do not ask people whether it may know them")
 				f.BoolVar(&c.sso.Pairwise, "pairwise", false, "give people subjects that no other application knows them by")
 				f.BoolVar(&c.sso.Introspect, "introspect-all", false, "let it ask about tokens of all applications")
 			}},
 		{name: "app list", data: true, short: "list the applications that sign people in here", run: runAppList},
+		{name: "app change", data: true, args: "ID", nargs: [2]int{1, 1}, short: "change who may use an application, and where it is told of logouts", run: runAppChange,
+			long: "Changes an application, at once; its ID is in holdfast app list. What is not named stays as it\nis. It ends for who may not use it any more.",
+			flags: func(f *flag.FlagSet, c *cli) {
+				f.Var(list{&c.sso.Groups}, "group", "a `group` that may use it from now on; may be repeated; those of before are replaced")
+				f.BoolVar(&c.sso.Everybody, "everybody", false, "let everybody use it")
+				f.StringVar(&c.sso.Backchan, "logout-url", "", "the `address` where it is told that somebody signed out (back-channel logout), or none")
+				f.StringVar(&c.sso.CAFile, "ca-file", "", "a PEM `file` with the certificate authority of that address, if it is one of your own; no other is trusted there then; none: those that the machine trusts")
+			}},
 		{name: "app secret", data: true, args: "ID", nargs: [2]int{1, 1}, short: "give an application a second secret, or remove one", run: runAppSecret,
 			long: "Makes another secret, printed once. The one before goes on working until it is removed with\n--remove; an application has two at most.",
 			flags: func(f *flag.FlagSet, c *cli) {

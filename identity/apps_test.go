@@ -295,6 +295,14 @@ func TestAppGroupsAndOff(t *testing.T) {
 	}
 }
 
+// admit says which groups an application is for; none: everybody.
+func (r *rig) admit(a *identity.App, groups ...string) (*identity.App, error) {
+	return r.svc.ChangeApp(r.t.Context(), a.ID, func(x *identity.App) error {
+		x.Groups = append([]string{}, groups...)
+		return nil
+	})
+}
+
 // An application that is for a group is for that one, whatever its name is: not for a new
 // group of its old name, and for nobody once it is removed.
 func TestAppAccessIsByTheGroupItself(t *testing.T) {
@@ -388,30 +396,51 @@ func TestAppAccessIsByTheGroupItself(t *testing.T) {
 	}
 
 	// Who decides so has it for another group, or for all; narrowed, it ends for the others.
-	if _, err := r.svc.SetAppGroups(ctx, a.ID, nil); err != nil {
+	if _, err := r.admit(a); err != nil {
 		t.Fatal(err)
 	}
 	old, ok = in(bob, "bob")
 	if !ok {
 		t.Fatal("it is for everybody and bob may not come in")
 	}
-	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Other", "Crew"}); err != nil || !refreshes(old) {
+	if _, err := r.admit(a, "Other", "Crew"); err != nil || !refreshes(old) {
 		t.Fatalf("bob is in one of the groups: %v", err)
 	}
 	told.take()
-	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Other"}); err != nil || refreshes(old) {
+	if _, err := r.admit(a, "Other"); err != nil || refreshes(old) {
 		t.Fatalf("bob's session goes on: %v", err)
 	}
 	r.deliver()
 	told.one(t)
 
 	// Who leaves the group is out of the application as well, and not of others.
-	if _, err := r.svc.SetAppGroups(ctx, a.ID, []string{"Crew"}); err != nil {
+	if _, err := r.admit(a, "Crew"); err != nil {
 		t.Fatal(err)
 	}
 	free, freeSecret := r.backchannel(told)
 	alice.signedInTo(free, freeSecret, "alice")
 	alice.signedInTo(a, secret, "alice")
+	x := bob.withSecret("/oauth2/token", a.ID, secret, tradeForm(bob.code("bob", appParams(a.ID, "scope", "openid offline_access"))))
+	token := r.tokens(x)
+	good := func() (active, userinfo bool) {
+		t.Helper()
+		for _, tk := range []string{token.access, token.refresh} {
+			m := bob.withSecret("/oauth2/introspect", a.ID, secret, url.Values{"token": {tk}}).json(t)
+			active = active || m["active"] == true
+		}
+		req, _ := http.NewRequest("GET", abs("/oauth2/userinfo"), nil)
+		req.Header.Set("Authorization", "Bearer "+token.access)
+		return active, bob.do(req).StatusCode == 200
+	}
+	if active, info := good(); !active || !info {
+		t.Fatal("a good token is none")
+	}
+	must(t, r.svc.SetMember(ctx, "crew", "@bob:example.org", false)) // whose session waits for them
+	if active, info := good(); active || info {
+		t.Fatalf("who may not use the application: active %v, userinfo %v", active, info)
+	}
+	r.deliver()
+	told.take()
 	must(t, r.svc.SetMember(ctx, "crew", "@alice:example.org", false))
 	r.deliver()
 	if c := claimsOf(t, told.one(t)); c["aud"] != a.ID {
@@ -651,6 +680,22 @@ func TestAppConfig(t *testing.T) {
 		if _, err := identity.AppTemplate(tpl, tpl, ""); err == nil {
 			t.Errorf("%s without an address", tpl)
 		}
+	}
+	if _, err := identity.AppTemplate("grafana", "x", "https://app.example.org/?a=b"); err == nil {
+		t.Error("an address with a query")
+	}
+	// Applications may know people by their address, also by one that is made up.
+	a, secret := r.app(func(c *identity.AppConfig) { c.MadeUpEmail = true })
+	seen := map[any]string{}
+	for _, name := range []string{"a-b", "a/b", "a=b", "a+b", "a+2fb"} {
+		r.user(name)
+		b := r.browser()
+		token, _ := b.signedInTo(a, secret, name, "scope", "openid email")
+		mail := claimsOf(t, token)["email"]
+		if seen[mail] != "" {
+			t.Errorf("%s and %s are both %v", name, seen[mail], mail)
+		}
+		seen[mail] = name
 	}
 	for _, uri := range []string{"javascript:alert(1)", "http://evil.com/cb", "https://a@b.test/", "https://a.test/#x", "data:text/html,x", "ftp://a.test/"} {
 		c, _ := identity.AppTemplate("generic", "x", "")

@@ -38,6 +38,7 @@ var (
 	ErrSecrets  = register.ErrSecrets
 	ErrNoSecret = register.ErrNoSecret
 	ErrPublic   = register.ErrPublic
+	ErrApps     = register.ErrFull
 )
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -302,7 +303,10 @@ func (s *Service) introspect(w http.ResponseWriter, r *http.Request) {
 			err = ErrUnknownToken
 		}
 	}
-	if errors.Is(err, ErrUnknownToken) {
+	if err == nil && i.Session.ClientID != "" {
+		err = s.sessions.MayUse(r.Context(), of, i.User.ID)
+	}
+	if errors.Is(err, ErrUnknownToken) || errors.Is(err, opstore.ErrNotAllowed) {
 		writeJSON(w, http.StatusOK, map[string]bool{"active": false})
 		return
 	}
@@ -339,25 +343,20 @@ func (s *Service) CreateApp(ctx context.Context, c AppConfig, by string) (*App, 
 // Apps lists the applications that administrators made.
 func (s *Service) Apps(ctx context.Context) ([]*App, error) { return s.clients.Apps(ctx) }
 
-// ChangeApp changes an application. Switched off, its sessions end. Errors: ErrNoApp, *AppError.
+// ChangeApp changes an application. Switched off, its sessions end; where it is for other
+// groups, those of who may not use it any more do. Errors: ErrNoApp, *AppError.
 func (s *Service) ChangeApp(ctx context.Context, id string, change func(*App) error) (a *App, err error) {
 	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
-		if a, err = s.clients.ChangeApp(tx, id, change); err != nil || !a.Disabled {
+		if a, err = s.clients.ChangeApp(tx, id, change); err != nil {
 			return err
 		}
-		return s.sessions.EndClientTx(tx, id, "application switched off", false)
-	})
-	return a, err
-}
-
-// SetAppGroups says which groups' people may use an application, by their names; none:
-// everybody. It ends for those who may not use it any more. Errors: ErrNoApp, *AppError.
-func (s *Service) SetAppGroups(ctx context.Context, id string, groups []string) (a *App, err error) {
-	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
-		if a, err = s.clients.SetAccessTx(tx, id, groups); err != nil {
-			return err
+		switch {
+		case a.Disabled:
+			return s.sessions.EndClientTx(tx, id, "application switched off", false)
+		case a.Groups != nil:
+			return s.sessions.NarrowedTx(tx, id)
 		}
-		return s.sessions.NarrowedTx(tx, id)
+		return nil
 	})
 	return a, err
 }

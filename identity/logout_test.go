@@ -2,10 +2,19 @@ package identity_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
 	"html"
 	"io"
+	"log"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +26,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"holdfast/identity"
+	"holdfast/store"
 )
 
 // told is an application that is told of logouts: a real server, whose requests come
@@ -27,14 +37,25 @@ type told struct {
 	status int
 	tokens []string
 	asked  int
+	first  func() // runs when it is told
 }
 
 func newTold(t *testing.T) *told {
+	b := newToldBy(t)
+	b.Start()
+	return b
+}
+
+// newToldBy is newTold that is still to be started.
+func newToldBy(t *testing.T) *told {
 	b := &told{status: 200}
-	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.asked++
+		if b.first != nil {
+			b.first()
+		}
 		if r.Method != "POST" || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" || r.URL.RawQuery != "" {
 			t.Errorf("a logout comes by %s %s as %s", r.Method, r.URL, r.Header.Get("Content-Type"))
 		}
@@ -52,6 +73,7 @@ func newTold(t *testing.T) *told {
 			b.tokens = append(b.tokens, v.Get("logout_token"))
 		}
 	}))
+	b.Config.ErrorLog = log.New(io.Discard, "", 0) // it is told of refused certificates
 	t.Cleanup(b.Close)
 	return b
 }
@@ -297,6 +319,102 @@ func TestBackchannelLogoutCauses(t *testing.T) {
 
 // An application that is down or refuses is told again, a bounded number of times, also
 // after a restart; the others do not wait for it.
+// An application whose certificate is of the site's own authority is told by that one's,
+// and by it alone: an application without does not trust it, and with it no other is trusted.
+func TestBackchannelLogoutOwnAuthority(t *testing.T) {
+	r := logoutRig(t)
+	r.user("alice")
+	app := newToldBy(t)
+	app.StartTLS()
+	own := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: app.Certificate().Raw}))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true},
+		&x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
+	must(t, err)
+	other := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	set := func(a *identity.App, uri, ca string) error {
+		_, err := r.svc.ChangeApp(t.Context(), a.ID, func(x *identity.App) error { x.BackchannelURI, x.CA = uri, ca; return nil })
+		return err
+	}
+	a, secret := r.backchannel(app)
+	b := r.browser()
+	out := func() {
+		t.Helper()
+		b.signedInTo(a, secret, "alice")
+		b.post("/logout", url.Values{"answer": {"yes"}})
+		r.deliver()
+	}
+	for name, ca := range map[string]string{"none": "", "another": other} {
+		must(t, set(a, app.URL+"/logout", ca))
+		if out(); app.times() != 0 {
+			t.Fatalf("with the authority %q it is told", name)
+		}
+	}
+	// What waits is told with the authority that is right, once it is there.
+	must(t, set(a, app.URL+"/logout", own))
+	r.wait(time.Minute)
+	r.deliver()
+	if got := app.take(); len(got) != 2 {
+		t.Fatalf("told %d times", len(got))
+	}
+	out()
+	app.one(t)
+	must(t, set(a, app.URL+"/logout", ""))
+	if out(); len(app.take()) != 0 {
+		t.Fatal("it is trusted by all from then on")
+	}
+	secretKey := string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte("x")}))
+	for name, c := range map[string]struct{ uri, ca, want string }{
+		"no certificate": {app.URL + "/logout", "x", "BEGIN CERTIFICATE"},
+		"a private key":  {app.URL + "/logout", own + secretKey, "nothing that is secret"},
+		"plain http":     {"http://127.0.0.1:1/logout", own, "begin with https://"},
+		"no address":     {"", own, "begin with https://"},
+	} {
+		var wrong *identity.AppError
+		if err := set(a, c.uri, c.ca); !errors.As(err, &wrong) || !strings.Contains(wrong.Msg, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if e := r.last("app.change"); !strings.Contains(e.Data, `"own_ca":false`) || !strings.Contains(e.Data, `"logout":"https://127.0.0.1`) {
+		t.Errorf("%s", e.Data)
+	}
+}
+
+// A slow application does not keep others waiting for all that it has to take.
+func TestBackchannelLogoutsAreFair(t *testing.T) {
+	const many = 250
+	r := logoutRig(t)
+	alice := r.user("alice")
+	slow, quick := newTold(t), newTold(t)
+	a1, _ := r.backchannel(slow)
+	a2, s2 := r.backchannel(quick)
+	r.svc.Close() // what is queued is delivered when this test says so
+	must(t, r.db.Write(t.Context(), func(tx *store.Tx) error {
+		for i := range many {
+			if _, err := tx.Exec(`INSERT INTO id_logouts (id, client_id, user_id, sid, issuer, created, tries, next) VALUES ($1, $2, $3, 's', 'https://example.org', $4, 0, 1)`,
+				fmt.Sprint(i), a1.ID, alice.ID, r.now().UnixMilli()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	r.wait(time.Second)
+	b := r.browser()
+	b.signedInTo(a2, s2, "alice")
+	b.post("/logout", url.Values{"answer": {"yes"}})
+	var before int
+	quick.first = func() { before = slow.times() }
+	r.deliver()
+	quick.one(t)
+	if len(slow.take()) != many {
+		t.Fatalf("%d of %d arrived", slow.times(), many)
+	}
+	if before > many/2 {
+		t.Fatalf("it waited for %d of another application", before)
+	}
+}
+
 func TestBackchannelLogoutRetries(t *testing.T) {
 	r := logoutRig(t)
 	r.user("alice")

@@ -60,6 +60,8 @@ type Apps interface {
 	// everybody. Errors: *Error.
 	SetAppDisabled(ctx context.Context, id string, disabled bool) error
 	SetAppGroups(ctx context.Context, id string, groups []string) error
+	// SetAppLogout says where an application is told of logouts. Errors: *Error.
+	SetAppLogout(ctx context.Context, id string, l AppLogout) error
 	RemoveApp(ctx context.Context, id string) error
 	Keys(ctx context.Context) ([]Key, error)
 	// RotateKey makes the next key, which signs in a day, or at once: then the others are
@@ -77,6 +79,14 @@ type NewApp struct {
 	SkipConsent bool     `json:"skip_consent"`
 }
 
+// AppLogout is where an application is told that somebody signed out (back-channel
+// logout; "": nowhere), and the certificates in PEM that are trusted there ("": those of
+// the machine).
+type AppLogout struct {
+	URL string `json:"url"`
+	CA  string `json:"ca"`
+}
+
 // App is an application.
 type App struct {
 	ID        string      `json:"id"`
@@ -87,6 +97,7 @@ type App struct {
 	Redirects []string    `json:"redirects"`
 	Groups    []string    `json:"groups"`
 	Gone      []string    `json:"gone"` // groups that were removed: who was in them may not use it
+	Logout    AppLogout   `json:"logout"`
 	Disabled  bool        `json:"disabled"`
 	Secrets   []AppSecret `json:"secrets"`
 	LastUsed  time.Time   `json:"last_used,omitzero"`
@@ -325,6 +336,13 @@ func (s *Server) accessRoutes(handle func(pattern string, f func(r *http.Request
 			return nil, err
 		}
 		return struct{}{}, s.Apps.SetAppGroups(r.Context(), r.PathValue("id"), in.Groups)
+	})
+	handle("PUT /api/console/apps/{id}/logout", func(r *http.Request, _ string) (any, error) {
+		var in AppLogout
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.Apps.SetAppLogout(r.Context(), r.PathValue("id"), in)
 	})
 	handle("GET /api/console/keys", func(r *http.Request, _ string) (any, error) { return s.Apps.Keys(r.Context()) })
 	handle("POST /api/console/keys/rotate", func(r *http.Request, _ string) (any, error) {

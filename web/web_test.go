@@ -157,6 +157,9 @@ func (f *fake) RemoveAppSecret(_ context.Context, id, s string) error { return f
 func (f *fake) SetAppDisabled(_ context.Context, id string, off bool) error {
 	return f.did("off", id, off)
 }
+func (f *fake) SetAppLogout(_ context.Context, id string, l AppLogout) error {
+	return f.did("logout", id, l.URL, l.CA)
+}
 func (f *fake) SetAppGroups(_ context.Context, id string, g []string) error {
 	return f.did("groups", id, g)
 }
@@ -602,7 +605,8 @@ func TestAccess(t *testing.T) {
 	}
 	for _, c := range []struct{ method, path, body, want string }{
 		{"POST", "apps/7/secrets", "{}", "secret 7"}, {"DELETE", "apps/7/secrets/8", "", "remove 7 8"}, {"POST", "apps/7/disabled", `{"disabled":true}`, "off 7 true"},
-		{"PUT", "apps/7/groups", `{"groups":["a","b"]}`, "groups 7 [a b]"}, {"DELETE", "apps/7", "", "remove 7"}, {"POST", "keys/rotate", `{"at_once":true}`, "rotate true"},
+		{"PUT", "apps/7/groups", `{"groups":["a","b"]}`, "groups 7 [a b]"}, {"DELETE", "apps/7", "", "remove 7"},
+		{"PUT", "apps/7/logout", `{"url":"https://w.test/out","ca":"pem"}`, "logout 7 https://w.test/out pem"}, {"POST", "keys/rotate", `{"at_once":true}`, "rotate true"},
 		{"PUT", "directories/town", `{"kind":"ad","urls":["ldaps://x"]}`, "set town ad"}, {"POST", "directories/town/sync", `{"anyway":true}`, "sync town true"},
 		{"POST", "directories/town/test", "{}", "test"}, {"DELETE", "directories/town", "", "remove town"},
 		{"PUT", "upstreams/town", `{"issuer":"https://x","groups":{"a":"b"}}`, "set town https://x b"}, {"POST", "upstreams/town/test", "{}", "ask town"},

@@ -242,6 +242,9 @@ func (s *Store) trade(ctx context.Context, r *Request) (t Tokens, err error) {
 			return ErrNoRequest
 		}
 		c, err := s.Clients.Load(tx, r.ClientID)
+		if err == nil {
+			err = s.mayUse(tx, c, u.ID) // nobody could end later what begins now
+		}
 		if err != nil {
 			return err
 		}

@@ -287,18 +287,6 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 		return t, nil, err
 	}
 	s.paces.forget(h)
-	if g.state == stateAgreed {
-		c, err := s.Clients.Client(ctx, g.ClientID)
-		if err == nil {
-			err = s.MayUse(ctx, c, g.userID)
-		}
-		if errors.Is(err, ErrNotAllowed) || errors.Is(err, register.ErrNoClient) {
-			err = ErrDenied
-		}
-		if err != nil {
-			return t, nil, err
-		}
-	}
 	var again string
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := load(tx); err != nil {
@@ -316,6 +304,12 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 			return err
 		}
 		c, err := s.Clients.Load(tx, g.ClientID)
+		if err == nil {
+			err = s.mayUse(tx, c, u.ID)
+		}
+		if errors.Is(err, ErrNotAllowed) || errors.Is(err, register.ErrNoClient) {
+			err = ErrDenied
+		}
 		if err != nil {
 			return err
 		}
@@ -338,9 +332,6 @@ func (s *Store) Collect(ctx context.Context, deviceCode, clientID string) (t Tok
 		}
 		return err
 	})
-	if errors.Is(err, register.ErrNoClient) {
-		err = ErrNoRequest
-	}
 	if err == nil && again != "" {
 		s.Log.Warn("a device code was used twice; the session it made was ended")
 		err = ErrDenied

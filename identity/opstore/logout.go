@@ -17,6 +17,7 @@ import (
 
 	"holdfast/identity/account"
 	"holdfast/identity/register"
+	"holdfast/identity/trust"
 	"holdfast/store"
 )
 
@@ -28,7 +29,8 @@ import (
 const (
 	logoutTokenFor  = 2 * time.Minute
 	logoutTimeout   = 10 * time.Second
-	logoutBatch     = 200    // read at a time
+	logoutBatch     = 50 // of an application, read at a time
+	tellFor         = 15 * time.Second
 	logoutsAtOnce   = 4      // applications that are told at the same time
 	maxLogouts      = 10_000 // kept for an application
 	logoutsKeptFor  = 24 * time.Hour
@@ -53,15 +55,18 @@ ON CONFLICT (user_id, sid, client_id) DO UPDATE SET issuer = excluded.issuer`
 	loginsOfClient = `DELETE FROM id_logins WHERE client_id = $1 RETURNING user_id, sid, client_id, issuer`
 	// A device without a browser session is not told of one that ends, so its row goes
 	// once no session can be left.
-	sweepLogins   = `DELETE FROM id_logins WHERE sid = '' AND created < $1`
-	insertLogout  = `INSERT INTO id_logouts (id, client_id, user_id, sid, issuer, created, tries, next) VALUES ($1, $2, $3, $4, $5, $6, 0, $6)`
-	countLogouts  = `SELECT count(*) FROM (SELECT 1 FROM id_logouts WHERE client_id = $1 LIMIT $2)`
-	selectLogouts = `SELECT id, client_id, user_id, sid, issuer, created, tries FROM id_logouts WHERE next <= $1 ORDER BY next, id LIMIT $2`
-	nextLogout    = `SELECT coalesce(min(next), 0) FROM id_logouts`
-	deleteLogout  = `DELETE FROM id_logouts WHERE id = $1`
-	retryLogout   = `UPDATE id_logouts SET tries = tries + 1, next = $2 WHERE id = $1`
-	deferLogouts  = `UPDATE id_logouts SET next = $2 WHERE client_id = $1 AND next < $2`
-	dropLogouts   = `DELETE FROM id_logouts WHERE client_id = $1`
+	sweepLogins  = `DELETE FROM id_logins WHERE sid = '' AND created < $1`
+	insertLogout = `INSERT INTO id_logouts (id, client_id, user_id, sid, issuer, created, tries, next) VALUES ($1, $2, $3, $4, $5, $6, 0, $6)`
+	countLogouts = `SELECT count(*) FROM (SELECT 1 FROM id_logouts WHERE client_id = $1 LIMIT $2)`
+	// Of each application some, so that none has to wait for all of another's.
+	selectLogouts = `SELECT id, client_id, user_id, sid, issuer, created, tries FROM (
+	SELECT *, row_number() OVER (PARTITION BY client_id ORDER BY next, id) AS n FROM id_logouts WHERE next <= $1
+) WHERE n <= $2 ORDER BY next, id`
+	nextLogout   = `SELECT coalesce(min(next), 0) FROM id_logouts`
+	deleteLogout = `DELETE FROM id_logouts WHERE id = $1`
+	retryLogout  = `UPDATE id_logouts SET tries = tries + 1, next = $2 WHERE id = $1`
+	deferLogouts = `UPDATE id_logouts SET next = $2 WHERE client_id = $1 AND next < $2`
+	dropLogouts  = `DELETE FROM id_logouts WHERE client_id = $1`
 )
 
 // logouts is the queue's wake-up.
@@ -303,7 +308,8 @@ func (s *Store) dueLogouts(ctx context.Context) (out []logout, err error) {
 }
 
 // tell hands an application its logouts, one after the other. One that it does not take
-// is tried later, and where it cannot be reached so are the others.
+// is tried later, and where it cannot be reached so are the others. Where it is slow, what
+// is left waits for the next round, so that other applications do not wait for it.
 func (s *Store) tell(ctx context.Context, clientID string, list []logout) error {
 	c, err := s.Clients.Client(ctx, clientID)
 	if errors.Is(err, register.ErrNoClient) || err == nil && (c.App == nil || c.App.BackchannelURI == "") {
@@ -312,8 +318,16 @@ func (s *Store) tell(ctx context.Context, clientID string, list []logout) error 
 	if err != nil {
 		return err
 	}
-	for _, l := range list {
-		err := s.post(ctx, c, l)
+	by, err := trust.Client(s.Client, c.App.CA)
+	if err != nil {
+		return fmt.Errorf("the application %s: %w", clientID, err)
+	}
+	if by != s.Client {
+		defer by.CloseIdleConnections() // it is used for these alone
+	}
+	for began := time.Now(); len(list) > 0 && time.Since(began) < tellFor; list = list[1:] {
+		l := list[0]
+		err := s.post(ctx, by, c, l)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -374,7 +388,7 @@ func (s *Store) logoutToken(ctx context.Context, c *register.Client, l logout) (
 }
 
 // post hands over one. Errors: errRefused.
-func (s *Store) post(ctx context.Context, c *register.Client, l logout) error {
+func (s *Store) post(ctx context.Context, by *http.Client, c *register.Client, l logout) error {
 	token, err := s.logoutToken(ctx, c, l)
 	if err != nil {
 		return err
@@ -387,7 +401,7 @@ func (s *Store) post(ctx context.Context, c *register.Client, l logout) error {
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("User-Agent", "Holdfast")
-	client := *s.Client
+	client := *by
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {

@@ -277,11 +277,13 @@ func (st Storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo,
 	var sess Session
 	if err == nil {
 		err = st.S.DB.Read(ctx, func(q store.Querier) (err error) {
-			sess, err = loadSession(q, p.SessionID)
-			return err
+			if sess, err = loadSession(q, p.SessionID); err != nil {
+				return err
+			}
+			return st.S.mayUse(q, c, p.ID)
 		})
 	}
-	if errors.Is(err, ErrRefresh) {
+	if errors.Is(err, ErrRefresh) || errors.Is(err, ErrNotAllowed) {
 		return ErrUnknownToken
 	}
 	var asked map[string]*Claim
@@ -369,7 +371,9 @@ func (st Storage) email(ctx context.Context, info *oidc.UserInfo, c *register.Cl
 			}
 			return '-'
 		}, strings.ToLower(st.S.Accounts.ServerName)), ".-")
-		info.Email = strings.NewReplacer("/", "-", "=", "-").Replace(u.Localpart) + "@" + host + ".invalid"
+		// What some applications do not take in an address is written so that no two names
+		// have the same: they may know people by it.
+		info.Email = strings.NewReplacer("/", "+2f", "=", "+3d", "+", "+2b").Replace(u.Localpart) + "@" + host + ".invalid"
 		info.AppendClaims("email_verified", false)
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"holdfast/identity/account"
+	"holdfast/identity/trust"
 	"holdfast/store"
 	"holdfast/store/audit"
 )
@@ -64,10 +65,13 @@ type AppConfig struct {
 	RedirectURIs []string `json:"redirect_uris"`
 	LogoutURIs   []string `json:"post_logout_redirect_uris,omitempty"`
 	// BackchannelURI is told when somebody's sign-in ends.
-	BackchannelURI string          `json:"backchannel_logout_uri,omitempty"`
-	Auth           string          `json:"auth_method"`
-	JWKS           json.RawMessage `json:"jwks,omitempty"` // public keys, for private_key_jwt
-	Scopes         []string        `json:"scopes"`
+	BackchannelURI string `json:"backchannel_logout_uri,omitempty"`
+	// CA are certificates in PEM: those and no others are trusted at BackchannelURI. "": those
+	// of the machine.
+	CA     string          `json:"ca,omitempty"`
+	Auth   string          `json:"auth_method"`
+	JWKS   json.RawMessage `json:"jwks,omitempty"` // public keys, for private_key_jwt
+	Scopes []string        `json:"scopes"`
 	// WithoutPKCE lets an application with a secret or key leave PKCE out.
 	WithoutPKCE bool `json:"without_pkce,omitempty"`
 	Device      bool `json:"device_grant,omitempty"`
@@ -80,8 +84,8 @@ type AppConfig struct {
 	// MadeUpEmail gives people without an e-mail address one that leads nowhere, for
 	// applications that insist on it.
 	MadeUpEmail bool `json:"made_up_email,omitempty"`
-	// Groups are the names of those whose people may use it, for one that is being made.
-	// None: everybody. App.Access has them afterwards.
+	// Groups are the names of those whose people may use it, where it is made or changed;
+	// none: everybody. App.Access has them afterwards. ChangeApp takes nil for those of before.
 	Groups []string `json:"-"`
 }
 
@@ -138,7 +142,10 @@ func FromTemplate(template, name, base string) (AppConfig, error) {
 		if base == "" {
 			return badMetadata("The template %s needs the address of the application, such as https://%s.example.org.", template, template)
 		}
-		_, err := homeURI(base)
+		u, err := homeURI(base)
+		if err == nil && (u.RawQuery != "" || u.ForceQuery) {
+			err = badMetadata("The address of the application must end before the question mark.")
+		}
 		return err
 	}
 	switch template {
@@ -257,6 +264,14 @@ func (c *AppConfig) check() (keys jose.JSONWebKeySet, err error) {
 		}
 		if err := checkAppRedirect(c.BackchannelURI); err != nil {
 			return keys, err
+		}
+	}
+	if c.CA = strings.TrimSpace(c.CA); c.CA != "" {
+		if !strings.HasPrefix(c.BackchannelURI, "https://") {
+			return keys, badMetadata("A certificate authority is for the address where the application is told of logouts, and that does not begin with https://. Name one, or leave the certificate authority out.")
+		}
+		if _, err := trust.Pool(c.CA); err != nil {
+			return keys, badMetadata("About the certificate authority of the application: %v.", err)
 		}
 	}
 	switch c.Auth {
@@ -389,7 +404,7 @@ func (a *App) noted() audit.Data {
 		}
 	}
 	return audit.Data{"redirects": a.RedirectURIs, "groups": groups, "for_all": len(a.Access) == 0, "scopes": a.Scopes, "auth": a.Auth, "disabled": a.Disabled,
-		"skip_consent": a.SkipConsent, "introspect_all": a.IntrospectAll}
+		"skip_consent": a.SkipConsent, "introspect_all": a.IntrospectAll, "logout": a.BackchannelURI, "own_ca": a.CA != ""}
 }
 
 func (g *Registry) addSecret(tx *store.Tx, a *App) (string, error) {
@@ -432,6 +447,11 @@ func (g *Registry) ChangeApp(tx *store.Tx, id string, change func(*App) error) (
 	}
 	if _, err = tx.Exec(updateApp, id, string(raw), off); err != nil {
 		return nil, err
+	}
+	if a.Groups != nil {
+		if err := g.setAccess(tx, a, a.Groups); err != nil {
+			return nil, err
+		}
 	}
 	return a, g.note(tx, "app.change", a, a.noted())
 }
@@ -499,19 +519,6 @@ func loadAccessIDs(q store.Querier, a *App) error {
 		a.Access = append(a.Access, x)
 	}
 	return rows.Err()
-}
-
-// SetAccessTx makes the groups whose people may use an application exactly these, by
-// their names; none: everybody may. Errors: ErrNoClient, *Error.
-func (g *Registry) SetAccessTx(tx *store.Tx, id string, names []string) (*App, error) {
-	a, err := g.LoadApp(tx, id)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.setAccess(tx, a, names); err != nil {
-		return nil, err
-	}
-	return a, g.note(tx, "app.change", a, a.noted())
 }
 
 // GroupGoneTx notes that a group is being removed, and returns the applications that its

@@ -58,9 +58,13 @@ func Client(base *http.Client, text string) (*http.Client, error) {
 		return nil, err
 	}
 	c := *base
+	if c.Transport == nil {
+		c.Transport = http.DefaultTransport
+	}
 	rt, ok := c.Transport.(*http.Transport)
 	if !ok {
-		rt = http.DefaultTransport.(*http.Transport)
+		// What it keeps away from, another would not.
+		return nil, errors.New("identity/trust: the client's transport is none of net/http")
 	}
 	rt = rt.Clone()
 	if rt.TLSClientConfig == nil {

@@ -308,6 +308,7 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.getByText("nobody may use it, also not by a new group").waitFor();
     assert.deepEqual(await obstacles(p), []);
     await pictures(p, "console-apps-gone");
+    command("group", "remove", "Night");
     await p.getByLabel("Groups that may use it").fill("Watch");
     await p.getByTestId("app-groups").click();
     await p.getByTestId("apps").getByText("For Watch").waitFor();
@@ -334,6 +335,22 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await pictures(p, "console-group-renamed");
     await p.goto(`${server.base}/console/apps`);
     await p.getByTestId("apps").getByText("For Guards").waitFor();
+    // Where it is told of sign-outs, with an authority of its own.
+    await p.getByTestId("apps").getByRole("button", { name: "Sign-outs" }).click();
+    await p.getByLabel("Address for sign-outs").fill("https://charts.demo.example/logout");
+    await p.getByLabel("Certificate authority").fill("x");
+    await p.getByTestId("app-logout").click();
+    await p.getByText("one or more certificates in PEM").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-apps-logout");
+    const authority = await (await fetch(`${server.base}/ca.crt`)).text();
+    await p.getByLabel("Certificate authority").fill(authority);
+    await p.getByTestId("app-logout").click();
+    await p.getByTestId("app-logout").waitFor({ state: "detached" });
+    await p.reload();
+    await p.getByTestId("apps").getByRole("button", { name: "Sign-outs" }).click();
+    assert.equal(await p.getByLabel("Certificate authority").inputValue(), authority.trim());
+    await p.keyboard.press("Escape");
     await p.getByTestId("key-next").click();
     await p.getByTestId("keys").getByText("Next").waitFor();
 

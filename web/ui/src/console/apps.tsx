@@ -21,6 +21,7 @@ interface App {
     redirects: string[];
     groups: string[];
     gone: string[]; // groups that were removed
+    logout: { url: string; ca: string };
     disabled: boolean;
     secrets: Secret[];
     last_used?: string;
@@ -46,6 +47,7 @@ export function AppsPage({ acts }: { acts: boolean }) {
     const [made, setMade] = useState<App>();
     const [secrets, setSecrets] = useState<string>();
     const [groups, setGroups] = useState<App>();
+    const [logout, setLogout] = useState<App>();
     const [asked, setAsked] = useState<App>();
     const opened = apps?.find((a) => a.id === secrets);
     const turn = async (a: App, disabled: boolean): Promise<void> => {
@@ -90,6 +92,9 @@ export function AppsPage({ acts }: { acts: boolean }) {
                                 <Button look="plain" icon="people" onPress={() => setGroups(a)}>
                                     {t("console.apps.groups")}
                                 </Button>
+                                <Button look="plain" icon="exit" onPress={() => setLogout(a)}>
+                                    {t("console.apps.logout")}
+                                </Button>
                                 <Button look="plain" onPress={() => void turn(a, !a.disabled).catch((e) => toast(messageOf(e)))}>
                                     {t(a.disabled ? "console.apps.turnOn" : "console.apps.turnOff")}
                                 </Button>
@@ -124,6 +129,7 @@ export function AppsPage({ acts }: { acts: boolean }) {
                 />
             )}
             {groups && <Access app={groups} onChange={reload} onClose={() => setGroups(undefined)} />}
+            {logout && <Logout app={logout} onChange={reload} onClose={() => setLogout(undefined)} />}
             {asked && (
                 <Confirm
                     title={t("console.apps.removeTitle", { name: asked.name })}
@@ -274,6 +280,41 @@ function Access({ app, onChange, onClose }: { app: App; onChange: () => Promise<
                             </Banner>
                         )}
                         <TextField label={t("console.apps.groups")} value={groups} onChange={setGroups} hint={t("console.apps.groupsHint")} autoFocus autoComplete="off" />
+                    </>
+                )}
+            />
+        </Dialog>
+    );
+}
+
+// Where the application is told that somebody signed out, and by whose certificate it is known there.
+function Logout({ app, onChange, onClose }: { app: App; onChange: () => Promise<void>; onClose: () => void }) {
+    const [s, setS] = useState(app.logout);
+    return (
+        <Dialog title={t("console.apps.logoutOf", { name: app.name })} isOpen onClose={onClose}>
+            <p className="hf-hint">{t("console.apps.logoutText")}</p>
+            <SaveForm
+                save={async () => {
+                    await api("PUT", `/api/console/apps/${app.id}/logout`, { url: s.url.trim(), ca: s.ca.trim() });
+                    await onChange();
+                    onClose();
+                }}
+                button={t("common.save")}
+                testId="app-logout"
+                onCancel={onClose}
+                fields={() => (
+                    <>
+                        <TextField
+                            label={t("console.apps.logoutURL")}
+                            value={s.url}
+                            onChange={(url) => setS({ ...s, url })}
+                            hint={t("console.apps.logoutURLHint")}
+                            inputMode="url"
+                            autoFocus
+                            autoComplete="off"
+                            spellCheck="false"
+                        />
+                        <TextField label={t("console.apps.ca")} multiline value={s.ca} onChange={(ca) => setS({ ...s, ca })} hint={t("console.apps.caHint")} spellCheck="false" />
                     </>
                 )}
             />
