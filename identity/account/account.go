@@ -600,6 +600,11 @@ func (a *Accounts) DropPasswordTx(tx *store.Tx, id string) error {
 	return deletePassword(tx, id)
 }
 
+// TooMany reports whether a directory or a list that locks so many of its people at once
+// is rather wrong than right: more than a fifth of those whose accounts are open, and more
+// than two, as two who leave a team of six are no accident.
+func TooMany(locked, open int) bool { return locked > 2 && 5*locked > open }
+
 // SetStateTx changes an account's state. Browser sessions end unless it becomes
 // active; a deactivated account loses its password, e-mail addresses, roles and groups,
 // and never comes back. Errors: ErrDeactivated, ErrLastOwner.

@@ -39,13 +39,6 @@ var (
 	ErrAlarm = errors.New("too many people would be locked")
 )
 
-// A plan that locks more than this part of a list's people, and more than a few, is done
-// only where that was asked for.
-const (
-	alarmPart = 0.2
-	alarmFew  = 2
-)
-
 var listName = regexp.MustCompile(`^[a-z0-9-]{1,30}$`)
 
 // Source is the source of the groups that a list's people are in.
@@ -240,9 +233,7 @@ func (l *Lists) plan(ctx context.Context, list []byte, c Choices) (p Plan, err e
 		ch := Change{Name: u.Localpart, Why: "not in the list any more", user: u, person: Person{Subject: x.subject}}
 		l.lockOr(&p, ch, c.Gone)
 	}
-	if n := len(p.Lock); n > alarmFew && float64(n) > alarmPart*float64(active) {
-		p.Alarm = true
-	}
+	p.Alarm = account.TooMany(len(p.Lock), active)
 	p.Number, err = number(list, c, p, links)
 	return p, err
 }

@@ -82,20 +82,37 @@ func (p *Pages) pinText(r *http.Request, err error) (status int, text string) {
 	return 0, ""
 }
 
+// codeForm is a form for a code that is typed where there is no camera, or no address with it.
+type codeForm struct {
+	About string // begins the keys of its texts
+	Path  string // where it is sent
+	Field string
+	Fill  string // autocomplete
+	Most  int    // characters
+}
+
+func (p *Pages) askCode(w http.ResponseWriter, r *http.Request, status int, what codeForm, code, problem string) {
+	p.render(w, r, status, "typed", "", view{Title: p.text(lang(r), what.About+".title"), Code: code, Error: problem, Typed: what})
+}
+
+func (p *Pages) cardForm(w http.ResponseWriter, r *http.Request, status int, code, problem string) {
+	p.askCode(w, r, status, codeForm{"card", "/e", "code", "off", 64}, code, problem)
+}
+
 // showTypeCode asks for the code of a card, where there is no camera.
 func (p *Pages) showTypeCode(w http.ResponseWriter, r *http.Request) {
-	p.render(w, r, http.StatusOK, "card", "", view{Action: "/e"})
+	p.cardForm(w, r, http.StatusOK, "", "")
 }
 
 // doTypeCode leads to where the QR code of the card leads.
 func (p *Pages) doTypeCode(w http.ResponseWriter, r *http.Request) {
-	typed := r.PostForm.Get("code")
-	code, ok := account.ParseCode(typed)
+	given := r.PostForm.Get("code")
+	code, ok := account.ParseCode(given)
 	if !ok {
-		if len(typed) > 128 {
-			typed = ""
+		if len(given) > 128 {
+			given = ""
 		}
-		p.render(w, r, http.StatusBadRequest, "card", "", view{Action: "/e", Code: typed, Error: p.text(lang(r), "card.malformed")})
+		p.cardForm(w, r, http.StatusBadRequest, given, p.text(lang(r), "card.malformed"))
 		return
 	}
 	redirect(w, r, "/e/"+code)

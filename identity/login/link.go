@@ -23,7 +23,7 @@ func linkPath(code string) string {
 }
 
 func (p *Pages) linkForm(w http.ResponseWriter, r *http.Request, status int, code, problem string) {
-	p.render(w, r, status, "link", "", view{Action: "/link", Code: code, Error: problem})
+	p.askCode(w, r, status, codeForm{"link", "/link", "user_code", "one-time-code", 32}, code, problem)
 }
 
 // showLink asks for a code, or shows what waits under the one in the address.

@@ -215,7 +215,8 @@ type view struct {
 	Leads                             string // a further place that the page's form may lead to
 	NeedsPIN                          bool   // of a card
 	PIN                               string
-	Least                             int // characters of a new password
+	Typed                             codeForm // of a page where a code is typed
+	Least                             int      // characters of a new password
 	LeastText                         string
 	Password                          bool // there is one to ask for
 }

@@ -40,13 +40,6 @@ var (
 	ErrJoin = errors.New("roster: cannot be joined")
 )
 
-// A reading is not taken that would lock more than this part of a directory's people,
-// and more than a few: two who leave a team of six are no accident.
-const (
-	alarmPart = 0.2
-	alarmFew  = 2
-)
-
 const (
 	maxDirectories = 8
 	defaultEvery   = 15 * time.Minute
@@ -716,7 +709,7 @@ func (r *Roster) take(ctx context.Context, id string, d *opened, all directory.R
 			report.Locked = append(report.Locked, l.name)
 		}
 	}
-	if n := len(report.Locked); !anyway && n > alarmFew && float64(n) > alarmPart*float64(active) {
+	if n := len(report.Locked); !anyway && account.TooMany(n, active) {
 		report.Alarm = true
 		return report, fmt.Errorf("%w: %d of %d", ErrAlarm, n, active)
 	}
