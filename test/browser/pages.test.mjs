@@ -315,13 +315,14 @@ step("the console's groups, applications, directories and audit log", async (p) 
     assert.equal(await p.getByTestId("app-made").count(), 0, "the secret is not shown again");
     // The group gets another name, by which the application knows it; what follows is said before.
     await p.goto(`${server.base}/console/groups`);
-    await p.getByTestId("groups").getByRole("button", { name: "Rooms" }).click();
+    const watch = p.getByTestId("groups").locator("li").filter({ hasText: "Watch" });
+    await watch.getByRole("button", { name: "Rooms" }).click();
     await p.getByTestId("grouproom-new").click();
     await p.getByTestId("grouproom-room").selectOption(room);
     await p.getByTestId("grouproom-make").click();
     await p.getByTestId("grouprooms").getByText("Night watch").waitFor();
     await p.keyboard.press("Escape");
-    await p.getByTestId("groups").getByRole("button", { name: "Rename" }).click();
+    await watch.getByRole("button", { name: "Rename" }).click();
     await p.getByText("know it by the new name at once: Charts.").waitFor();
     await p.getByText("rooms and spaces: Night watch.").waitFor();
     await p.getByLabel("Name of the group").fill("Watch, night");
