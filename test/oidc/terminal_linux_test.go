@@ -3,15 +3,20 @@ package oidc
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/appliance/tpm/tpmtest"
 )
 
 // terminal is a program at a terminal, and what it showed there.
@@ -174,4 +179,90 @@ func TestMasterKeyAtTerminal(t *testing.T) {
 	if out := k.cli("", "audit", "verify"); !bytes.Contains(out, []byte("as the appliance wrote it")) {
 		t.Errorf("%s", out)
 	}
+}
+
+// chip gives the program a TPM chip in software, which stays switched on for as long as
+// the test: at a socket, for one program after the other. unplug takes it away.
+func chip(t *testing.T) (socket string, unplug func()) {
+	t.Helper()
+	c := tpmtest.Start(t, t.TempDir(), "secure boot is on")
+	dir, err := os.MkdirTemp("", "chip") // the path of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		b := make([]byte, 8192)
+		for {
+			program, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for { // a command, and its answer
+				n, err := program.Read(b)
+				if err == nil {
+					_, err = c.Write(b[:n])
+				}
+				if err == nil {
+					n, err = c.Read(b)
+				}
+				if err == nil {
+					_, err = program.Write(b[:n])
+				}
+				if err != nil {
+					break
+				}
+			}
+			program.Close()
+		}
+	}()
+	return socket, func() { l.Close() }
+}
+
+// TestMasterKeyByChip has the TPM chip keep the key. Without the chip the recovery
+// passphrase opens it, as it was typed off paper.
+func TestMasterKeyByChip(t *testing.T) {
+	socket, unplug := chip(t)
+	k := newKeeper(t)
+	set := "key.tpm=" + socket
+	k.stop()
+	k.start(set)
+	out := string(k.cli("", "masterkey", "tpm"))
+	recovery := regexp.MustCompile(`[0-9A-Z]{5}(-[0-9A-Z]{5}){5}`).FindString(out)
+	if recovery == "" {
+		t.Fatal(out)
+	}
+	k.stop()
+	if bytes.Contains(k.logs, []byte(recovery)) {
+		t.Error("the recovery passphrase is in the log")
+	}
+	k.start(set)
+	if out := k.cli("", "masterkey", "show"); !bytes.Contains(out, []byte("sealed by the TPM chip of this machine")) {
+		t.Errorf("%s", out)
+	}
+	k.stop()
+	unplug()
+	serve := []string{"serve", "--set", "tls.mode=off", "--set", "listen.http=127.0.0.1:0", "--set", "listen.metrics=", "--set", "sfu.enabled=false", "--set", set}
+	if _, e, err := k.try("", serve...); err == nil || !bytes.Contains(e, []byte("did not give it back; the recovery passphrase")) {
+		t.Errorf("without the chip: %v %s", err, e)
+	}
+	off := strings.ToLower(strings.ReplaceAll(recovery, "-", " "))
+	k.at("audit", "verify", "--file", filepath.Join(k.data, "holdfast.db"), "--set", set).until("did not give it back").until("Passphrase").write(off+"\n").until("as the appliance wrote it").ends(0, off)
+	file := filepath.Join(t.TempDir(), "recovery")
+	if err := os.WriteFile(file, []byte(recovery), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k.start(set, "key.passphrase_file="+file)
+	if out := k.cli("", "masterkey", "show"); !bytes.Contains(out, []byte("did not give it at this start")) {
+		t.Errorf("%s", out)
+	}
+	k.cli("", "masterkey", "plain")
+	k.stop()
+	k.start()
 }
