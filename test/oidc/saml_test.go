@@ -1,6 +1,11 @@
 package oidc
 
 import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/base32"
+	"encoding/binary"
+	"fmt"
 	"html"
 	"io"
 	"net"
@@ -11,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	crew "github.com/crewjam/saml"
 
@@ -136,6 +142,40 @@ func (b *browser) is(name string) bool {
 	return status == 200 && strings.Contains(page, "@"+name+":hs.test")
 }
 
+var (
+	appSecret = regexp.MustCompile(`<code id="secret">([A-Z2-7 ]+)</code>`)
+	appSetup  = regexp.MustCompile(`name="setup" value="([^"]+)"`)
+	appCode   = regexp.MustCompile(`<li><code>([0-9A-Z-]+)</code></li>`)
+)
+
+// enrolApp adds an authenticator app to the account that is signed in, and gives the
+// recovery codes. Spec: RFC 6238
+func (b *browser) enrolApp() (codes []string) {
+	b.t.Helper()
+	at := b.p.issuer + "/account/security/app"
+	_, _, page := b.do("GET", at, nil)
+	m, form := appSecret.FindStringSubmatch(page), appSetup.FindStringSubmatch(page)
+	if m == nil || form == nil {
+		b.t.Fatalf("%.2000s", page)
+	}
+	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(strings.ReplaceAll(m[1], " ", ""))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	h := hmac.New(sha1.New, key)
+	binary.Write(h, binary.BigEndian, uint64(time.Now().Unix()/30))
+	sum := h.Sum(nil)
+	digits := fmt.Sprintf("%06d", binary.BigEndian.Uint32(sum[sum[19]&15:])&0x7fffffff%1000000)
+	_, _, page = b.do("POST", at, url.Values{"setup": {form[1]}, "code": {digits}})
+	for _, c := range appCode.FindAllStringSubmatch(page, -1) {
+		codes = append(codes, c[1])
+	}
+	if len(codes) != 10 {
+		b.t.Fatalf("%.2000s", page)
+	}
+	return codes
+}
+
 // TestSAML signs in with a real SAML provider, in this process, at the real program: who
 // is new gets an account, whoever has a local one proves it, and signing out works from
 // both ends. When the provider is stopped, sessions go on and local accounts sign in.
@@ -241,6 +281,44 @@ func TestSAML(t *testing.T) {
 		_, loc, page = owner.do("GET", loc.String(), nil)
 	}
 	if got := idp.Ended(); len(got) != 1 || got[0] != "alice" || !strings.Contains(page, "You are signed out") {
+		t.Fatalf("%v\n%s", got, page)
+	}
+	// Who proves a second factor here after that is signed out from both ends as well.
+	idp.SignIn("id-of-emil", persistent, "emil", "Emil E", "s4")
+	b = newBrowser(t, p)
+	b.bySAML("hall", "/account")
+	codes := b.enrolApp()
+	second := func(code string) *browser {
+		t.Helper()
+		b := newBrowser(t, p)
+		at := b.bySAML("hall", "/account")
+		if at.Path != "/login/totp" || b.is("emil") {
+			t.Fatalf("no second factor is asked for: %s\n%s", at, b.last)
+		}
+		at.Path = "/login/code"
+		if _, loc, _ := b.do("POST", at.String(), url.Values{"code": {code}}); loc == nil || loc.Path != "/account" || !b.is("emil") {
+			t.Fatalf("%v\n%s", loc, b.last)
+		}
+		return b
+	}
+	b = second(codes[0])
+	_, loc, page = b.do("GET", idp.Server.URL+"/out", nil)
+	for loc != nil {
+		_, loc, page = b.do("GET", loc.String(), nil)
+	}
+	if b.is("emil") || strings.Contains(page, "could not") {
+		t.Fatalf("signed out there: %s", page)
+	}
+	idp.SignIn("id-of-emil", persistent, "emil", "Emil E", "s5")
+	b = second(codes[1])
+	b.do("GET", p.issuer+"/logout", nil)
+	if _, loc = b.answer(must(url.Parse(p.issuer+"/logout")), url.Values{"answer": {"yes"}}); loc == nil || !strings.HasPrefix(loc.String(), idp.LogoutURL.String()+"?SAMLRequest=") {
+		t.Fatalf("%v\n%s", loc, b.last)
+	}
+	for loc != nil {
+		_, loc, page = b.do("GET", loc.String(), nil)
+	}
+	if got := idp.Ended(); len(got) == 0 || got[len(got)-1] != "emil" || !strings.Contains(page, "You are signed out") {
 		t.Fatalf("%v\n%s", got, page)
 	}
 	// Signing out there signs out here: that session, and the applications of it.
