@@ -134,6 +134,7 @@ test-clients: build test/clients/js/node_modules/.package-lock.json ## encrypted
 test-browser: build tools-test test/clients/js/node_modules/.package-lock.json ## end to end in headless Chromium
 	$(call say,"browsers (headless Chromium)")
 	@[ "$$(uname -s)" != Linux ] || go build -o bin/tools/machine ./test/browser/machine
+	@go build -o bin/tools/idp ./test/browser/idp
 	@test/browser/run
 
 # --- packages --------------------------------------------------------------------

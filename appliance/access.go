@@ -8,11 +8,11 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"time"
 
 	"holdfast/identity"
 	"holdfast/identity/directory"
 	"holdfast/identity/roster"
+	"holdfast/identity/saml"
 	"holdfast/identity/upstream"
 	"holdfast/store/audit"
 	"holdfast/web"
@@ -181,6 +181,7 @@ var sourceTroubles = []trouble{
 	{roster.ErrTooMany, http.StatusConflict, "too_many", "", "There are as many directories as can be."},
 	{upstream.ErrTooMany, http.StatusConflict, "too_many", "", "There are as many providers as can be."},
 	{directory.ErrConfig, http.StatusBadRequest, "bad_directory", "", "These settings cannot work: %s."},
+	{saml.ErrMetadata, http.StatusBadRequest, "bad_metadata", "metadata", "The metadata cannot be used: %s."},
 	{upstream.ErrSettings, http.StatusBadRequest, "bad_provider", "", "These settings cannot work: %s."},
 	{directory.ErrUnavailable, http.StatusBadGateway, "down", "", "The directory gave no answer: %s."},
 	{directory.ErrRefused, http.StatusBadGateway, "down", "", "The directory does not let the reader in: %s."},
@@ -278,16 +279,17 @@ func (a console) Providers(ctx context.Context) ([]web.Provider, error) {
 		c := p.Config
 		groups := map[string]string{}
 		maps.Copy(groups, c.Groups)
-		kind, at := "openid", a.sharedURL()+"/upstream/"+p.ID+"/callback"
-		var until time.Time
-		if p.SAML != nil {
-			kind, at, until = "saml", p.SAML.Metadata, *p.Until
-		}
-		out = append(out, web.Provider{ID: p.ID, Kind: kind, Secret: p.Secret, Redirect: at, Until: until, People: p.People, Asked: p.Asked, Down: p.Down,
+		x := web.Provider{ID: p.ID, Kind: "openid", Secret: p.Secret, People: p.People, Asked: p.Asked, Down: p.Down, Unheard: p.Unheard,
 			Settings: web.ProviderSettings{Name: c.Name, Issuer: c.Issuer, ClientID: c.ClientID, CA: c.CA, Scopes: some(c.Scopes), UserClaim: c.UserClaim, NameClaim: c.NameClaim,
 				NameFollows: c.NameFollows, MailClaim: c.MailClaim, MailTrusted: c.MailTrusted, MailTaken: c.MailTaken, GroupsClaim: c.GroupsClaim, Groups: groups,
 				RequireClaim: c.RequireClaim, RequireValues: some(c.RequireValues), Domains: some(c.Domains), Closed: c.Closed, Prompt: c.Prompt, ACRs: some(c.ACRs),
-				RequireACR: c.RequireACR, RequireMFA: c.RequireMFA, TrustMFA: c.TrustMFA, SignOut: c.SignOut}})
+				RequireACR: c.RequireACR, RequireMFA: c.RequireMFA, TrustMFA: c.TrustMFA, SignOut: c.SignOut, SubjectClaim: c.SubjectClaim}}
+		if p.SAML == nil {
+			x.Redirect = a.sharedURL() + "/upstream/" + p.ID + "/callback"
+		} else {
+			x.Kind, x.SAML = "saml", a.toSAML(p)
+		}
+		out = append(out, x)
 	}
 	return out, err
 }
@@ -305,27 +307,34 @@ func (a console) provider(ctx context.Context, id string) (upstream.Provider, er
 	return upstream.Provider{}, err
 }
 
-// SetProvider keeps what only the command line sets.
-func (a console) SetProvider(ctx context.Context, id string, p web.ProviderSettings) error {
+// SetProvider adds a provider or changes it; one stays of its kind.
+func (a console) SetProvider(ctx context.Context, id string, f web.ProviderForm) error {
 	had, err := a.provider(ctx, id)
 	var missing *web.Error
 	if err != nil && !errors.As(err, &missing) {
 		return err
 	}
-	if had.SAML != nil { // a form without its metadata would make it another kind of provider
-		return &web.Error{Status: http.StatusConflict, Code: "saml", Message: "A SAML provider is changed on the command line, with its metadata: holdfast upstream add."}
+	if had.Config.Issuer != "" && (had.SAML != nil) != (f.Kind == "saml") {
+		return &web.Error{Status: http.StatusConflict, Code: "other_kind", Field: "id", Message: "There is a provider of this short name, which is of another kind. Choose another name, or remove that one first."}
 	}
-	c := had.Config
-	c.Name, c.Issuer, c.ClientID, c.ClientSecret, c.CA, c.Scopes = p.Name, p.Issuer, p.ClientID, p.ClientSecret, p.CA, p.Scopes
-	c.UserClaim, c.NameClaim, c.NameFollows, c.MailClaim, c.MailTrusted, c.MailTaken = p.UserClaim, p.NameClaim, p.NameFollows, p.MailClaim, p.MailTrusted, p.MailTaken
+	c, p := had.Config, f.ProviderSettings
+	c.Name, c.UserClaim, c.NameClaim, c.NameFollows, c.MailClaim, c.MailTrusted, c.MailTaken = p.Name, p.UserClaim, p.NameClaim, p.NameFollows, p.MailClaim, p.MailTrusted, p.MailTaken
 	c.GroupsClaim, c.Groups, c.RequireClaim, c.RequireValues, c.Domains, c.Closed = p.GroupsClaim, p.Groups, p.RequireClaim, p.RequireValues, p.Domains, p.Closed
-	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA, c.SignOut = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA, p.SignOut
+	c.Prompt, c.ACRs, c.RequireACR, c.RequireMFA, c.TrustMFA = p.Prompt, p.ACRs, p.RequireACR, p.RequireMFA, p.TrustMFA
+	if f.Kind == "saml" {
+		c.SubjectClaim = p.SubjectClaim
+		if c.SAML, err = a.samlForm(ctx, f, c.SAML); err != nil {
+			return sourceError(err)
+		}
+	} else {
+		c.Issuer, c.ClientID, c.ClientSecret, c.CA, c.Scopes, c.SignOut = p.Issuer, p.ClientID, p.ClientSecret, p.CA, p.Scopes, p.SignOut
+	}
 	return sourceError(a.id().Upstreams().Set(ctx, id, c))
 }
 
-func (a console) TestProvider(ctx context.Context, id string) error {
-	_, err := a.id().Upstreams().Test(ctx, id)
-	return sourceError(err)
+func (a console) TestProvider(ctx context.Context, id string) (string, error) {
+	t, err := a.id().Upstreams().Test(ctx, id)
+	return t.Unheard, sourceError(err)
 }
 
 func (a console) ProviderPeople(ctx context.Context, id string) (all, only int, err error) {

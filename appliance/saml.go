@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,9 +18,10 @@ import (
 
 	"holdfast/identity/saml"
 	"holdfast/identity/upstream"
+	"holdfast/web"
 )
 
-// This file has what is particular to SAML providers at the command line.
+// This file has what is particular to SAML providers, at the command line and in the console.
 
 // maxSAMLMetadata bounds what is read of a provider's metadata.
 const maxSAMLMetadata = 1 << 20
@@ -72,13 +74,47 @@ func (a *Appliance) samlAnswer(ctx context.Context, id string) (any, error) {
 	for _, p := range all {
 		if p.ID == id && p.SAML != nil {
 			s := p.Config.SAML
-			return samlInfo{*p.SAML, p.Config.Issuer, *p.Until, s.SignOutRedirect != "" || s.SignOutPost != ""}, nil
+			return samlInfo{*p.SAML, p.Config.Issuer, *p.Until, s.SingleLogout()}, nil
 		}
 	}
 	if err == nil {
 		err = upstream.ErrNone
 	}
 	return nil, err
+}
+
+// toSAML is what a provider and the appliance know of each other, for the console.
+func (a console) toSAML(p upstream.Provider) *web.ProviderSAML {
+	s := p.Config.SAML
+	out := &web.ProviderSAML{Metadata: p.SAML.Metadata, ACS: p.SAML.ACS, SLO: p.SAML.SLO, Certificate: p.SAML.Certificate,
+		SignIn: cmp.Or(s.SignInRedirect, s.SignInPost), Fingerprints: p.SAML.Fingerprints, Until: *p.Until, SingleLogout: s.SingleLogout()}
+	if s.Base != a.sharedURL() {
+		out.Moved = s.Base
+	}
+	return out
+}
+
+// samlForm is a provider as its metadata describe it, which a form gives or points to, or,
+// where it does neither, as it was. Errors: *web.Error, upstream.ErrSettings, saml.ErrMetadata.
+func (a console) samlForm(ctx context.Context, f web.ProviderForm, was *saml.Settings) (*saml.Settings, error) {
+	raw := []byte(f.Metadata)
+	given, at := strings.TrimSpace(f.Metadata) != "", strings.TrimSpace(f.MetadataURL)
+	switch {
+	case given && at != "":
+		return nil, &web.Error{Code: "twice", Field: "metadata_url", Message: "Give the metadata themselves or their address, not both."}
+	case given:
+	case at != "":
+		var err error
+		if raw, err = a.id().Upstreams().FetchMetadata(ctx, at); err != nil {
+			return nil, err
+		}
+	case was != nil:
+		return was, nil
+	default:
+		return nil, &web.Error{Code: "no_metadata", Field: "metadata", Message: "Give the provider's metadata: the file, or its address."}
+	}
+	p, err := saml.ParseMetadata(raw, strings.TrimSpace(f.EntityID), time.Now())
+	return &saml.Settings{IdP: p, Base: a.sharedURL()}, err
 }
 
 func (a *Appliance) samlControl(handle func(string, func(*http.Request) (any, error))) {

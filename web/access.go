@@ -133,9 +133,9 @@ type Directories interface {
 type Providers interface {
 	Providers(ctx context.Context) ([]Provider, error)
 	// SetProvider adds one or changes it. Errors: *Error.
-	SetProvider(ctx context.Context, id string, p ProviderSettings) error
-	// TestProvider asks one now. Errors: *Error.
-	TestProvider(ctx context.Context, id string) error
+	SetProvider(ctx context.Context, id string, f ProviderForm) error
+	// TestProvider asks one now. unheard is as in Provider. Errors: *Error.
+	TestProvider(ctx context.Context, id string) (unheard string, err error)
 	// ProviderPeople counts the people of one, and those that have no other way in.
 	// Errors: *Error.
 	ProviderPeople(ctx context.Context, id string) (all, only int, err error)
@@ -170,19 +170,55 @@ type ProviderSettings struct {
 	RequireMFA    bool              `json:"require_mfa"`
 	TrustMFA      bool              `json:"trust_mfa"`
 	SignOut       bool              `json:"sign_out"`
+	SubjectClaim  string            `json:"subject_claim"` // of SAML; "": the persistent name ID
 }
+
+// ProviderForm sets a provider. The issuer of one of SAML is what its metadata say, which
+// are given as they are, or by their address, or are those that there are.
+type ProviderForm struct {
+	ProviderSettings
+	Kind        string `json:"kind"` // "openid" or "saml"
+	Metadata    string `json:"metadata,omitempty"`
+	MetadataURL string `json:"metadata_url,omitempty"`
+	EntityID    string `json:"entity_id,omitempty"` // which of several they describe
+}
+
+// maxProvider bounds a ProviderForm, in bytes: metadata of 1 MiB in JSON.
+const maxProvider = 3 << 20
+
+const providerPath = "/api/console/upstreams/"
 
 // Provider is a provider, and what it answered when it was last asked.
 type Provider struct {
 	ID       string           `json:"id"`
 	Kind     string           `json:"kind"` // "openid" or "saml"
 	Settings ProviderSettings `json:"settings"`
-	Secret   bool             `json:"secret"`                     // it has one
-	Redirect string           `json:"redirect_uri"`               // of SAML: where our metadata are
-	Until    time.Time        `json:"certificate_until,omitzero"` // of SAML: when its last certificate ends
+	Secret   bool             `json:"secret"`                 // it has one
+	Redirect string           `json:"redirect_uri,omitempty"` // of OpenID Connect
+	SAML     *ProviderSAML    `json:"saml,omitempty"`
 	People   int              `json:"people"`
 	Asked    time.Time        `json:"asked,omitzero"` // zero: not since the start
 	Down     string           `json:"down,omitempty"` // why it gave no answer then
+	// Unheard is why one gave no answer that never gave one, and need not: only browsers
+	// go there.
+	Unheard string `json:"unheard,omitempty"`
+}
+
+// ProviderSAML is what a provider of SAML 2.0 and the appliance know of each other.
+type ProviderSAML struct {
+	// What the provider has to know. Certificate is PEM.
+	Metadata    string `json:"metadata"` // their address, which is also our entity ID
+	ACS         string `json:"acs"`
+	SLO         string `json:"slo"`
+	Certificate string `json:"certificate"`
+	// Moved is the address of here that it knows, if that is another now.
+	Moved string `json:"moved,omitempty"`
+	// What its metadata say: its sign-in page, SHA-256 of its certificates, when the last of
+	// them ends, and whether it offers single logout.
+	SignIn       string    `json:"sign_in"`
+	Fingerprints []string  `json:"fingerprints"`
+	Until        time.Time `json:"certificate_until"`
+	SingleLogout bool      `json:"single_logout"`
 }
 
 // DirectorySettings are how a directory is read. An empty password leaves the one that is
@@ -384,15 +420,16 @@ func (s *Server) accessRoutes(handle func(pattern string, f func(r *http.Request
 	handle("GET /api/console/upstreams", func(r *http.Request, _ string) (any, error) {
 		return s.Providers.Providers(r.Context())
 	})
-	handle("PUT /api/console/upstreams/{id}", func(r *http.Request, _ string) (any, error) {
-		var in ProviderSettings
+	handle("PUT "+providerPath+"{id}", func(r *http.Request, _ string) (any, error) {
+		var in ProviderForm
 		if err := decode(r, &in); err != nil {
 			return nil, err
 		}
 		return struct{}{}, s.Providers.SetProvider(r.Context(), r.PathValue("id"), in)
 	})
 	handle("POST /api/console/upstreams/{id}/test", func(r *http.Request, _ string) (any, error) {
-		return struct{}{}, s.Providers.TestProvider(r.Context(), r.PathValue("id"))
+		unheard, err := s.Providers.TestProvider(r.Context(), r.PathValue("id"))
+		return map[string]string{"unheard": unheard}, err
 	})
 	handle("GET /api/console/upstreams/{id}/people", func(r *http.Request, _ string) (any, error) {
 		all, only, err := s.Providers.ProviderPeople(r.Context(), r.PathValue("id"))

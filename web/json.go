@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -35,6 +36,8 @@ func (s *Server) protect(next http.Handler) http.Handler {
 			most = maxBundle // only administrators get to have it read
 		} else if strings.HasPrefix(r.URL.Path, listPath) {
 			most = maxList // the same
+		} else if strings.HasPrefix(r.URL.Path, providerPath) {
+			most = maxProvider // the same
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, most)
 		next.ServeHTTP(w, r)
@@ -94,7 +97,7 @@ func decode(r *http.Request, into any) error {
 	raw, err := io.ReadAll(r.Body)
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: "The request is larger than 256 KiB. Send a smaller certificate chain."}
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: fmt.Sprintf("The request is larger than %d KiB. Send a smaller file.", tooLarge.Limit>>10)}
 	}
 	if err != nil {
 		return &Error{Code: "unreadable", Message: "The request did not arrive complete. Try again."}

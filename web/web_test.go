@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -167,10 +168,12 @@ func (f *fake) RemoveApp(_ context.Context, id string) error  { return f.did("re
 func (f *fake) Keys(context.Context) ([]Key, error)           { return []Key{}, nil }
 func (f *fake) RotateKey(_ context.Context, now bool) error   { return f.did("rotate", now) }
 func (f *fake) Providers(context.Context) ([]Provider, error) { return []Provider{}, nil }
-func (f *fake) SetProvider(_ context.Context, id string, p ProviderSettings) error {
-	return f.did("set", id, p.Issuer, p.Groups["a"])
+func (f *fake) SetProvider(_ context.Context, id string, p ProviderForm) error {
+	return f.did("set", id, p.Kind, p.Issuer, p.Groups["a"], strconv.Itoa(len(p.Metadata)))
 }
-func (f *fake) TestProvider(_ context.Context, id string) error { return f.did("ask", id) }
+func (f *fake) TestProvider(_ context.Context, id string) (string, error) {
+	return "no route", f.did("ask", id)
+}
 func (f *fake) ProviderPeople(_ context.Context, id string) (int, int, error) {
 	return 5, 2, f.did("people", id)
 }
@@ -609,7 +612,8 @@ func TestAccess(t *testing.T) {
 		{"PUT", "apps/7/logout", `{"url":"https://w.test/out","ca":"pem"}`, "logout 7 https://w.test/out pem"}, {"POST", "keys/rotate", `{"at_once":true}`, "rotate true"},
 		{"PUT", "directories/town", `{"kind":"ad","urls":["ldaps://x"]}`, "set town ad"}, {"POST", "directories/town/sync", `{"anyway":true}`, "sync town true"},
 		{"POST", "directories/town/test", "{}", "test"}, {"DELETE", "directories/town", "", "remove town"},
-		{"PUT", "upstreams/town", `{"issuer":"https://x","groups":{"a":"b"}}`, "set town https://x b"}, {"POST", "upstreams/town/test", "{}", "ask town"},
+		{"PUT", "upstreams/town", `{"kind":"openid","issuer":"https://x","groups":{"a":"b"}}`, "set town openid https://x b 0"},
+		{"PUT", "upstreams/hall", `{"kind":"saml","metadata":"` + strings.Repeat("x", 1<<20) + `"}`, "set hall saml   1048576"}, {"POST", "upstreams/town/test", "{}", "ask town"},
 		{"GET", "upstreams/town/people", "", "people town"}, {"POST", "upstreams/town/remove", `{"people":"lock"}`, "remove town lock"},
 	} {
 		if res, out := ask(t, s, nil, c.method, "/api/console/"+c.path, c.body); res.StatusCode != 200 || f.grants[len(f.grants)-1] != c.want {

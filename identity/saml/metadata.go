@@ -88,7 +88,7 @@ func ParseMetadata(raw []byte, entity string, now time.Time) (IdP, error) {
 	case len(found) == 0:
 		return bad("no identity provider there has the entity ID %.200q", entity)
 	case len(found) > 1:
-		return bad("there are %d identity providers; say which by --entity-id, as %.200q", len(found), names[0])
+		return bad("there are %d identity providers; say which by its entity ID (--entity-id), as %.200q", len(found), names[0])
 	}
 	e := found[0]
 	if len(e.IDPSSODescriptors) > 1 {
@@ -129,6 +129,9 @@ func ParseMetadata(raw []byte, entity string, now time.Time) (IdP, error) {
 	}
 	return p, nil
 }
+
+// SingleLogout reports whether it is told of sign-outs.
+func (p *IdP) SingleLogout() bool { return p.SignOutRedirect != "" || p.SignOutPost != "" }
 
 func set(to *string, e crew.Endpoint, binding, at string) {
 	if *to == "" && e.Binding == binding {

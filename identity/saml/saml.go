@@ -29,6 +29,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -100,6 +101,15 @@ func (s *Settings) NewKey(name string, now time.Time) error {
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	s.Key, s.Certificate = base64.StdEncoding.EncodeToString(pkcs8), base64.StdEncoding.EncodeToString(der)
 	return err
+}
+
+// PEM is our certificate, as administrators of providers hand it on.
+func (s *Settings) PEM() string {
+	der, err := base64.StdEncoding.DecodeString(s.Certificate)
+	if err != nil {
+		return ""
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // Once notes that a message was taken, until it would be too old anyway. Errors: ErrUsed.

@@ -135,6 +135,36 @@ func TestAskSAML(t *testing.T) {
 	}
 }
 
+// Metadata come from an address that an administrator gives, or it is said why not.
+func TestFetchMetadata(t *testing.T) {
+	s := newSite(t)
+	idp := samltest.New(t)
+	long := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for range 2 << 10 {
+			w.Write(make([]byte, 1<<10))
+		}
+	}))
+	defer long.Close()
+	raw, err := s.u.FetchMetadata(t.Context(), idp.Server.URL+"/metadata")
+	if err == nil {
+		_, err = saml.ParseMetadata(raw, "", time.Now())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = s.u.FetchMetadata(t.Context(), long.URL); err != nil || len(raw) != maxAnswer+1 {
+		t.Fatalf("%d bytes of 2 MiB: %v", len(raw), err)
+	}
+	if _, err := saml.ParseMetadata(raw, "", time.Now()); !errors.Is(err, saml.ErrMetadata) || !strings.Contains(err.Error(), "longer") {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]string{idp.Server.URL + "/nowhere": "404", "file:///etc/passwd": "address", "https://a:b@x.test/": "address", "": "address", "http://127.0.0.1:1/": "cannot be fetched"} {
+		if _, err := s.u.FetchMetadata(t.Context(), at); !errors.Is(err, ErrSettings) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+}
+
 // A provider's own authority is trusted for it, and for no other.
 func TestOwnAuthority(t *testing.T) {
 	s := newSite(t)

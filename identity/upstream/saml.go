@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -53,6 +54,7 @@ type Ours struct {
 	ACS          string   `json:"acs"`
 	SLO          string   `json:"slo"`
 	Metadata     string   `json:"metadata"`
+	Certificate  string   `json:"certificate"`  // ours, in PEM
 	Fingerprints []string `json:"fingerprints"` // SHA-256 of the provider's certificates
 }
 
@@ -237,7 +239,7 @@ func (u *Upstreams) describe(p *Provider, o *opened) {
 	until := s.Until()
 	p.Until = &until
 	p.Unheard = o.unheard
-	p.SAML = &Ours{EntityID: o.saml.EntityID(), ACS: o.saml.AssertionURL(), SLO: o.saml.SignOutURL(), Metadata: o.saml.EntityID(), Fingerprints: s.Fingerprints()}
+	p.SAML = &Ours{EntityID: o.saml.EntityID(), ACS: o.saml.AssertionURL(), SLO: o.saml.SignOutURL(), Metadata: o.saml.EntityID(), Certificate: s.PEM(), Fingerprints: s.Fingerprints()}
 	if p.Down == "" {
 		p.Down = u.over(o)
 	}
@@ -265,6 +267,34 @@ func (u *Upstreams) Expiring() map[string]time.Time {
 		}
 	}
 	return out
+}
+
+// FetchMetadata gets a provider's own metadata from an address that an administrator gave.
+// Errors: *SettingsError.
+func (u *Upstreams) FetchMetadata(ctx context.Context, at string) ([]byte, error) {
+	to, err := url.Parse(at)
+	if err != nil || len(at) > maxURL || to.Scheme != "https" && to.Scheme != "http" || to.Host == "" || to.User != nil {
+		return nil, wrong("%.100q is not the address of a file; it begins with https://", at)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return nil, wrong("the metadata cannot be fetched; give them as a file: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, wrong("the metadata cannot be fetched; give them as a file: the answer is %s", resp.Status)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, wrong("the metadata did not arrive complete; give them as a file: %v", err)
+	}
+	return raw, nil // saml.ParseMetadata refuses more than maxAnswer
 }
 
 // Metadata describe us to a SAML provider. Errors: ErrNone.

@@ -49,13 +49,13 @@ export async function freePorts(n) {
 // Variables that begin with HOLDFAST_ are settings of the program; ours are not.
 const withoutSettings = (env) => Object.fromEntries(Object.entries(env).filter(([k]) => !k.startsWith("HOLDFAST_")));
 
-/** startServer runs the program on an empty folder and waits until it is ready. */
+/** startServer runs the program on an empty folder and waits until it is ready; {http} in its arguments is its port. */
 export async function startServer(extra = [], program = binary) {
     const data = mkdtempSync(join(tmpdir(), "holdfast-e2e-data-"));
     const [http, https, metrics] = await freePorts(3);
     mkdirSync(evidence, { recursive: true });
     const log = join(evidence, "server.log");
-    const args = ["serve", "--data", data, ...Object.entries({ "listen.http": `127.0.0.1:${http}`, "listen.https": `:${https}`, "listen.metrics": `127.0.0.1:${metrics}` }).flatMap(([k, v]) => ["--set", `${k}=${v}`]), ...extra];
+    const args = ["serve", "--data", data, ...Object.entries({ "listen.http": `127.0.0.1:${http}`, "listen.https": `:${https}`, "listen.metrics": `127.0.0.1:${metrics}` }).flatMap(([k, v]) => ["--set", `${k}=${v}`]), ...extra.map((x) => x.replace("{http}", http))];
     const child = spawn(program, args, { stdio: ["ignore", "pipe", openSync(log, "w")], env: withoutSettings(process.env) });
     let out = "";
     child.stdout.setEncoding("utf8");

@@ -1,32 +1,34 @@
 // One person through the pages that the other tests do not come by: the console's settings and bridges, the pages about
 // e-mail, the card under a link, and the page for the code of a device without a camera.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer as createPage } from "node:http";
 import { createServer as createSocket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
-import { binary, freePorts, keepEvidence, obstacles, openBrowser, pictures, skipReason, startClaimed, until } from "./lib.mjs";
+import { binary, freePorts, keepEvidence, obstacles, openBrowser, pictures, root, skipReason, startClaimed, until } from "./lib.mjs";
 
 const skip = skipReason();
 const dir = mkdtempSync(join(tmpdir(), "holdfast-pages-"));
 let password = "lantern orbit maple 4";
-let server, ada, site, mail;
+let server, ada, site, mail, hallProgram;
 
 before(async () => {
     if (skip) return;
     mail = await mailServer();
     site = createPage((_, res) => res.end(`<html><head><title>Minutes</title><meta property="og:title" content="Minutes of the council"><meta property="og:description" content="What was decided"></head></html>`));
     await new Promise((ok) => site.listen(0, "127.0.0.1", ok));
-    server = await startClaimed("ada", password, ["--set", "network.allow_private=true"]); // a provider that people sign in with is on this machine
+    server = await startClaimed("ada", password, ["--set", "network.allow_private=true", "--set", "public_url=http://localhost:{http}"]); // providers that people sign in with are on this machine
     ada = await openBrowser("ada");
 });
 
 after(async () => {
     await ada?.browser.close();
+    hallProgram?.kill();
     site?.close();
     mail?.close();
     if (server) assert.equal(await server.stop(), "exit code 0", "the server must stop cleanly");
@@ -426,9 +428,78 @@ step("the console's groups, applications, directories and audit log", async (p) 
     await p.getByText("No providers yet").waitFor();
     provider.close();
 
+    // One of SAML: its metadata come by their address, ours go there as a file. People come in, and signing out works
+    // from both ends.
+    hallProgram = spawn(join(root, "bin/tools/idp"), { stdio: ["pipe", "pipe", "inherit"] });
+    const [there, steer] = (await once(createInterface({ input: hallProgram.stdout }), "line"))[0].split(" ");
+    const signedInThere = async () => assert.ok((await fetch(`${steer}/person`, { method: "POST" })).ok);
+    await p.getByTestId("upstream-new").click();
+    await p.getByText("SAML 2.0").click();
+    await p.getByLabel("Short name").fill("hall");
+    await p.getByLabel("Name on the button").fill("City Hall");
+    await p.getByTestId("upstream-save").click();
+    await p.getByText("Give the provider's metadata").waitFor();
+    await p.getByTestId("upstream-metadata-text").fill("<html></html>");
+    await p.getByTestId("upstream-save").click();
+    await p.getByText("The metadata cannot be used").waitFor();
+    assert.deepEqual(await obstacles(p), []);
+    await p.getByTestId("upstream-metadata-text").fill("");
+    await p.getByLabel("Or the address of its metadata").fill(`${there}/metadata`);
+    await pictures(p, "console-upstream-saml-new");
+    await p.getByLabel("Groups", { exact: true }).fill("guards = Guards");
+    await p.getByTestId("upstream-save").click();
+    const hall = p.getByTestId("upstream-hall");
+    await hall.getByText("Works from both ends").waitFor();
+    await p.getByTestId("upstream-test").click();
+    await hall.getByText("Answers", { exact: true }).waitFor();
+    const [ours] = await Promise.all([p.waitForEvent("download"), p.getByTestId("upstream-metadata").click()]);
+    assert.ok((await fetch(`${steer}/know`, { method: "POST", body: readFileSync(await ours.path()) })).ok);
+    await hall.getByRole("button", { name: "Copy the certificate" }).click();
+    assert.match(await p.evaluate(() => navigator.clipboard.readText()), /^-----BEGIN CERTIFICATE-----/);
+    assert.deepEqual(await obstacles(p), []);
+    await pictures(p, "console-upstream-saml");
+    await hall.getByRole("button", { name: "Change" }).click(); // without new metadata it keeps what it has
+    await p.getByText("The displayed name follows at each sign-in").click();
+    await p.getByTestId("upstream-save").click();
+    await hall.getByText("Works from both ends").waitFor();
+    const dora = await ada.browser.newContext({ locale: "en-GB" });
+    try {
+        const q = await dora.newPage();
+        const blocked = [];
+        dora.on("console", (m) => /Content Security Policy/i.test(m.text()) && blocked.push(m.text()));
+        const comes = async () => {
+            await signedInThere();
+            await q.goto(`${server.base}/login?next=/account`);
+            await q.getByText("Sign in with City Hall").click();
+            await q.getByText("@dora:demo.example").first().waitFor();
+        };
+        await comes();
+        await q.goto(`${server.base}/logout`);
+        await q.locator("button[type=submit]").first().click();
+        await q.getByText("You are signed out").waitFor();
+        assert.deepEqual(await (await fetch(`${steer}/ended`)).json(), ["dora"]);
+        await comes();
+        await q.goto(`${there}/out`);
+        await q.goto(`${server.base}/account`);
+        await q.locator("#username").waitFor();
+        assert.deepEqual(blocked, []);
+    } finally {
+        await dora.close();
+    }
+    const gone = once(hallProgram, "exit");
+    hallProgram.stdin.end();
+    await gone;
+    await p.getByTestId("upstream-test").click();
+    await hall.getByText("Does not answer").waitFor();
+    await hall.getByText("1 account").waitFor();
+    await hall.getByRole("button", { name: "Remove" }).click();
+    await p.getByText("1 of them have no other way in").waitFor();
+    await p.getByTestId("upstream-remove").click();
+    await p.getByText("No providers yet").waitFor();
+
     // All of it is in the log, which is whole.
     await p.goto(`${server.base}/console/audit`);
-    for (const event of ["group.create Watch", "group.rename Watch", "app.create", "directory.set town", "upstream.set town", "upstream.remove town"]) await p.getByTestId("audit").getByText(event).first().waitFor();
+    for (const event of ["group.create Watch", "group.rename Watch", "app.create", "directory.set town", "upstream.set town", "upstream.remove town", "upstream.set hall", "upstream.remove hall"]) await p.getByTestId("audit").getByText(event).first().waitFor();
     await p.getByTestId("audit-verify").click();
     await p.getByText("It is whole, and as the appliance wrote it").waitFor();
     assert.deepEqual(await obstacles(p), []);

@@ -61,20 +61,28 @@ func newKey() *rsa.PrivateKey {
 // New starts a provider, whose key is the first of Keys. It ends with the test.
 func New(t testing.TB) *IdP {
 	t.Helper()
+	i, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.Server.Close)
+	return i
+}
+
+// Start is New for programs that run tests, which close its server themselves.
+func Start() (*IdP, error) {
 	key := Keys[0]()
+	cert, err := certificate(key, time.Now().Add(-time.Hour), time.Now().AddDate(2, 0, 0))
+	if err != nil {
+		return nil, err
+	}
 	i := &IdP{Key: key, known: map[string]*crew.EntityDescriptor{}}
 	mux := http.NewServeMux()
 	i.Server = httptest.NewServer(mux)
-	t.Cleanup(i.Server.Close)
-	at := func(path string) url.URL {
-		u, err := url.Parse(i.Server.URL + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return *u
-	}
+	host := strings.TrimPrefix(i.Server.URL, "http://")
+	at := func(path string) url.URL { return url.URL{Scheme: "http", Host: host, Path: path} }
 	i.IdentityProvider = &crew.IdentityProvider{
-		Key: key, Certificate: Certificate(t, key, time.Now().Add(-time.Hour), time.Now().AddDate(2, 0, 0)), Logger: log.New(io.Discard, "", 0),
+		Key: key, Certificate: cert, Logger: log.New(io.Discard, "", 0),
 		MetadataURL: at("/metadata"), SSOURL: at("/sso"), LogoutURL: at("/slo"),
 		ServiceProviderProvider: i, SessionProvider: i, AssertionMaker: i,
 		SignatureMethod: dsig.RSASHA256SignatureMethod, RejectSHA1Signatures: true, WantAuthnRequestsSigned: true,
@@ -93,21 +101,26 @@ func New(t testing.TB) *IdP {
 		i.mu.Unlock()
 		i.StartLogout(w, r, p, "")
 	})
-	return i
+	return i, nil
 }
 
 // Certificate is a certificate of a key, signed by itself.
 func Certificate(t testing.TB, key *rsa.PrivateKey, from, until time.Time) *x509.Certificate {
 	t.Helper()
-	c := &x509.Certificate{SerialNumber: big.NewInt(from.UnixNano()), Subject: pkix.Name{CommonName: "idp"}, NotBefore: from, NotAfter: until}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
-	if err == nil {
-		c, err = x509.ParseCertificate(der)
-	}
+	c, err := certificate(key, from, until)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func certificate(key *rsa.PrivateKey, from, until time.Time) (*x509.Certificate, error) {
+	c := &x509.Certificate{SerialNumber: big.NewInt(from.UnixNano()), Subject: pkix.Name{CommonName: "idp"}, NotBefore: from, NotAfter: until}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // XML are its metadata.
@@ -123,14 +136,23 @@ func (i *IdP) XML(t testing.TB) []byte {
 // Know makes it know a service provider by its metadata.
 func (i *IdP) Know(t testing.TB, metadata []byte) *crew.EntityDescriptor {
 	t.Helper()
+	d, err := i.Learn(metadata)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// Learn is Know without a test.
+func (i *IdP) Learn(metadata []byte) (*crew.EntityDescriptor, error) {
 	var d crew.EntityDescriptor
 	if err := xml.Unmarshal(metadata, &d); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.known[d.EntityID] = &d
-	return &d
+	return &d, nil
 }
 
 // Plain has it encrypt nothing.

@@ -1,7 +1,7 @@
 // Providers elsewhere that people sign in with: whether they answer, what is taken over from them, and what becomes of
 // their people when one is removed.
 import { useState } from "react";
-import { Button, CopyButton, Dialog, Empty, ErrorNote, RadioGroup, Switch, TextField, toast } from "../design";
+import { Banner, Button, CopyButton, Dialog, Empty, ErrorNote, FileTextField, RadioGroup, Switch, TextField, toast } from "../design";
 import { t } from "../i18n";
 import { api, messageOf } from "../setup/api";
 import { date, useLoaded } from "./load";
@@ -32,18 +32,35 @@ interface Settings {
     require_mfa: boolean;
     trust_mfa: boolean;
     sign_out: boolean;
+    subject_claim: string;
+}
+
+type Kind = "openid" | "saml";
+
+/** What a provider of SAML and the appliance know of each other. */
+interface Saml {
+    metadata: string;
+    acs: string;
+    slo: string;
+    certificate: string;
+    moved?: string;
+    sign_in: string;
+    fingerprints: string[];
+    certificate_until: string;
+    single_logout: boolean;
 }
 
 interface Provider {
     id: string;
-    kind: string;
+    kind: Kind;
     settings: Settings;
     secret: boolean;
-    redirect_uri: string;
-    certificate_until?: string;
+    redirect_uri?: string;
+    saml?: Saml;
     people: number;
     asked?: string;
     down?: string;
+    unheard?: string;
 }
 
 const blank: Settings = {
@@ -70,7 +87,14 @@ const blank: Settings = {
     require_mfa: false,
     trust_mfa: false,
     sign_out: false,
+    subject_claim: "",
 };
+
+// Attributes of SAML without a name are looked for by their usual ones.
+const blankSaml: Settings = { ...blank, scopes: [], user_claim: "", name_claim: "", mail_claim: "", groups_claim: "" };
+
+/** Of a federation there are larger ones; they are not a provider's own. */
+const maxMetadataBytes = 1 << 20;
 
 const words = (s: string): string[] => s.split(/[\s,]+/).filter(Boolean);
 
@@ -101,8 +125,8 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
     const test = async (p: Provider): Promise<void> => {
         setBusy(p.id);
         try {
-            await api("POST", `/api/console/upstreams/${p.id}/test`);
-            toast(t("console.upstreams.tested", { name: p.settings.name }));
+            const { unheard } = await api<{ unheard: string }>("POST", `/api/console/upstreams/${p.id}/test`);
+            toast(t(unheard ? "console.upstreams.unheardNow" : "console.upstreams.tested", { name: p.settings.name }));
         } catch (e) {
             toast(messageOf(e));
         }
@@ -128,18 +152,24 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
                         <h2>{p.settings.name || p.id}</h2>
                         <span className="console-tags">
                             <span className="hf-tag">{p.kind === "saml" ? t("console.upstreams.saml") : t("console.upstreams.openid")}</span>
-                            {p.down ? <span className="hf-tag hf-tag--warn">{t("console.upstreams.down")}</span> : p.asked ? <span className="hf-tag hf-tag--ok">{t("console.upstreams.answers")}</span> : p.kind === "saml" ? null : <span className="hf-tag">{t("console.upstreams.unasked")}</span>}
+                            <State of={p} />
                         </span>
                     </div>
                     {p.down && <p className="console-trouble">{p.down}</p>}
+                    {p.unheard && <p className="hf-hint console-wrap">{t("console.upstreams.unheardHint", { why: p.unheard })}</p>}
+                    {p.saml?.moved && (
+                        <Banner icon="alert" kind="danger" role="alert">
+                            {t("console.upstreams.moved", { was: p.saml.moved })}
+                        </Banner>
+                    )}
                     <dl className="console-facts">
                         <div>
                             <dt>{t("console.upstreams.issuer")}</dt>
                             <dd className="setup-mono">{p.settings.issuer}</dd>
                         </div>
                         <div>
-                            <dt>{p.kind === "saml" ? t("console.upstreams.until") : t("console.upstreams.asked")}</dt>
-                            <dd>{date(p.kind === "saml" ? p.certificate_until : p.asked)}</dd>
+                            <dt>{t("console.upstreams.asked")}</dt>
+                            <dd>{date(p.asked)}</dd>
                         </div>
                         <div>
                             <dt>{t("console.upstreams.people")}</dt>
@@ -155,30 +185,29 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
                                 </dd>
                             </div>
                         )}
-                        <div className="console-wide">
-                            <dt>{p.kind === "saml" ? t("console.upstreams.metadata") : t("console.upstreams.redirect")}</dt>
-                            <dd>
-                                <code>{p.redirect_uri}</code>
-                                <CopyButton text={p.redirect_uri} label={t("console.upstreams.copy")} />
-                            </dd>
-                        </div>
+                        {p.saml && <SamlFacts of={p.saml} />}
+                        {p.redirect_uri && (
+                            <div className="console-wide">
+                                <dt>{t("console.upstreams.redirect")}</dt>
+                                <dd>
+                                    <code>{p.redirect_uri}</code>
+                                    <CopyButton text={p.redirect_uri} label={t("console.upstreams.copy")} />
+                                </dd>
+                            </div>
+                        )}
                     </dl>
-                    {p.kind === "saml" && <p className="hf-hint">{t("console.upstreams.samlHint")}</p>}
+                    {p.saml && <HandOver id={p.id} of={p.saml} />}
                     {acts && (
                         <div className="hf-actions">
                             <Button look="plain" icon="trash" onPress={() => setRemoving(p)}>
                                 {t("console.upstreams.remove")}
                             </Button>
-                            {p.kind !== "saml" && (
-                                <>
-                                    <Button look="plain" icon="edit" onPress={() => setEditing(p)}>
-                                        {t("console.upstreams.change")}
-                                    </Button>
-                                    <Button onPress={() => void test(p)} isPending={busy === p.id} data-testid="upstream-test">
-                                        {t("console.upstreams.test")}
-                                    </Button>
-                                </>
-                            )}
+                            <Button look="plain" icon="edit" onPress={() => setEditing(p)}>
+                                {t("console.upstreams.change")}
+                            </Button>
+                            <Button onPress={() => void test(p)} isPending={busy === p.id} data-testid="upstream-test">
+                                {t("console.upstreams.test")}
+                            </Button>
                         </div>
                     )}
                 </section>
@@ -202,22 +231,133 @@ export function UpstreamsPage({ acts }: { acts: boolean }) {
     );
 }
 
+function State({ of: p }: { of: Provider }) {
+    const [look, text] = p.down ? (["hf-tag--warn", "down"] as const) : p.unheard ? (["", "unheard"] as const) : p.asked ? (["hf-tag--ok", "answers"] as const) : (["", "unasked"] as const);
+    return <span className={`hf-tag ${look}`}>{t(`console.upstreams.${text}`)}</span>;
+}
+
+/** What a provider's metadata say. */
+function SamlFacts({ of: s }: { of: Saml }) {
+    return (
+        <>
+            <div>
+                <dt>{t("console.upstreams.until")}</dt>
+                <dd>{date(s.certificate_until)}</dd>
+            </div>
+            <div>
+                <dt>{t("console.upstreams.slo")}</dt>
+                <dd>{t(s.single_logout ? "console.upstreams.sloYes" : "console.upstreams.sloNo")}</dd>
+            </div>
+            <div className="console-wide">
+                <dt>{t("console.upstreams.signIn")}</dt>
+                <dd className="setup-mono">{s.sign_in}</dd>
+            </div>
+            <div className="console-wide">
+                <dt>{t("console.upstreams.fingerprints")}</dt>
+                {s.fingerprints.map((f) => (
+                    <dd key={f}>
+                        <code>{f.match(/../g)?.join(":")}</code>
+                    </dd>
+                ))}
+            </div>
+        </>
+    );
+}
+
+/** What a provider of SAML has to know, to be given to whoever looks after it. */
+function HandOver({ id, of: s }: { id: string; of: Saml }) {
+    const row = (key: "metadata" | "acs" | "sloAt") => {
+        const value = { metadata: s.metadata, acs: s.acs, sloAt: s.slo }[key];
+        return (
+            <div className="console-wide">
+                <dt>{t(`console.upstreams.${key}`)}</dt>
+                <dd>
+                    <code>{value}</code>
+                    <CopyButton text={value} label={t(`console.upstreams.${key}Copy`)} />
+                </dd>
+            </div>
+        );
+    };
+    return (
+        <>
+            <h3>{t("console.upstreams.handOver")}</h3>
+            <p className="hf-hint">{t("console.upstreams.handOverHint")}</p>
+            <dl className="console-facts" data-testid="upstream-hand-over">
+                {row("metadata")}
+                {row("acs")}
+                {row("sloAt")}
+                <div className="console-wide">
+                    <dt>{t("console.upstreams.certificate")}</dt>
+                    <dd>
+                        <CopyButton text={s.certificate} label={t("console.upstreams.certificateCopy")} />
+                    </dd>
+                </div>
+            </dl>
+            <div className="hf-actions">
+                <a className="hf-button hf-button--plain" href={`/upstream/${id}/metadata`} download="metadata.xml" data-testid="upstream-metadata">
+                    {t("console.upstreams.download")}
+                </a>
+            </div>
+        </>
+    );
+}
+
 function Edit({ of, onSaved, onClose }: { of: Provider | undefined; onSaved: () => void; onClose: () => void }) {
     const [id, setID] = useState(of?.id ?? "");
+    const [kind, setKind] = useState<Kind>(of?.kind ?? "openid");
     const [s, setS] = useState(of?.settings ?? blank);
     const [secret, setSecret] = useState("");
+    const [metadata, setMetadata] = useState({ text: "", at: "", entity: "" });
     const [scopes, setScopes] = useState(s.scopes.join(" "));
     const [groups, setGroups] = useState(writeGroups(s.groups));
     const [values, setValues] = useState(s.require_values.join("\n"));
     const [domains, setDomains] = useState(s.domains.join(" "));
     const [acrs, setACRs] = useState(s.acr_values.join(" "));
-    type Text = "name" | "issuer" | "client_id" | "user_claim" | "name_claim" | "mail_claim" | "groups_claim" | "require_claim";
+    const saml = kind === "saml";
+    // Changing the kind keeps what both have.
+    const choose = (k: Kind): void => {
+        const b = k === "saml" ? blankSaml : blank;
+        setKind(k);
+        setS({ ...s, user_claim: b.user_claim, name_claim: b.name_claim, mail_claim: b.mail_claim, groups_claim: b.groups_claim, prompt: "" });
+    };
+    type Text = "name" | "issuer" | "client_id" | "subject_claim";
     const text = (key: Text, hint?: string, auto?: boolean) => <TextField label={t(`console.upstreams.${key}`)} value={s[key]} onChange={(v) => setS({ ...s, [key]: v })} hint={hint} autoComplete="off" spellCheck="false" autoFocus={!!auto} />;
+    type Claim = "user_claim" | "name_claim" | "mail_claim" | "groups_claim" | "require_claim";
+    const claim = (key: Claim, hint?: string) => (
+        <TextField label={t(saml ? `console.upstreams.attribute.${key}` : `console.upstreams.${key}`)} value={s[key]} onChange={(v) => setS({ ...s, [key]: v })} hint={hint ?? (saml ? t("console.upstreams.attributeHint") : undefined)} autoComplete="off" spellCheck="false" />
+    );
     type Flag = "name_follows" | "mail_trusted" | "mail_taken" | "closed" | "require_acr" | "require_mfa" | "trust_mfa" | "sign_out";
     const flag = (key: Flag, hint?: string) => (
         <Switch isSelected={s[key]} onChange={(v) => setS({ ...s, [key]: v })} hint={hint}>
             {t(`console.upstreams.${key}`)}
         </Switch>
+    );
+    const openid = (
+        <>
+            {text("issuer", t("console.upstreams.issuerHint"))}
+            {text("client_id")}
+            <TextField label={t("console.upstreams.client_secret")} type="password" value={secret} onChange={setSecret} hint={of?.secret ? t("console.upstreams.secretHint") : undefined} autoComplete="new-password" />
+            <TextField label={t("console.upstreams.scopes")} value={scopes} onChange={setScopes} hint={t("console.upstreams.scopesHint")} autoComplete="off" spellCheck="false" />
+            <TextField label={t("console.upstreams.ca")} multiline value={s.ca} onChange={(ca) => setS({ ...s, ca })} hint={t("console.upstreams.caHint")} spellCheck="false" />
+        </>
+    );
+    const samlFields = (wrong: (field: string) => string | undefined) => (
+        <>
+            <FileTextField
+                label={t("console.upstreams.theirs")}
+                pick={t("console.upstreams.theirsPick")}
+                accept=".xml,text/xml,application/xml,application/samlmetadata+xml"
+                maxBytes={maxMetadataBytes}
+                value={metadata.text}
+                onChange={(text) => setMetadata({ ...metadata, text })}
+                error={wrong("metadata")}
+                hint={t(of ? "console.upstreams.theirsKeep" : "console.upstreams.theirsHint")}
+                testId="upstream-metadata-text"
+            />
+            <TextField label={t("console.upstreams.theirsAt")} value={metadata.at} onChange={(at) => setMetadata({ ...metadata, at })} error={wrong("metadata_url")} hint={t("console.upstreams.theirsAtHint")} autoComplete="off" spellCheck="false" inputMode="url" />
+            <TextField label={t("console.upstreams.entity")} value={metadata.entity} onChange={(entity) => setMetadata({ ...metadata, entity })} hint={t("console.upstreams.entityHint")} autoComplete="off" spellCheck="false" />
+            {text("subject_claim", t("console.upstreams.subjectHint"))}
+        </>
     );
     return (
         <Dialog title={of ? of.settings.name || of.id : t("console.upstreams.new")} isOpen onClose={onClose} wide>
@@ -225,8 +365,8 @@ function Edit({ of, onSaved, onClose }: { of: Provider | undefined; onSaved: () 
                 save={async () => {
                     await api("PUT", `/api/console/upstreams/${encodeURIComponent(id.trim() || "-!")}`, {
                         ...s,
-                        ...(secret && { client_secret: secret }),
-                        scopes: words(scopes),
+                        kind,
+                        ...(saml ? { scopes: [], ...(metadata.text.trim() && { metadata: metadata.text }), ...(metadata.at.trim() && { metadata_url: metadata.at.trim() }), ...(metadata.entity.trim() && { entity_id: metadata.entity.trim() }) } : { scopes: words(scopes), ...(secret && { client_secret: secret }) }),
                         groups: parseGroups(groups),
                         require_values: values.split("\n").map((v) => v.trim()).filter(Boolean),
                         domains: words(domains),
@@ -242,51 +382,64 @@ function Edit({ of, onSaved, onClose }: { of: Provider | undefined; onSaved: () 
                     <>
                         {!of && (
                             <>
+                                <RadioGroup
+                                    label={t("console.upstreams.kind")}
+                                    value={kind}
+                                    onChange={choose}
+                                    choices={[
+                                        { value: "openid", label: t("console.upstreams.openid"), hint: t("console.upstreams.openidHint") },
+                                        { value: "saml", label: t("console.upstreams.saml"), hint: t("console.upstreams.samlHint") },
+                                    ]}
+                                />
                                 <TextField label={t("console.upstreams.id")} value={id} onChange={setID} error={wrong("id")} hint={t("console.upstreams.idHint")} autoFocus autoComplete="off" spellCheck="false" />
-                                <p className="hf-hint console-wrap">
-                                    {t("console.upstreams.redirectHint")} <code>{`${location.origin}/upstream/${id.trim() || "…"}/callback`}</code>
-                                </p>
+                                {!saml && (
+                                    <p className="hf-hint console-wrap">
+                                        {t("console.upstreams.redirectHint")} <code>{`${location.origin}/upstream/${id.trim() || "…"}/callback`}</code>
+                                    </p>
+                                )}
                             </>
                         )}
                         {text("name", t("console.upstreams.nameHint"), !!of)}
-                        {text("issuer", t("console.upstreams.issuerHint"))}
-                        {text("client_id")}
-                        <TextField label={t("console.upstreams.client_secret")} type="password" value={secret} onChange={setSecret} hint={of?.secret ? t("console.upstreams.secretHint") : undefined} autoComplete="new-password" />
-                        <TextField label={t("console.upstreams.scopes")} value={scopes} onChange={setScopes} hint={t("console.upstreams.scopesHint")} autoComplete="off" spellCheck="false" />
-                        <TextField label={t("console.upstreams.ca")} multiline value={s.ca} onChange={(ca) => setS({ ...s, ca })} hint={t("console.upstreams.caHint")} spellCheck="false" />
+                        {saml ? samlFields(wrong) : openid}
                         <h3>{t("console.upstreams.taken")}</h3>
-                        {text("user_claim", t("console.upstreams.claimHint"))}
-                        {text("name_claim")}
+                        {claim("user_claim", saml ? t("console.upstreams.attributeUserHint") : t("console.upstreams.claimHint"))}
+                        {claim("name_claim")}
                         {flag("name_follows")}
-                        {text("mail_claim")}
+                        {claim("mail_claim")}
                         {flag("mail_taken", t("console.upstreams.mailTakenHint"))}
-                        {flag("mail_trusted", t("console.upstreams.mailTrustedHint"))}
-                        {text("groups_claim")}
+                        {flag("mail_trusted", t(saml ? "console.upstreams.mailTrustedSaml" : "console.upstreams.mailTrustedHint"))}
+                        {claim("groups_claim")}
                         <TextField label={t("console.upstreams.groups")} multiline value={groups} onChange={setGroups} hint={t("console.upstreams.groupsHint")} spellCheck="false" />
                         <h3>{t("console.upstreams.who")}</h3>
                         {flag("closed", t("console.upstreams.closedHint"))}
-                        {text("require_claim", t("console.upstreams.requireHint"))}
+                        {claim("require_claim", t("console.upstreams.requireHint"))}
                         <TextField label={t("console.upstreams.require_values")} multiline value={values} onChange={setValues} hint={t("console.upstreams.valuesHint")} spellCheck="false" />
                         <TextField label={t("console.upstreams.domains")} value={domains} onChange={setDomains} hint={t("console.upstreams.domainsHint")} autoComplete="off" spellCheck="false" />
-                        {flag("require_mfa", t("console.upstreams.requireMfaHint"))}
+                        {flag("require_mfa", t(saml ? "console.upstreams.requireMfaSaml" : "console.upstreams.requireMfaHint"))}
                         {flag("trust_mfa")}
                         <label className="hf-field">
                             <span className="hf-label">{t("console.upstreams.prompt")}</span>
                             <select value={s.prompt} onChange={(e) => setS({ ...s, prompt: e.target.value })}>
-                                {(["", "login", "consent", "select_account"] as const).map((p) => (
+                                {(saml ? (["", "login"] as const) : (["", "login", "consent", "select_account"] as const)).map((p) => (
                                     <option key={p} value={p}>
                                         {t(`console.upstreams.prompt.${p || "none"}`)}
                                     </option>
                                 ))}
                             </select>
                         </label>
-                        <TextField label={t("console.upstreams.acr_values")} value={acrs} onChange={setACRs} hint={t("console.upstreams.acrHint")} autoComplete="off" spellCheck="false" />
+                        <TextField label={t(saml ? "console.upstreams.classes" : "console.upstreams.acr_values")} value={acrs} onChange={setACRs} hint={t(saml ? "console.upstreams.classesHint" : "console.upstreams.acrHint")} autoComplete="off" spellCheck="false" />
                         {flag("require_acr")}
                         <h3>{t("console.upstreams.end")}</h3>
-                        {flag("sign_out", t("console.upstreams.signOutHint"))}
-                        <p className="hf-hint console-wrap">
-                            {t("console.upstreams.backchannelHint")} <code>{`${location.origin}/upstream/${id.trim() || "…"}/backchannel-logout`}</code>
-                        </p>
+                        {saml ? (
+                            <p className="hf-hint">{t(of?.saml && !of.saml.single_logout ? "console.upstreams.sloNone" : "console.upstreams.sloHint")}</p>
+                        ) : (
+                            <>
+                                {flag("sign_out", t("console.upstreams.signOutHint"))}
+                                <p className="hf-hint console-wrap">
+                                    {t("console.upstreams.backchannelHint")} <code>{`${location.origin}/upstream/${id.trim() || "…"}/backchannel-logout`}</code>
+                                </p>
+                            </>
+                        )}
                     </>
                 )}
             />

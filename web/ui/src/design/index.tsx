@@ -1,6 +1,6 @@
 // The design system: every control of the product. Behaviour and accessibility come from react-aria-components,
 // the look from the style sheets in this folder. Texts come in from outside, already translated.
-import { useEffect, useId, useState, useSyncExternalStore, type ReactNode } from "react";
+import { useEffect, useId, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
 import {
     Button as AriaButton,
     type ButtonProps as AriaButtonProps,
@@ -129,6 +129,32 @@ export function TextField({ label, labelHidden, hint, error, multiline, placehol
             )}
             <FieldError className="hf-error">{error}</FieldError>
         </AriaTextField>
+    );
+}
+
+/** FileTextField takes a text that is typed, pasted, or in a file that is chosen or dropped on it. */
+export function FileTextField({ label, pick, accept, maxBytes, value, onChange, error, hint, testId }: { label: string; pick: string; accept: string; maxBytes: number; value: string; onChange: (v: string) => void; error: string | undefined; hint: string; testId: string }) {
+    const input = useRef<HTMLInputElement>(null);
+    const [large, setLarge] = useState(false);
+    const read = async (file: File | undefined): Promise<void> => {
+        setLarge(!!file && file.size > maxBytes);
+        if (file && file.size <= maxBytes) onChange(await file.text());
+    };
+    return (
+        <div
+            className="hf-file-text"
+            onDragOver={(e) => e.preventDefault()}
+            onDrop={(e) => {
+                e.preventDefault();
+                void read(e.dataTransfer.files[0]);
+            }}
+        >
+            <TextField label={label} multiline value={value} onChange={onChange} error={large ? t("common.fileTooLarge", { size: String(Math.floor(maxBytes / 1000)) }) : error} hint={hint} spellCheck="false" autoComplete="off" data-testid={testId} />
+            <Button look="plain" icon="file" onPress={() => input.current?.click()}>
+                {pick}
+            </Button>
+            <input ref={input} type="file" hidden accept={accept} data-testid={`${testId}-file`} onChange={(e) => void read(e.target.files?.[0])} />
+        </div>
     );
 }
 

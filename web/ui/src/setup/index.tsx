@@ -1,6 +1,6 @@
 // The setup wizard at /setup: from the claim code to an invite link for the second person.
 import { useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
-import { Banner, Brand, Button, ErrorNote, Progress, RadioGroup, Spinner, TextField, Toasts } from "../design";
+import { Banner, Brand, Button, ErrorNote, FileTextField, Progress, RadioGroup, Spinner, TextField, Toasts } from "../design";
 import { t } from "../i18n";
 import { duration } from "../console/load";
 import { ApiError, type ClockState, type Finished, type State, type TlsMode, api, messageOf } from "./api";
@@ -331,8 +331,8 @@ function Wizard({ state, onProved, onFinished }: { state: State; onProved: () =>
                         {answers.tls === "own-ca" && <OwnCA state={state} />}
                         {answers.tls === "files" && (
                             <>
-                                <PemField label={t("setup.tls.cert")} pick={t("setup.tls.certPick")} value={answers.cert} onChange={(cert) => set({ cert })} error={wrong("tls.cert")} hint={t("setup.tls.certHint")} testId="tls-cert" />
-                                <PemField label={t("setup.tls.key")} pick={t("setup.tls.keyPick")} value={answers.key} onChange={(key) => set({ key })} error={wrong("tls.key")} hint={t("setup.tls.keyHint")} testId="tls-key" />
+                                <FileTextField accept=".pem,.crt,.cer,.key,.txt" maxBytes={200_000} label={t("setup.tls.cert")} pick={t("setup.tls.certPick")} value={answers.cert} onChange={(cert) => set({ cert })} error={wrong("tls.cert")} hint={t("setup.tls.certHint")} testId="tls-cert" />
+                                <FileTextField accept=".pem,.crt,.cer,.key,.txt" maxBytes={200_000} label={t("setup.tls.key")} pick={t("setup.tls.keyPick")} value={answers.key} onChange={(key) => set({ key })} error={wrong("tls.key")} hint={t("setup.tls.keyHint")} testId="tls-key" />
                             </>
                         )}
                         {answers.tls === "acme" && (
@@ -481,29 +481,6 @@ export function OwnCA({ state }: { state: State }) {
                     {t("setup.tls.download")}
                 </a>
             )}
-        </div>
-    );
-}
-
-function PemField({ label, pick, value, onChange, error, hint, testId }: { label: string; pick: string; value: string; onChange: (v: string) => void; error: string | undefined; hint: string; testId: string }) {
-    const input = useRef<HTMLInputElement>(null);
-    const read = async (file: File | undefined): Promise<void> => {
-        if (file && file.size <= 200_000) onChange(await file.text());
-    };
-    return (
-        <div
-            className="setup-pem"
-            onDragOver={(e) => e.preventDefault()}
-            onDrop={(e) => {
-                e.preventDefault();
-                void read(e.dataTransfer.files[0]);
-            }}
-        >
-            <TextField label={label} multiline value={value} onChange={onChange} error={error} hint={hint} spellCheck="false" autoComplete="off" data-testid={testId} />
-            <Button look="plain" icon="file" onPress={() => input.current?.click()}>
-                {pick}
-            </Button>
-            <input ref={input} type="file" hidden accept=".pem,.crt,.cer,.key,.txt" data-testid={`${testId}-file`} onChange={(e) => void read(e.target.files?.[0])} />
         </div>
     );
 }
