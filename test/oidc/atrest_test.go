@@ -4,24 +4,38 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/x509"
 	"database/sql"
+	"encoding/base32"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"hash"
+	"html"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	_ "modernc.org/sqlite"
 
+	"holdfast/identity/opstore"
+	"holdfast/identity/saml/samltest"
 	"holdfast/store/sealed"
+	"holdfast/test/need"
 )
 
 // keeper fills an appliance of its own with secrets and knows their values.
@@ -35,9 +49,13 @@ type keeper struct {
 	yaml    string // of the application service
 	others  string // where other servers ask
 
+	cards  []card
 	keyID  string // of the server's signing key
 	public []byte
 }
+
+// card is a printed invite.
+type card struct{ code, pin string }
 
 func newKeeper(t *testing.T) *keeper {
 	k := &keeper{t: t, data: filepath.Join(t.TempDir(), "data"), secrets: map[string]string{}}
@@ -212,11 +230,208 @@ func (k *keeper) fill() {
 	k.cli("password-of-the-reader\n", "directory", "set", "corp", "--url", "ldaps://127.0.0.1:1", "--base-dn", "dc=example,dc=org", "--bind-dn", "cn=reader", "--password-stdin")
 	k.know("password of a directory's reader", "password-of-the-reader")
 
+	k.fillFactors()
+	k.fillSAML()
+	k.fillCards()
+
 	key, err := os.ReadFile(filepath.Join(k.data, "identity.key"))
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	k.know("master key", string(key))
+}
+
+// totp is the code of an authenticator app. Spec: RFC 6238
+func totp(seed []byte, now time.Time) string {
+	m := hmac.New(sha1.New, seed)
+	binary.Write(m, binary.BigEndian, now.Unix()/30)
+	h := m.Sum(nil)
+	at := h[len(h)-1] & 15
+	return fmt.Sprintf("%06d", binary.BigEndian.Uint32(h[at:at+4])&0x7fffffff%1_000_000)
+}
+
+var (
+	seedShown  = regexp.MustCompile(`<code id="secret">([A-Z2-7 ]+)</code>`)
+	setupShown = regexp.MustCompile(`name="setup" value="([^"]+)"`)
+	codesShown = regexp.MustCompile(`<li><code>([^<]+)</code></li>`)
+)
+
+// fillFactors has somebody add an authenticator app on the pages, which gives them
+// recovery codes as well.
+func (k *keeper) fillFactors() {
+	k.t.Helper()
+	k.cli(restPassword+"\n", "user", "add", "tina", "--password-stdin")
+	b := newBrowser(k.t, k.p)
+	page := must(url.Parse(k.p.issuer + "/login?next=/account/security/app"))
+	b.do("GET", page.String(), nil)
+	if status, _ := b.answer(page, url.Values{"username": {"tina"}, "password": {restPassword}}); status != http.StatusSeeOther {
+		k.t.Fatalf("tina does not get in: %d\n%s", status, b.last)
+	}
+	page = must(url.Parse(k.p.issuer + "/account/security/app"))
+	b.do("GET", page.String(), nil)
+	shown, setup := seedShown.FindStringSubmatch(b.last), setupShown.FindStringSubmatch(b.last)
+	if shown == nil || setup == nil {
+		k.t.Fatalf("no authenticator app can be added:\n%s", b.last)
+	}
+	text := strings.ReplaceAll(shown[1], " ", "")
+	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(text)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	status, _ := b.answer(page, url.Values{"setup": {html.UnescapeString(setup[1])}, "code": {totp(seed, time.Now())}})
+	codes := codesShown.FindAllStringSubmatch(b.last, -1)
+	if status != http.StatusOK || len(codes) == 0 {
+		k.t.Fatalf("the authenticator app is not added: %d\n%s", status, b.last)
+	}
+	k.know("seed of an authenticator app", string(seed))
+	k.know("seed of an authenticator app as it is typed", text)
+	for i, c := range codes {
+		k.know(fmt.Sprintf("recovery code %d", i+1), c[1])
+		k.know(fmt.Sprintf("recovery code %d without dashes", i+1), strings.ReplaceAll(c[1], "-", ""))
+	}
+}
+
+// fillSAML knows a SAML provider, for which the program makes a key of its own. It is
+// read by the master key, which says besides that it is sealed under that.
+func (k *keeper) fillSAML() {
+	k.t.Helper()
+	file := filepath.Join(k.t.TempDir(), "idp.xml")
+	if err := os.WriteFile(file, samltest.New(k.t).XML(k.t), 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	k.cli("", "upstream", "add", "town", "--saml", file)
+	master, err := os.ReadFile(filepath.Join(k.data, "identity.key"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	key, err := hkdf.Key(sha256.New, master, nil, "holdfast settings", 32)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", filepath.Join(k.data, "holdfast.db"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var config string
+	err = db.QueryRow(`SELECT config FROM id_upstreams WHERE id = 'town'`).Scan(&config)
+	db.Close()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	box, err := base64.RawStdEncoding.DecodeString(config)
+	if err == nil {
+		box, err = opstore.Unseal(key, box)
+	}
+	var c struct {
+		SAML struct{ Key []byte } `json:"saml"`
+	}
+	if err == nil {
+		err = json.Unmarshal(box, &c)
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	private, err := x509.ParsePKCS8PrivateKey(c.SAML.Key)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	rsaKey := private.(*rsa.PrivateKey)
+	k.know("SAML key", string(c.SAML.Key))
+	k.know("SAML key in base64", base64.StdEncoding.EncodeToString(c.SAML.Key)[64:128])
+	for i, n := range append(rsaKey.Primes, rsaKey.D) {
+		k.know(fmt.Sprintf("number %d of the SAML key", i), string(n.Bytes()))
+	}
+}
+
+var (
+	codeShown = regexp.MustCompile(`\b[0-9A-Z]{4}(?:-[0-9A-Z]{4}){3}\b`)
+	pinShown  = regexp.MustCompile(`\b(\d{3}) (\d{3})\b`)
+)
+
+// fillCards prints invites with PINs and reads them from the paper.
+func (k *keeper) fillCards() {
+	k.t.Helper()
+	if _, err := exec.LookPath("pdftotext"); err != nil && os.Getenv("CI") != "true" {
+		return // without cards the rest is worth its time
+	}
+	dir := k.t.TempDir()
+	k.cli("", "invite", "batch", "Ward 7", "--count", "3", "--cards", filepath.Join(dir, "cards.pdf"), "--pins", filepath.Join(dir, "pins.pdf"))
+	words := func(name string) string {
+		out, err := exec.Command(need.Program(k.t, "pdftotext", "poppler-utils"), "-layout", filepath.Join(dir, name), "-").Output()
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		return string(out)
+	}
+	codes, pins := codeShown.FindAllString(words("cards.pdf"), -1), pinShown.FindAllStringSubmatch(words("pins.pdf"), -1)
+	if len(codes) != 3 || len(pins) != 3 {
+		k.t.Fatalf("%d codes and %d PINs", len(codes), len(pins))
+	}
+	for i := range codes {
+		k.cards = append(k.cards, card{strings.ReplaceAll(codes[i], "-", ""), pins[i][1] + pins[i][2]})
+		k.know(fmt.Sprintf("code of card %d", i+1), codes[i])
+		k.know(fmt.Sprintf("code of card %d without dashes", i+1), k.cards[i].code)
+	}
+}
+
+// pins fails where a PIN stands in the database, or something by which it can be tried out
+// without the key. Six digits are too few to look for in the files: they may be anywhere.
+func (k *keeper) pins(when string) {
+	k.t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(k.data, "holdfast.db"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer db.Close()
+	kept := 0
+	for _, table := range []string{"id_cards", "id_invites", "id_batches", "id_links", "id_auth_failures"} {
+		rows, err := db.Query(`SELECT * FROM ` + table)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		columns, _ := rows.Columns()
+		for rows.Next() {
+			values := make([]any, len(columns))
+			for i := range values {
+				values[i] = new(any)
+			}
+			if err := rows.Scan(values...); err != nil {
+				k.t.Fatal(err)
+			}
+			for i := range values {
+				v := *values[i].(*any)
+				if b, ok := v.([]byte); ok && columns[i] == "pin" && len(b) == sha256.Size {
+					kept++
+				}
+				for _, c := range k.cards {
+					if fmt.Sprint(v) == c.pin || same(v, c, fmt.Sprint(*values[0].(*any))) {
+						k.t.Errorf("%s: a PIN can be read from %s of %s", when, columns[i], table)
+					}
+				}
+			}
+		}
+		if err := rows.Close(); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	if kept != len(k.cards) {
+		k.t.Errorf("%s: %d PINs are kept for %d cards; does this test still look at the right place?", when, kept, len(k.cards))
+	}
+}
+
+// same reports whether a value is what a PIN could be tried out against: its own hash, or
+// one with what stands beside it or on the card.
+func same(v any, c card, id string) bool {
+	b, _ := v.([]byte)
+	for _, text := range []string{c.pin, id + c.pin, id + "\x00" + c.pin, c.code + c.pin, c.code + "\x00" + c.pin} {
+		for _, h := range []hash.Hash{sha256.New(), sha1.New(), hmac.New(sha256.New, nil), hmac.New(sha256.New, []byte(id))} {
+			h.Write([]byte(text))
+			if bytes.Equal(b, h.Sum(nil)) {
+				return true
+			}
+		}
+	}
+	return string(b) == c.pin
 }
 
 func (k *keeper) json(to any, stdin string, args ...string) {
@@ -270,6 +485,7 @@ func (k *keeper) none(when string) {
 	if len(find(files, "@alice:rest.test")) == 0 {
 		k.t.Fatal("not even the user's name is found")
 	}
+	k.pins(when)
 	files["log"] = k.logs
 	for what, v := range k.secrets {
 		if w := find(files, v); len(w) > 0 {
