@@ -2,6 +2,7 @@ package appliance_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -266,6 +267,52 @@ func TestDirectory(t *testing.T) {
 	contains(cli(0, "join", "town", "root", "carl"), "signs in with the password of carl")
 	if status, _, body := login("root", "of the directory"); status != 200 {
 		t.Errorf("%d %v", status, body)
+	}
+
+	// The console shows the same, and keeps what it has no field for; a directory that
+	// becomes another kind gets what suits that one.
+	s.Login(t, "boss", "--admin")
+	browser, base := signIn(t, s, "boss")
+	console := func(method, path string, body, into any) {
+		t.Helper()
+		req, _ := http.NewRequest(method, base+"/api/console/directories"+path, strings.NewReader(text(body)))
+		for k, v := range map[string]string{"Content-Type": "application/json", "Origin": base, "Sec-Fetch-Site": "same-origin"} {
+			req.Header.Set(k, v)
+		}
+		resp, err := browser.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(into); resp.StatusCode != 200 || err != nil {
+			t.Fatalf("%s %s: %d %v %v", method, path, resp.StatusCode, into, err)
+		}
+	}
+	dir.Set(directorytest.Person("carl"), "jpegPhoto", directorytest.Picture("jpeg", 96, 7))
+	var tested struct{ First []map[string]any }
+	console("POST", "/town/test", map[string]any{}, &tested)
+	if got := text(tested); !strings.Contains(got, `"full_name":"Carl C."`) || !strings.Contains(got, `"picture":"image/jpeg, `) || !strings.Contains(got, `"groups":["ward 3"]`) {
+		t.Errorf("the console's test shows %s", got)
+	}
+	var list []struct {
+		Settings map[string]any
+		Config   map[string]any
+	}
+	console("GET", "", nil, &list)
+	if x := list[0].Settings; x["names"] != true || x["pictures"] != true || x["mail"] != true || x["picture_attr"] != "jpegPhoto" {
+		t.Errorf("the console shows %v", x)
+	}
+	change := list[0].Settings
+	change["kind"], change["mail"], change["full_attr"] = "ad", false, "description"
+	console("PUT", "/town", change, &struct{}{})
+	if err := json.Unmarshal([]byte(cli(0, "list", "--json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for k, want := range map[string]any{"kind": "ad", "names": true, "pictures": true, "mail": nil, "full_attr": "description", "mail_attr": "mail", "picture_attr": "thumbnailPhoto",
+		"id_attr": "objectGUID", "group_id_attr": "objectGUID", "name_attr": "sAMAccountName", "login_attrs": []any{"sAMAccountName", "userPrincipalName"}, "base_dn": directorytest.Base} {
+		if got := list[0].Config[k]; text(got) != text(want) {
+			t.Errorf("%s is %v, not %v", k, got, want)
+		}
 	}
 	contains(cli(0, "remove", "town"), "forgotten")
 }
