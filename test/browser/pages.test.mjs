@@ -2,10 +2,11 @@
 // e-mail, the card under a link, and the page for the code of a device without a camera.
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
+import { generateKeyPairSync, randomUUID, sign } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer as createPage } from "node:http";
-import { createServer as createSocket } from "node:net";
+import { connect, createServer as createSocket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -70,8 +71,87 @@ async function mailServer() {
     return { port: socket.address().port, close: () => socket.close(), next: (what) => until(what, () => taken.shift()) };
 }
 
+// directoryServer is a real LDAP server, Debian's slapd, with these people; set gives it others.
+async function directoryServer(names) {
+    const [port] = await freePorts(1);
+    const home = join(dir, "slapd");
+    const ids = new Map();
+    let slapd;
+    const stop = async () => {
+        if (!slapd) return;
+        const gone = new Promise((ok) => slapd.once("exit", ok));
+        slapd.kill("SIGKILL");
+        await gone;
+    };
+    const set = async (people) => {
+        await stop();
+        rmSync(home, { recursive: true, force: true });
+        mkdirSync(join(home, "db"), { recursive: true });
+        writeFileSync(join(home, "slapd.conf"), `${["core", "cosine", "inetorgperson"].map((s) => `include /etc/ldap/schema/${s}.schema`).join("\n")}
+modulepath /usr/lib/ldap
+moduleload back_mdb
+database mdb
+dbnosync
+suffix "dc=hall"
+rootdn "cn=admin,dc=hall"
+rootpw "the reader"
+directory ${home}/db
+`);
+        const entry = (dn, ...lines) => [`dn: ${dn}`, ...lines, ""].join("\n");
+        writeFileSync(join(home, "all.ldif"), [entry("dc=hall", "objectClass: dcObject", "objectClass: organization", "o: Hall", "dc: hall"), ...people.map((n) => {
+            if (!ids.has(n)) ids.set(n, randomUUID());
+            return entry(`uid=${n},dc=hall`, "objectClass: inetOrgPerson", `uid: ${n}`, `cn: ${n}`, `sn: ${n}`, `entryUUID: ${ids.get(n)}`, "userPassword: of the hall");
+        })].join("\n"));
+        const loaded = spawnSync("/usr/sbin/slapadd", ["-f", join(home, "slapd.conf"), "-l", join(home, "all.ldif")], { encoding: "utf8" });
+        assert.equal(loaded.status, 0, loaded.stderr);
+        slapd = spawn("/usr/sbin/slapd", ["-f", join(home, "slapd.conf"), "-h", `ldap://127.0.0.1:${port}`, "-d", "0"], { stdio: "ignore" });
+        await until("slapd answers", () => new Promise((ok) => {
+            const c = connect(port, "127.0.0.1", () => { c.destroy(); ok(true); });
+            c.on("error", () => ok(false));
+        }));
+    };
+    await set(names);
+    return { url: `ldap://127.0.0.1:${port}`, set, stop };
+}
+
+// openIDProvider is a provider where Dora signed in ten minutes ago. It asks her only if it is told to.
+async function openIDProvider() {
+    const { publicKey, privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
+    const part = (x) => Buffer.from(JSON.stringify(x)).toString("base64url");
+    const waiting = new Map();
+    let proved = Math.floor(Date.now() / 1000) - 600;
+    const web = createPage((q, r) => {
+        const at = `http://127.0.0.1:${web.address().port}`;
+        const url = new URL(q.url, at);
+        const json = (x) => r.setHeader("content-type", "application/json").end(JSON.stringify(x));
+        if (url.pathname === "/.well-known/openid-configuration") return json({ issuer: at, authorization_endpoint: `${at}/auth`, token_endpoint: `${at}/token`, jwks_uri: `${at}/keys`, id_token_signing_alg_values_supported: ["RS256"] });
+        if (url.pathname === "/keys") return json({ keys: [{ ...publicKey.export({ format: "jwk" }), kid: "k", use: "sig", alg: "RS256" }] });
+        if (url.pathname === "/auth") {
+            const p = url.searchParams;
+            if (p.get("prompt") === "login" && q.method !== "POST") return r.setHeader("content-type", "text/html").end(`<title>Town Hall</title><form method="post"><button>I am Dora</button></form>`);
+            if (q.method === "POST") proved = Math.floor(Date.now() / 1000);
+            const code = randomUUID();
+            waiting.set(code, { nonce: p.get("nonce"), aud: p.get("client_id"), auth_time: proved });
+            return r.writeHead(303, { location: `${p.get("redirect_uri")}?${new URLSearchParams({ code, state: p.get("state") })}` }).end();
+        }
+        let body = "";
+        q.on("data", (d) => (body += d));
+        q.on("end", () => {
+            const now = Math.floor(Date.now() / 1000);
+            const text = `${part({ alg: "RS256", kid: "k" })}.${part({ iss: at, sub: "1", iat: now, exp: now + 60, preferred_username: "dora", name: "Dora", ...waiting.get(new URLSearchParams(body).get("code")) })}`;
+            json({ access_token: "x", token_type: "Bearer", id_token: `${text}.${sign("sha256", text, privateKey).toString("base64url")}` });
+        });
+    });
+    await new Promise((ok) => web.listen(0, "127.0.0.1", ok));
+    return { issuer: `http://127.0.0.1:${web.address().port}`, close: () => web.close() };
+}
+
 function command(...args) {
-    const r = spawnSync(binary, [...args, "--data", server.data], { encoding: "utf8", cwd: dir });
+    return commandWith(undefined, ...args);
+}
+
+function commandWith(input, ...args) {
+    const r = spawnSync(binary, [...args, "--data", server.data], { encoding: "utf8", cwd: dir, input });
     assert.equal(r.status, 0, r.stderr);
     return r.stdout;
 }
@@ -621,4 +701,80 @@ step("the code of a device without a camera is typed", async (p) => {
     const tokens = await form(meta.token_endpoint, { client_id, grant_type: "urn:ietf:params:oauth:grant-type:device_code", device_code: asked.device_code });
     assert.equal((await api("GET", "/_matrix/client/v3/account/whoami", undefined, tokens.access_token)).device_id, "ROOM12345");
     assert.deepEqual(ada.problems, []);
+});
+
+step("a directory that lost a fifth of its people waits for an answer", async (p) => {
+    if (!existsSync("/usr/sbin/slapd")) {
+        assert.notEqual(process.env.CI, "true", "this needs slapd");
+        return;
+    }
+    const people = Array.from({ length: 10 }, (_, i) => `hall${i}`);
+    const hall = await directoryServer(people);
+    try {
+        commandWith("the reader\n", "directory", "set", "hall", "--url", hall.url, "--base-dn", "dc=hall", "--bind-dn", "cn=admin,dc=hall", "--password-stdin", "--everyone");
+        const states = () => JSON.parse(command("user", "list", "--json")).filter((u) => /^@hall/.test(u.user_id)).map((u) => u.state ?? u.status).join(" ");
+        await p.goto(`${server.base}/console/directories`);
+        const card = p.getByTestId("directory-hall");
+        await card.getByTestId("directory-sync").click();
+        await card.getByText("10 there, 10 with an account here").waitFor();
+        const before = states();
+
+        await hall.set(people.slice(3));
+        await card.getByTestId("directory-sync").click();
+        await card.getByRole("alert").getByText("3 people of the 10 with accounts are gone or disabled there. Nothing was changed.").waitFor();
+        await p.mouse.move(0, 0); // the button under it fades
+        await until("the button is itself again", async () => !(await card.locator("[data-pending]").count()));
+        assert.deepEqual(await obstacles(p), []);
+        await card.scrollIntoViewIfNeeded();
+        await pictures(p, "console-directory-alarm");
+        // Who would go is named. Whoever refuses leaves it as it is, and is asked again.
+        const look = async () => {
+            await card.getByRole("button", { name: "Look at it" }).click();
+            await p.getByRole("alertdialog").or(p.getByRole("dialog")).getByText("hall0, hall1, hall2").waitFor();
+        };
+        await look();
+        assert.deepEqual(await obstacles(p), []);
+        await pictures(p, "console-directory-approve");
+        await p.getByRole("button", { name: "Cancel" }).click();
+        await card.getByRole("alert").waitFor();
+        assert.equal(states(), before, "what was refused is not done");
+        await look();
+        await p.getByTestId("confirm").click();
+        await card.getByText("hall0, hall1, hall2").waitFor();
+        assert.equal(await card.getByRole("alert").count(), 0);
+        assert.equal(states().split(" ").filter((s) => s === before.split(" ")[0]).length, 7, states());
+        await pictures(p, "console-directory-approved");
+        // Who comes back is let in.
+        await hall.set(people);
+        await card.getByTestId("directory-sync").click();
+        await card.getByText("Unlocked").waitFor();
+        assert.equal(states(), before);
+    } finally {
+        await hall.stop();
+    }
+});
+
+step("who has no password confirms at the other provider who they are", async () => {
+    const town = await openIDProvider();
+    commandWith("the secret\n", "upstream", "add", "hall", "--issuer", town.issuer, "--client-id", "holdfast", "--name", "Town Hall", "--secret-stdin");
+    const dora = await openBrowser("dora");
+    try {
+        const q = dora.page;
+        await q.goto(`${server.base}/login?next=/account`);
+        await q.getByRole("link", { name: "Sign in with Town Hall" }).click();
+        await q.getByText("@dora:demo.example").first().waitFor(); // nobody asked her
+        await q.goto(`${server.base}/account?action=org.matrix.account_deactivate`);
+        await q.getByRole("heading", { level: 1, name: "Confirm that it is you" }).waitFor();
+        assert.equal(await q.locator("input[type=password]").count(), 0);
+        assert.deepEqual(await obstacles(q), []);
+        await pictures(q, "reauth-provider");
+        await q.getByRole("link", { name: "Confirm with Town Hall" }).click();
+        await q.getByRole("button", { name: "I am Dora" }).click();
+        await q.locator("form[action='/account/deactivate']").waitFor();
+        assert.match(q.url(), /action=org\.matrix\.account_deactivate$/);
+        assert.deepEqual(dora.problems, []);
+    } finally {
+        await dora.browser.close();
+        town.close();
+    }
 });

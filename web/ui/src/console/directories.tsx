@@ -76,7 +76,8 @@ export function DirectoriesPage({ acts }: { acts: boolean }) {
     };
     const sync = async (id: string, anyway: boolean): Promise<void> => {
         await api("POST", `/api/console/directories/${id}/sync`, { anyway });
-        toast(t("console.directories.synced", { name: id }));
+        const after = (await api<Directory[]>("GET", "/api/console/directories")).find((d) => d.id === id);
+        if (!after?.alarm) toast(t("console.directories.synced", { name: id }));
     };
     const test = async (id: string): Promise<void> => {
         setTested({ id, ...(await api<Tested>("POST", `/api/console/directories/${id}/test`)) });

@@ -366,10 +366,10 @@ function setToasts(next: ToastMessage[]): void {
     for (const l of toastListeners) l();
 }
 
-/** toast shows a short message for some seconds. */
+/** toast shows a short message for some seconds; the same one again is shown once. */
 export function toast(text: string): void {
     const id = nextToast++;
-    setToasts([...toasts.slice(-2), { id, text }]);
+    setToasts([...toasts.filter((m) => m.text !== text).slice(-2), { id, text }]);
     setTimeout(() => dismiss(id), 6000);
 }
 function dismiss(id: number): void {
