@@ -361,7 +361,11 @@ func (u *Upstreams) Set(ctx context.Context, id string, c Config) error {
 			ON CONFLICT (id) DO UPDATE SET config = excluded.config, heard = CASE WHEN $4 THEN heard ELSE 0 END`, id, sealed, u.o.Now().UnixMilli(), o.heard); err != nil {
 			return err
 		}
-		return u.note(tx, audit.Event{Name: "upstream.set", Target: id, Data: audit.Data{"issuer": c.Issuer}})
+		data := audit.Data{"issuer": c.Issuer}
+		if c.SAML != nil { // by whose signatures people come in
+			data["certificates"] = c.SAML.Fingerprints()
+		}
+		return u.note(tx, audit.Event{Name: "upstream.set", Target: id, Data: data})
 	})
 	if err == nil {
 		u.mu.Lock()

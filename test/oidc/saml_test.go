@@ -3,6 +3,7 @@ package oidc
 import (
 	"crypto/hmac"
 	"crypto/sha1"
+	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
@@ -189,6 +190,11 @@ func TestSAML(t *testing.T) {
 	}
 	knows(t, p, idp, "hall")
 	if out, err := p.cli("upstream", "list"); err != nil || !strings.Contains(string(out), "answers; certificate until") {
+		t.Fatalf("%v %s", err, out)
+	}
+	// Whose signatures are believed from now on is in the log.
+	sum := sha256.Sum256(idp.Certificate.Raw)
+	if out, err := p.cli("audit", "list", "--event", "upstream.set", "--json"); err != nil || !strings.Contains(string(out), fmt.Sprintf("%X", sum)) {
 		t.Fatalf("%v %s", err, out)
 	}
 	if out, err := p.cli("upstream", "test", "hall"); err != nil || !strings.Contains(string(out), idp.SSOURL.String()) {
