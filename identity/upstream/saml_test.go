@@ -790,8 +790,36 @@ func FuzzSAMLAnswer(f *testing.F) {
 		if err == nil || a.Session.NameID != "" {
 			t.Fatalf("it signs in %+v", a)
 		}
-		if _, err := saml.ParseMetadata(raw, "", time.Now()); err != nil && !errors.Is(err, saml.ErrMetadata) {
-			t.Fatal(err)
+	})
+}
+
+// FuzzMetadata reads what an address that an administrator gave answers: what is taken of it
+// can be used.
+func FuzzMetadata(f *testing.F) {
+	key := samltest.Keys[0]()
+	cert := base64.StdEncoding.EncodeToString(samltest.Certificate(f, key, time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0)).Raw)
+	one := `<EntityDescriptor xmlns="urn:oasis:names:tc:SAML:2.0:metadata" entityID="https://idp.test"><!-- x --><IDPSSODescriptor protocolSupportEnumeration="urn:oasis:names:tc:SAML:2.0:protocol"><KeyDescriptor><KeyInfo xmlns="http://www.w3.org/2000/09/xmldsig#"><X509Data><X509Certificate>` + cert +
+		`</X509Certificate></X509Data></KeyInfo></KeyDescriptor><SingleLogoutService Binding="urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Redirect" Location="https://idp.test/slo"/><SingleSignOnService Binding="urn:oasis:names:tc:SAML:2.0:bindings:HTTP-POST" Location="https://idp.test/sso"/></IDPSSODescriptor></EntityDescriptor>`
+	if _, err := saml.ParseMetadata([]byte(one), "", time.Now()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(one, "")
+	f.Add(`<EntitiesDescriptor xmlns="urn:oasis:names:tc:SAML:2.0:metadata">`+one+strings.ReplaceAll(one, "idp.test", "two.test")+`</EntitiesDescriptor>`, "https://two.test")
+	f.Add(`<!DOCTYPE x [<!ENTITY a "b">]>`+one, "")
+	f.Fuzz(func(t *testing.T, raw, entity string) {
+		p, err := saml.ParseMetadata([]byte(raw), entity, time.Now())
+		if err != nil {
+			if !errors.Is(err, saml.ErrMetadata) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if entity != "" && p.EntityID != strings.TrimSpace(entity) || len(p.Fingerprints()) == 0 || p.Until().IsZero() {
+			t.Fatalf("%+v", p)
+		}
+		s := saml.Settings{IdP: p, Base: "https://hs.test", Key: ourKey().Key, Certificate: ourKey().Certificate}
+		if _, err := saml.New(saml.Options{ID: "s", Settings: s, Persistent: true, MAC: []byte("mac"), Now: time.Now}); err != nil {
+			t.Fatalf("%v: %+v", err, p)
 		}
 	})
 }
