@@ -942,6 +942,36 @@ func TestAttack45RegistrationFlood(t *testing.T) {
 	r.tokens(r.refresh(live, tk.refresh))
 }
 
+// An address that used its allowance up gets no new one because others come from many.
+func TestAttack45ManyAddresses(t *testing.T) {
+	var l identity.Limiter
+	now := time.Now()
+	greedy := func() (n int) {
+		for l.Allow("192.0.2.1:1", now) {
+			n++
+		}
+		return n
+	}
+	if n := greedy(); n != 60 {
+		t.Fatalf("a burst is %d", n)
+	}
+	for i := range 2*identity.MaxAddresses + 10 {
+		if !l.Allow(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff), now) {
+			t.Fatalf("address %d is held up for others", i)
+		}
+	}
+	if n := l.Addresses(); n > identity.MaxAddresses {
+		t.Errorf("%d addresses are counted", n)
+	}
+	if n := greedy(); n != 0 {
+		t.Errorf("the first address may come %d times more", n)
+	}
+	now = now.Add(time.Minute)
+	if n := greedy(); n != 6 {
+		t.Errorf("after a minute it may come %d times", n)
+	}
+}
+
 func TestAttack46StolenDatabase(t *testing.T) {
 	r := newRig(t, nil)
 	r.user("alice")

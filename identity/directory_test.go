@@ -217,6 +217,9 @@ func TestDirectoryPages(t *testing.T) {
 	if a := b.post("/account/password", url.Values{"current": {"of the directory"}, "password": {"a new password"}, "password2": {"a new password"}}); a.StatusCode != 403 || !strings.Contains(a.body, "directory keeps this password") {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
+	if a := b.get("/account?action=password"); a.StatusCode != 200 || strings.Contains(a.body, `type="password"`) || !strings.Contains(a.body, "directory keeps this password") {
+		t.Errorf("a password is changed that is the directory's: %d", a.StatusCode)
+	}
 	// What is dangerous asks for the directory's password again. A passkey alone does not do:
 	// only the directory knows whether they may still come in.
 	anna, err := o.svc.User(t.Context(), "anna")

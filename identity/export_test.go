@@ -1,6 +1,10 @@
 package identity
 
-import "context"
+import (
+	"context"
+	"net/http"
+	"time"
+)
 
 // PasswordWork is how much work passwords have cost since the start.
 func (s *Service) PasswordWork() uint64 { return s.accounts.PasswordWork() }
@@ -15,3 +19,17 @@ func (s *Service) DeliverLogouts(ctx context.Context) error {
 }
 
 func (s *Service) UpkeepKeys(ctx context.Context) error { return s.sessions.UpkeepKeys(ctx) }
+
+// Limiter counts what comes by address.
+type Limiter struct{ l limiter }
+
+// MaxAddresses is how many addresses are counted.
+const MaxAddresses = maxAddresses
+
+// Allow takes one from the allowance of an address.
+func (l *Limiter) Allow(from string, now time.Time) bool {
+	return l.l.allow(&http.Request{RemoteAddr: from}, now) == 0
+}
+
+// Addresses are those that are counted.
+func (l *Limiter) Addresses() int { return len(l.l.m) }

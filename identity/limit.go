@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"cmp"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,15 +39,12 @@ func (l *limiter) allow(r *http.Request, now time.Time) (wait time.Duration) {
 	from = account.Network(from)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.m == nil || len(l.m) >= maxAddresses {
-		l.m = map[string]allowance{}
-	}
 	a, ok := l.m[from]
 	if !ok {
+		l.makeRoom(now)
 		a = allowance{registerBurst, now}
 	}
-	a.left = min(registerBurst, a.left+now.Sub(a.at).Seconds()/registerPeriod.Seconds())
-	a.at = now
+	a.left, a.at = a.by(now), now
 	if a.left < 1 {
 		wait = time.Duration((1 - a.left) * float64(registerPeriod))
 	} else {
@@ -53,4 +52,28 @@ func (l *limiter) allow(r *http.Request, now time.Time) (wait time.Duration) {
 	}
 	l.m[from] = a
 	return wait
+}
+
+// by is what is left at a time.
+func (a allowance) by(now time.Time) float64 {
+	return min(registerBurst, a.left+now.Sub(a.at).Seconds()/registerPeriod.Seconds())
+}
+
+// makeRoom forgets addresses when there are too many: half of them, those that have most
+// left. Who used theirs up does not get another by coming from many.
+func (l *limiter) makeRoom(now time.Time) {
+	if l.m == nil {
+		l.m = map[string]allowance{}
+	}
+	if len(l.m) < maxAddresses {
+		return
+	}
+	all := make([]string, 0, len(l.m))
+	for from := range l.m {
+		all = append(all, from)
+	}
+	slices.SortFunc(all, func(x, y string) int { return cmp.Compare(l.m[y].by(now), l.m[x].by(now)) })
+	for _, from := range all[:len(all)/2] {
+		delete(l.m, from)
+	}
 }

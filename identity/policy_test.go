@@ -305,6 +305,48 @@ func TestNewAccountAddsASecondFactor(t *testing.T) {
 	n.enrolAtSignIn(to)
 }
 
+// Who passed the first factor with a password that was changed since goes no further: else
+// whoever knew the old one could add the second factor, or guess on at it.
+func TestPasswordChangedBetweenFactors(t *testing.T) {
+	r, policy := ruled(t)
+	r.user("alice")
+	r.user("bob")
+	bob := r.browser()
+	bob.password("bob").to(t)
+	app, _ := bob.enrolApp()
+	policy.Factor = identity.FactorPolicy{Who: identity.FactorEveryone}
+	change := func(name, password string) {
+		t.Helper()
+		if err := r.svc.ChangePassword(t.Context(), name, password, "", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	thief := r.browser()
+	enrol := thief.password("alice").to(t)
+	form := setupIn.FindStringSubmatch(thief.get("/login/enrol/app").body)
+	if enrol.Path != "/login/enrol" || form == nil {
+		t.Fatal(enrol)
+	}
+	change("alice", "another long phrase")
+	for _, path := range []string{"/login/enrol", "/login/enrol/app", "/login/enrol/passkey"} {
+		if to := thief.get(path).to(t); to.Path != "/login" {
+			t.Errorf("%s leads to %s", path, to)
+		}
+		if to := thief.post(path, url.Values{"setup": {form[1]}, "code": {"000000"}}).to(t); to.Path != "/login" {
+			t.Errorf("%s leads to %s", path, to)
+		}
+	}
+	second := thief.password("bob").to(t)
+	if second.Path != "/login/totp" || thief.get(second.String()).StatusCode != http.StatusOK {
+		t.Fatal(second)
+	}
+	change("bob", "another long phrase")
+	r.wait(time.Minute)
+	if to := thief.post(second.String(), url.Values{"code": {r.digits(app)}}).to(t); to.Path != "/login" || thief.signedIn() {
+		t.Errorf("the second factor leads to %s", to)
+	}
+}
+
 // A new password has as many characters as was decided, wherever it is set and whoever sets
 // it; those that exist stay good, and no setting goes below the floor.
 func TestPasswordLength(t *testing.T) {

@@ -149,6 +149,9 @@ func TestReauthAtOpenIDProvider(t *testing.T) {
 	if !b.mayNow() {
 		t.Fatal("a sign-in of now is not fresh")
 	}
+	if p := b.get("/account?action=password"); p.StatusCode != 200 || strings.Contains(p.body, `type="password"`) || !strings.Contains(p.body, "no password here") {
+		t.Errorf("a password is changed that there is not: %d", p.StatusCode)
+	}
 	r.aged()
 	page, button := b.asksAgain()
 	if page.StatusCode != 200 || button == "" || strings.Contains(page.body, `type="password"`) || strings.Contains(page.body, "/login/forgot") {

@@ -18,6 +18,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -547,6 +548,19 @@ func (a *Accounts) VerifyHash(ctx context.Context, hash, password string) (bool,
 // Errors: ErrWeakPassword.
 func (a *Accounts) CheckPassword(password string, names ...string) error {
 	return a.checkPassword(password, "self", names...)
+}
+
+// PasswordMark changes with the password that an account has here; "": it has none. It
+// tells nothing of it.
+func (a *Accounts) PasswordMark(ctx context.Context, id string) (mark string, err error) {
+	err = a.DB.Read(ctx, func(q store.Querier) error {
+		stored, err := loadPassword(q, id)
+		if stored != "" {
+			mark = base64.RawStdEncoding.EncodeToString(Hash("mark\x00" + stored)[:16])
+		}
+		return err
+	})
+	return mark, err
 }
 
 // HashPassword prepares SetPasswordTx, for who has these names. Errors: ErrWeakPassword.

@@ -132,6 +132,13 @@ func (p *Pages) accountPage(w http.ResponseWriter, r *http.Request, status int, 
 		p.fail(w, r, err)
 		return
 	}
+	if err = p.Accounts.Local(r.Context(), b.User.ID); errors.Is(err, account.ErrElsewhere) {
+		v.Elsewhere, err = true, nil
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
 	if v.Emails, err = p.Accounts.Emails(r.Context(), b.User.ID); err != nil {
 		p.fail(w, r, err)
 		return

@@ -219,6 +219,7 @@ type view struct {
 	Least                             int      // characters of a new password
 	LeastText                         string
 	Password                          bool // there is one to ask for
+	Elsewhere                         bool // a directory keeps it
 }
 
 // allowedView is an application that somebody allowed to know them.

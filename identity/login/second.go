@@ -36,6 +36,8 @@ type pending struct {
 	User    string    `json:"u"`
 	Methods []string  `json:"m"`
 	Until   time.Time `json:"t"`
+	// Mark is of the password that there was: with another, who knew the old one is out.
+	Mark string `json:"k,omitempty"`
 	// From is the session at a provider that the first factor was, of SAML.
 	From *upstream.From `json:"f,omitempty"`
 }
@@ -101,7 +103,12 @@ func (p *Pages) passed(w http.ResponseWriter, r *http.Request, u account.User, m
 		}
 		path, lasts = "/login/enrol", enrolFor
 	}
-	wait := pending{User: u.ID, Methods: methods, Until: p.Now().Add(lasts)}
+	mark, err := p.Accounts.PasswordMark(r.Context(), u.ID)
+	if err != nil {
+		p.fail(w, r, err)
+		return false
+	}
+	wait := pending{User: u.ID, Methods: methods, Until: p.Now().Add(lasts), Mark: mark}
 	if from, ok := r.Context().Value(fromKey{}).(upstream.From); ok {
 		wait.From = &from
 	}
@@ -126,8 +133,13 @@ func (p *Pages) secondPath(r *http.Request, has factor.State) string {
 // or too long ago.
 func (p *Pages) waits(w http.ResponseWriter, r *http.Request) (x pending, u account.User, ok bool) {
 	if p.carried(r, pendingCookie, &x) && p.Now().Before(x.Until) {
-		var err error
-		u, err = p.Accounts.ByID(r.Context(), x.User)
+		mark, err := p.Accounts.PasswordMark(r.Context(), x.User)
+		if err == nil && mark != x.Mark {
+			err = account.ErrNoUser // who passed then need not pass now
+		}
+		if err == nil {
+			u, err = p.Accounts.ByID(r.Context(), x.User)
+		}
 		if err == nil {
 			err = u.Err()
 		}
