@@ -347,7 +347,15 @@ func (s *Service) Apps(ctx context.Context) ([]*App, error) { return s.clients.A
 // groups, those of who may not use it any more do. Errors: ErrNoApp, *AppError.
 func (s *Service) ChangeApp(ctx context.Context, id string, change func(*App) error) (a *App, err error) {
 	err = s.o.DB.Write(ctx, func(tx *store.Tx) error {
-		if a, err = s.clients.ChangeApp(tx, id, change); err != nil {
+		var to, ca string
+		a, err = s.clients.ChangeApp(tx, id, func(x *App) error {
+			to, ca = x.BackchannelURI, x.CA
+			return change(x)
+		})
+		if err == nil && (a.BackchannelURI != to || a.CA != ca) {
+			err = s.sessions.RetryTx(tx, id)
+		}
+		if err != nil {
 			return err
 		}
 		switch {

@@ -351,9 +351,8 @@ func TestBackchannelLogoutOwnAuthority(t *testing.T) {
 			t.Fatalf("with the authority %q it is told", name)
 		}
 	}
-	// What waits is told with the authority that is right, once it is there.
+	// What waits is told with the authority that is right as soon as it is there.
 	must(t, set(a, app.URL+"/logout", own))
-	r.wait(time.Minute)
 	r.deliver()
 	if got := app.take(); len(got) != 2 {
 		t.Fatalf("told %d times", len(got))

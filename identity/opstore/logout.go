@@ -66,6 +66,7 @@ ON CONFLICT (user_id, sid, client_id) DO UPDATE SET issuer = excluded.issuer`
 	deleteLogout = `DELETE FROM id_logouts WHERE id = $1`
 	retryLogout  = `UPDATE id_logouts SET tries = tries + 1, next = $2 WHERE id = $1`
 	deferLogouts = `UPDATE id_logouts SET next = $2 WHERE client_id = $1 AND next < $2`
+	hurryLogouts = `UPDATE id_logouts SET next = $2 WHERE client_id = $1 AND next > $2`
 	dropLogouts  = `DELETE FROM id_logouts WHERE client_id = $1`
 )
 
@@ -362,6 +363,16 @@ func (s *Store) write(ctx context.Context, statement string, args ...any) error 
 		_, err := tx.Exec(statement, args...)
 		return err
 	})
+}
+
+// RetryTx has an application told at once of what it did not take before: it is reached
+// in another way now.
+func (s *Store) RetryTx(tx *store.Tx, clientID string) error {
+	n, err := tx.Exec(hurryLogouts, clientID, s.Now().UnixMilli())
+	if n > 0 {
+		tx.AfterCommit(s.logouts.ring)
+	}
+	return err
 }
 
 // logoutToken is what an application is told. Spec: OpenID Connect Back-Channel Logout
