@@ -462,6 +462,13 @@ func TestBackchannelLogoutRetries(t *testing.T) {
 	out()
 	other.one(t)
 	until(t, "the refusal", func() bool { return app.times() == most+1 })
+	// It says the same where it could not reach the provider, so it is given some time.
+	for after, want := range []int{1, 2, 2} {
+		r.wait(50 * time.Second)
+		if r.deliver(); app.times() != most+want {
+			t.Fatalf("%d tries in %d seconds", app.times()-most, 50*(after+1))
+		}
+	}
 	for range 20 {
 		r.wait(time.Hour)
 		r.deliver()

@@ -34,7 +34,6 @@ const (
 	logoutsAtOnce   = 4      // applications that are told at the same time
 	maxLogouts      = 10_000 // kept for an application
 	logoutsKeptFor  = 24 * time.Hour
-	refusedLogouts  = 3 // tries where the application answers that the token is not good
 	maxLogoutAnswer = 64 << 10
 	// logoutType is the type of a logout token, so that none is taken for an ID token.
 	logoutType = "logout+jwt"
@@ -42,7 +41,12 @@ const (
 	LogoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 )
 
-// logoutWaits are those between the tries; the last goes on.
+// refusedWaits are those between the tries where the application answers 400. It says so
+// of a bad token, and of a logout that failed: Nextcloud, where it could not reach us.
+// Spec: OpenID Connect Back-Channel Logout 1.0 section 2.8
+var refusedWaits = []time.Duration{time.Minute, 30 * time.Minute}
+
+// logoutWaits are those between the other tries; the last goes on.
 var logoutWaits = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour}
 
 const (
@@ -212,7 +216,7 @@ type logout struct {
 	tries                         int
 }
 
-// errRefused is the answer that a logout token is not good.
+// errRefused is the answer 400.
 var errRefused = errors.New("the application refused the logout token")
 
 // RunLogouts tells applications of logouts until ctx ends.
@@ -339,14 +343,18 @@ func (s *Store) tell(ctx context.Context, clientID string, list []logout) error 
 			continue
 		}
 		refused := errors.Is(err, errRefused)
-		if s.Now().Sub(l.created) >= logoutsKeptFor || refused && l.tries+1 >= refusedLogouts {
+		if s.Now().Sub(l.created) >= logoutsKeptFor || refused && l.tries >= len(refusedWaits) {
 			s.Log.Error("an application did not take a logout, and is not told again", "app", clientID, "tries", l.tries+1, "err", err)
 			if err := s.write(ctx, deleteLogout, l.id); err != nil {
 				return err
 			}
 			continue
 		}
-		at := s.Now().Add(logoutWaits[min(l.tries, len(logoutWaits)-1)]).UnixMilli()
+		wait := logoutWaits[min(l.tries, len(logoutWaits)-1)]
+		if refused {
+			wait = refusedWaits[l.tries]
+		}
+		at := s.Now().Add(wait).UnixMilli()
 		s.Log.Warn("an application did not take a logout; it is told again later", "app", clientID, "tries", l.tries+1, "err", err)
 		if err := s.write(ctx, retryLogout, l.id, at); err != nil {
 			return err
