@@ -195,9 +195,7 @@ func start(s *SFU, o Options) (e *engine, err error) {
 	}
 	go e.closeIdleRooms()
 	go e.widenPictures(s.presence)
-	if c := o.caps(); c != (caps{}) {
-		go e.holdBitrates(s.presence, c)
-	}
+	go e.holdBitrates(s.presence, o.caps())
 	return e, nil
 }
 

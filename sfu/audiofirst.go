@@ -37,11 +37,32 @@ const (
 // allSizes is no limit of a picture's size.
 const allSizes = int32(buffer.DefaultMaxLayerSpatial)
 
+// looks are at the part of packets that gets lost.
+type looks struct {
+	begun          time.Time // of this one
+	expected, lost uint64    // packets, in this one
+	bad            int       // of them, in a row
+}
+
+// add takes packets that came to be due, and those of them that were lost.
+// tooMuch is the part of a bad look.
+func (l *looks) add(now time.Time, expected, lost uint64, tooMuch float64) {
+	if l.begun.IsZero() {
+		l.begun = now
+	}
+	l.expected, l.lost = l.expected+expected, l.lost+lost
+	if l.expected < lookPackets || now.Sub(l.begun) < lookTime {
+		return
+	}
+	if l.bad++; float64(l.lost) <= tooMuch*float64(l.expected) {
+		l.bad = 0
+	}
+	l.begun, l.expected, l.lost = now, 0, 0
+}
+
 // priority is what is known of one listener's sound, and what follows for the pictures.
 type priority struct {
-	begun          time.Time // of this look
-	expected, lost uint64    // packets, in this look
-	bad            int       // looks in a row
+	looks
 
 	pause   time.Duration // the latest; 0: none that is remembered
 	stopped bool
@@ -57,25 +78,16 @@ func (p *priority) largest(now time.Time, expected, lost uint64, pictures bool) 
 		if now.Before(p.until) {
 			return -1
 		}
-		*p = priority{begun: now, pause: p.pause, since: now}
+		*p = priority{looks: looks{begun: now}, pause: p.pause, since: now}
 		return 0
 	}
 	if p.pause > 0 && now.Sub(p.since) >= goodAfter {
 		p.pause = 0
 	}
-	if p.begun.IsZero() {
-		p.begun = now
-	}
 	if !pictures {
-		p.begun, p.expected, p.lost, p.bad = now, 0, 0, 0
+		p.looks = looks{begun: now}
 	}
-	p.expected, p.lost = p.expected+expected, p.lost+lost
-	if p.expected >= lookPackets && now.Sub(p.begun) >= lookTime {
-		if p.bad++; float64(p.lost) <= tooMuch*float64(p.expected) {
-			p.bad = 0
-		}
-		p.begun, p.expected, p.lost = now, 0, 0
-	}
+	p.add(now, expected, lost, tooMuch)
 	switch {
 	case p.bad >= badLooks:
 		p.pause = min(max(2*p.pause, pauseFirst), pauseLast)

@@ -70,9 +70,15 @@ type capper struct {
 	heard map[*sfu.DownTrack]uint64       // bytes of sound so far
 	held  map[*sfu.DownTrack]restrictions // those that get less than their listeners want
 
-	// Where sound goes before pictures.
-	losses     map[*sfu.DownTrack]*losses // of sound
-	priorities map[livekit.ParticipantID]*priority
+	losses map[*sfu.DownTrack]*losses
+	lines  map[livekit.ParticipantID]*downlink
+}
+
+// downlink is what is known of a listener's line.
+type downlink struct {
+	priority priority // see audiofirst.go
+	narrow   narrow   // see narrow.go
+	stuck    stuck
 }
 
 // sent is what was measured of a picture.
@@ -113,7 +119,7 @@ func (k *capper) round(e *engine, rooms []string, now time.Time, passed time.Dur
 	}
 	was := *k // what is not found again is forgotten
 	k.heard, k.held = map[*sfu.DownTrack]uint64{}, map[*sfu.DownTrack]restrictions{}
-	k.losses, k.priorities = map[*sfu.DownTrack]*losses{}, map[livekit.ParticipantID]*priority{}
+	k.losses, k.lines = map[*sfu.DownTrack]*losses{}, map[livekit.ParticipantID]*downlink{}
 	for _, name := range rooms {
 		room := e.rooms.GetRoom(context.Background(), livekit.RoomName(name))
 		if room == nil {
@@ -126,6 +132,11 @@ func (k *capper) round(e *engine, rooms []string, now time.Time, passed time.Dur
 	for key, s := range k.sent {
 		if !s.seen {
 			delete(k.sent, key)
+		}
+	}
+	for id := range was.lines {
+		if k.lines[id] == nil {
+			congestion.forget(id)
 		}
 	}
 }
@@ -144,9 +155,17 @@ type picture struct {
 
 func (k *capper) listener(p types.LocalParticipant, before *capper, now time.Time, passed time.Duration) {
 	var all []*picture
-	var sound int64           // bits a second
-	var expected, lost uint64 // packets of sound
-	pictures := false         // that are sent
+	var sound int64                                         // bits a second
+	var ofSound, ofPictures struct{ expected, lost uint64 } // packets
+	pictures := false                                       // that are sent
+	look := func(t *sfu.DownTrack) (expected, lost uint64) {
+		r := before.losses[t]
+		if r == nil {
+			r = newLosses(t)
+		}
+		k.losses[t] = r
+		return r.take()
+	}
 	for _, sub := range p.GetSubscribedTracks() {
 		t := sub.DownTrack()
 		if t == nil || !sub.IsBound() || t.IsClosed() {
@@ -160,17 +179,12 @@ func (k *capper) listener(p types.LocalParticipant, before *capper, now time.Tim
 					sound += int64(float64(k.heard[t]-was) * 8 / passed.Seconds())
 				}
 			}
-			if k.audioFirst {
-				r := before.losses[t]
-				if r == nil {
-					r = newLosses(t)
-				}
-				k.losses[t] = r
-				e, l := r.take()
-				expected, lost = expected+e, lost+l
-			}
+			expected, lost := look(t)
+			ofSound.expected, ofSound.lost = ofSound.expected+expected, ofSound.lost+lost
 			continue
 		}
+		expected, lost := look(t)
+		ofPictures.expected, ofPictures.lost = ofPictures.expected+expected, ofPictures.lost+lost
 		x := &picture{id: sub.ID(), sub: sub, track: t, screen: sub.MediaTrack().Source() == livekit.TrackSource_SCREEN_SHARE}
 		if k.camera > 0 || k.screen > 0 || k.received > 0 {
 			x.rate = k.measure(sub, now)
@@ -194,14 +208,23 @@ func (k *capper) listener(p types.LocalParticipant, before *capper, now time.Tim
 		}
 	}
 	share(all, k.received, sound)
-	largest := allSizes
-	if k.audioFirst {
-		first := before.priorities[p.ID()]
-		if first == nil {
-			first = &priority{}
+	line, id := &downlink{}, p.ID()
+	if l := before.lines[id]; l != nil {
+		line = l
+	}
+	k.lines[id] = line
+	largest := line.narrow.largest(now, ofPictures.expected, ofPictures.lost, func() int32 {
+		size := int32(-1)
+		for _, x := range all {
+			size = max(size, forwarded(x.track))
 		}
-		k.priorities[p.ID()] = first
-		largest = first.largest(now, expected, lost, pictures)
+		return size
+	})
+	if k.audioFirst {
+		largest = min(largest, line.priority.largest(now, ofSound.expected, ofSound.lost, pictures))
+	}
+	if line.stuck.anew(now, congestion.has(id), ofSound.expected+ofPictures.expected, ofSound.lost+ofPictures.lost) {
+		estimateAnew(p)
 	}
 	for _, x := range all {
 		x.most = min(x.most, largest)

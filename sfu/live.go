@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/livekit/livekit-server/pkg/rtc/types"
+	"github.com/livekit/livekit-server/pkg/sfu"
 	"github.com/livekit/protocol/livekit"
 )
 
@@ -435,8 +436,8 @@ func (s *SFU) participant(e *engine, p types.LocalParticipant, all bool) Partici
 		if t.MediaTrack().Kind() != livekit.TrackType_VIDEO {
 			continue
 		}
-		layer, ok := t.DownTrack().DebugInfo()["CurrentSpatialLayer"].(int32)
-		if !ok || layer < 0 || layer > 9 { // nothing is sent now
+		layer := forwarded(t.DownTrack())
+		if layer < 0 {
 			continue
 		}
 		for len(out.Received) <= int(layer) {
@@ -445,6 +446,14 @@ func (s *SFU) participant(e *engine, p types.LocalParticipant, all bool) Partici
 		out.Received[layer]++
 	}
 	return out
+}
+
+// forwarded is the size of a picture that a listener is sent now; -1: none.
+func forwarded(t *sfu.DownTrack) int32 {
+	if layer, ok := t.DebugInfo()["CurrentSpatialLayer"].(int32); ok && layer >= 0 && layer <= 9 {
+		return layer
+	}
+	return -1
 }
 
 func describe(t types.MediaTrack) Track {

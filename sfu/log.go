@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/livekit/protocol/logger"
@@ -59,7 +60,6 @@ func aboutOne(kv []any) bool {
 }
 
 func (l lkLogger) Debugw(string, ...any)                   {} // as much as one line for each packet
-func (l lkLogger) Infow(msg string, kv ...any)             { l.log(slog.LevelDebug, msg, nil, kv) }
 func (l lkLogger) Warnw(msg string, err error, kv ...any)  { l.log(slog.LevelWarn, msg, err, kv) }
 func (l lkLogger) Errorw(msg string, err error, kv ...any) { l.log(slog.LevelError, msg, err, kv) }
 func (l lkLogger) WithName(string) logger.Logger           { return l }
@@ -68,6 +68,13 @@ func (l lkLogger) WithItemSampler() logger.Logger          { return l }
 func (l lkLogger) WithoutSampler() logger.Logger           { return l }
 func (l lkLogger) WithUnlikelyValues(kv ...any) logger.UnlikelyLogger {
 	return logger.NewUnlikelyLogger(l, kv...)
+}
+
+func (l lkLogger) Infow(msg string, kv ...any) {
+	if msg == congestionChanged || msg == allocationChanged {
+		congestion.hear(slices.Concat(l.with, kv)...)
+	}
+	l.log(slog.LevelDebug, msg, nil, kv)
 }
 
 func (l lkLogger) WithValues(kv ...any) logger.Logger {
