@@ -246,6 +246,13 @@ func (c *caller) look(t *testing.T) view {
 	return c.v
 }
 
+// last is what the caller told last, though its process may have ended.
+func (c *caller) last() view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.v
+}
+
 func (c *caller) tell(t *testing.T, what string) {
 	t.Helper()
 	if _, err := fmt.Fprintln(c.stdin, what); err != nil {
@@ -303,9 +310,22 @@ func TestQuality(t *testing.T) {
 	line.Set(good)
 
 	bin := theProgram(t)
-	data := serveIn(t, ip, ns("server"), bin)
+	data, log := serveLogged(t, ip, ns("server"), bin, "log.level=debug")
 	authority := filepath.Join(data, "tls", "ca.crt")
 	alice, bob := startCaller(t, ip, ns("server"), "alice", authority), startCaller(t, ip, ns("bob"), "bob", authority)
+	// What a failure needs to be understood: what was sent, what the line did, and what the
+	// relay took the line for.
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		t.Logf("alice: %+v, bob: %+v, the line to him: %+v", alice.last(), bob.last(), line.CountsTo(client))
+		for said := range strings.Lines(log.String()) {
+			if strings.Contains(said, "send side bwe") || strings.Contains(said, "stream allocator") || strings.Contains(said, "quality") {
+				t.Log(strings.TrimSpace(said))
+			}
+		}
+	})
 	bob.until(t, "bob hears alice and sees her large", 60*time.Second, func(v view) bool { return v.Heard > 100 && v.Width == 1280 })
 	alice.until(t, "alice hears bob", 30*time.Second, func(v view) bool { return v.Heard > 100 })
 
