@@ -67,7 +67,7 @@ func serve() int {
 	// Where memory runs out, calls end before chat does.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("300"), 0)
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(75)
+		debug.SetGCPercent(60) // memory of participants is what it has most of
 	}
 	control, err := fileConn(os.NewFile(controlFD, "control"))
 	if err == nil {

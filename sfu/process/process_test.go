@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -264,6 +265,13 @@ func TestMethods(t *testing.T) {
 	}
 	if _, err := r.Profile(t.Context(), "none", 0, 0); err == nil || !strings.Contains(err.Error(), "none") {
 		t.Errorf("a profile that there is not: %v", err)
+	}
+	// Who may not ask for other processes' is not told.
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", r.Status().PID)); !errors.Is(err, syscall.EPERM) && (err != nil || strings.TrimSpace(string(b)) != "500000") {
+		t.Errorf("the slack of its timers: %q %v", b, err)
+	}
+	if own, err := os.ReadFile("/proc/self/timerslack_ns"); err != nil || strings.TrimSpace(string(own)) == "500000" {
+		t.Errorf("the slack of our own timers: %q %v", own, err)
 	}
 	secret := r.o.Secret
 	for _, file := range []string{"cmdline", "environ"} {
