@@ -2,12 +2,15 @@ package identity_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // attacks are the named bad inputs that the provider has to refuse: by number, what it
 // is, and the tests that try it, as file and function. A row without a test says why.
+// All are tried on the real program (programAttacks, test/oidc) but one: the clock that
+// is set back in 43 is the machine's, and a test has no other for it.
 var attacks = []struct {
 	number int
 	what   string
@@ -30,13 +33,13 @@ var attacks = []struct {
 	{14, "a state that needs escaping in the fragment", []string{"attack_test.go TestAttack14FragmentState"}, ""},
 	{15, "the callback elsewhere or twice", []string{"attack_test.go TestAttack15Callback"}, ""},
 	{16, "GET or a query at the token endpoint", []string{"attack_test.go TestAttack16TokenMethod"}, ""},
-	{17, "a refresh while the database is busy", []string{"attack_test.go TestAttack17RefreshWhileDatabaseFails", "attack_test.go TestAttack17UserinfoWhileDatabaseFails"}, ""},
+	{17, "a refresh while the database is busy", []string{"program_test.go programBusy", "attack_test.go TestAttack17RefreshWhileDatabaseFails", "attack_test.go TestAttack17UserinfoWhileDatabaseFails"}, ""},
 	{18, "a lost answer, parallel refreshes", []string{"attack_test.go TestAttack18ParallelRefresh"}, ""},
 	{19, "an old refresh token after its child was used", []string{"attack_test.go TestAttack19RefreshReuse"}, ""},
 	{20, "a refresh by another or unknown client", []string{"attack_test.go TestAttack20And21RefreshByOthersOrWider"}, ""},
 	{21, "a wider scope on refresh", []string{"attack_test.go TestAttack20And21RefreshByOthersOrWider"}, ""},
-	{22, "a device code that is used again", []string{"device_test.go TestDeviceGrant"}, ""},
-	{23, "fast polling", []string{"device_test.go TestDevicePolling"}, ""},
+	{22, "a device code that is used again", []string{"program_test.go programDevices", "device_test.go TestDeviceGrant"}, ""},
+	{23, "fast polling", []string{"program_test.go programDevices", "device_test.go TestDevicePolling"}, ""},
 	{24, "bad registrations", []string{"attack_test.go TestAttack24Registration"}, ""},
 	{25, "revocation without client_id", []string{"attack_test.go TestAttack25Revoke"}, ""},
 	{26, "a logout that leads elsewhere", []string{"attack_test.go TestAttack26And27Logout", "logout_test.go TestRPInitiatedLogout"}, ""},
@@ -46,24 +49,30 @@ var attacks = []struct {
 	{30, "a session cookie that was set before", []string{"attack_test.go TestAttack30SessionFixation"}, ""},
 	{31, "framed consent", []string{"attack_test.go TestAttack31Frames"}, ""},
 	{32, "many wrong passwords", []string{"attack_test.go TestAttack32WrongPasswords", "attack_test.go TestAttack32Parallel", "attack_test.go TestAttack32Work"}, ""},
-	{33, "a code of the authenticator app in a step that was used", []string{"second_test.go TestAttack33StepTwice"}, ""},
+	{33, "a code of the authenticator app in a step that was used", []string{"program_test.go programStepTwice", "second_test.go TestAttack33StepTwice"}, ""},
 	{34, "a passkey of another origin, or an old assertion", []string{"passkey_test.go TestAttack34Passkeys"}, ""},
 	{35, "an invite that was used, has expired, or is used twice at once", []string{"attack_test.go TestAttack35Invites", "cards_test.go TestCardRace"}, ""},
-	{36, "a second claim", []string{"../web/web_test.go TestSetupFromClaimToInvite"}, ""},
-	{37, "a directory without a password, with a filter", []string{"directory_test.go TestDirectorySignIn"}, ""},
+	{36, "a second claim", []string{"program_test.go programClaim", "../web/web_test.go TestSetupFromClaimToInvite"}, ""},
+	{37, "a directory without a password, with a filter", []string{"program_test.go programDirectory", "directory_test.go TestDirectorySignIn"}, ""},
 	{38, "SAML that is unsigned, wrapped, for others, replayed or unsolicited", []string{"upstream/saml_test.go TestAttack38SAMLAnswers", "../test/oidc/saml_test.go TestSAML"}, ""},
-	{39, "an upstream ID token with alg=none or a wrong iss, aud, nonce", []string{"upstream/verify_test.go TestAttack39IDTokens"}, ""},
+	{39, "an upstream ID token with alg=none or a wrong iss, aud, nonce", []string{"program_test.go programUpstream", "upstream/verify_test.go TestAttack39IDTokens"}, ""},
 	{40, "the same e-mail address or name upstream, another subject", []string{"upstream/verify_test.go TestAttack39IDTokens", "../test/oidc/upstream_test.go TestUpstream"}, ""},
 	{41, "another application's token at the Matrix API", []string{"attack_test.go TestAttack41ForeignToken", "apps_test.go TestAppSecret"}, ""},
 	{42, "a disabled account, a group that was left", []string{"attack_test.go TestAttack42Disabled", "apps_test.go TestAppGroupsAndOff", "logout_test.go TestBackchannelLogoutCauses"}, ""},
 	{43, "a clock that goes back", []string{"clock_test.go TestAttack43ClockSetBack"}, ""},
 	{44, "next=//evil", []string{"attack_test.go TestAttack44Next"}, ""},
-	{45, "ten thousand registrations", []string{"attack_test.go TestAttack45RegistrationFlood"}, ""},
-	{46, "a stolen database file", []string{"attack_test.go TestAttack46StolenDatabase", "apps_test.go TestAppSecretsAtRest", "cards_test.go TestCardPINs"}, ""},
+	{45, "ten thousand registrations", []string{"program_test.go programFlood", "attack_test.go TestAttack45RegistrationFlood"}, ""},
+	{46, "a stolen database file", []string{"attack_test.go TestAttack46StolenDatabase", "apps_test.go TestAppSecretsAtRest", "cards_test.go TestCardPINs", "../test/oidc/atrest_test.go TestAttack46StolenDatabaseOfTheProgram"}, ""},
 }
 
 // TestAttackTable keeps the table true: each test that it names is there.
 func TestAttackTable(t *testing.T) {
+	onProgram := map[int]bool{43: true}
+	for _, a := range programAttacks {
+		for _, n := range a.rows {
+			onProgram[n] = true
+		}
+	}
 	last := 0
 	for _, a := range attacks {
 		if a.number <= last {
@@ -72,6 +81,9 @@ func TestAttackTable(t *testing.T) {
 		last = a.number
 		if (len(a.tests) == 0) != (a.open != "") {
 			t.Errorf("row %d (%s) needs a test, or a reason why there is none", a.number, a.what)
+		}
+		if !onProgram[a.number] && !slices.ContainsFunc(a.tests, func(x string) bool { return strings.HasPrefix(x, "../test/oidc/") }) {
+			t.Errorf("row %d (%s) is not tried on the real program", a.number, a.what)
 		}
 		for _, x := range a.tests {
 			file, name, _ := strings.Cut(x, " ")

@@ -249,9 +249,11 @@ func TestAttack34Passkeys(t *testing.T) {
 	refused("the second factor's challenge", send(d.get(options(t, n.get(second.String())))))
 	refused("the first factor's as second", n.post(second.String(), url.Values{"response": {d.get(ask())}}))
 	refused("an answer about adding", send(newDevice(t, u).create(options(t, b.get("/account/security/passkey")))))
-	old := ask()
-	r.wait(16 * time.Minute)
-	refused("an old challenge", send(d.get(old)))
+	if r.program == nil { // whose clock is its own
+		old := ask()
+		r.wait(16 * time.Minute)
+		refused("an old challenge", send(d.get(old)))
+	}
 
 	// Another key under the same credential; a key that nobody added; nothing at all.
 	forged := *d
@@ -293,9 +295,7 @@ func TestAttack34Passkeys(t *testing.T) {
 		t.Fatal(to)
 	}
 	// Locked accounts stay locked.
-	if err := r.svc.SetDisabled(t.Context(), u.UserID, true); err != nil {
-		t.Fatal(err)
-	}
+	r.disable(u, true)
 	n = r.browser()
 	if p := send(d.get(ask())); p.StatusCode != http.StatusForbidden {
 		t.Fatalf("a locked account: %d", p.StatusCode)

@@ -2,10 +2,12 @@ package identity_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +39,8 @@ type rig struct {
 	path    string
 	opts    identity.Options
 	devices *deviceList
+	program *program // in the place of svc, db and log
+	addr    string   // of its browsers; "": 192.0.2.1:40000
 
 	mu     sync.Mutex
 	offset time.Duration
@@ -43,8 +48,9 @@ type rig struct {
 
 // deviceList is what the homeserver would keep.
 type deviceList struct {
-	mu sync.Mutex
-	m  map[string]string
+	mu  sync.Mutex
+	m   map[string]string
+	ask func(userID, deviceID string) bool // who keeps it, if not this
 }
 
 func (d *deviceList) UpsertDevice(tx *store.Tx, userID, deviceID, name string) error {
@@ -58,6 +64,9 @@ func (d *deviceList) DeleteDevice(tx *store.Tx, userID, deviceID string) error {
 }
 
 func (d *deviceList) has(userID, deviceID string) bool {
+	if d.ask != nil {
+		return d.ask(userID, deviceID)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, ok := d.m[userID+"|"+deviceID]
@@ -83,6 +92,9 @@ func catalogue(t testing.TB) func(lang, key string) string {
 }
 
 func newRig(t *testing.T, change func(*identity.Options)) *rig {
+	if strings.HasPrefix(t.Name(), onTheProgram) {
+		return running.rig(t)
+	}
 	r := &rig{t: t, path: filepath.Join(t.TempDir(), "holdfast.db"), devices: &deviceList{m: map[string]string{}}}
 	r.opts = identity.Options{
 		ServerName: "example.org", PublicURL: origin, Devices: r.devices, Text: catalogue(t), Limits: true,
@@ -104,6 +116,9 @@ func (r *rig) now() time.Time {
 
 // wait lets time pass.
 func (r *rig) wait(d time.Duration) {
+	if r.program != nil {
+		r.t.Fatal("the program's clock is its own")
+	}
 	r.mu.Lock()
 	r.offset += d
 	r.mu.Unlock()
@@ -144,6 +159,9 @@ func (r *rig) stop() {
 
 func (r *rig) user(name string) identity.User {
 	r.t.Helper()
+	if r.program != nil {
+		return r.program.user(r.t, name)
+	}
 	u, err := r.svc.CreateUser(r.t.Context(), identity.NewUser{Localpart: name, DisplayName: strings.ToUpper(name), Password: "correct horse " + name, Source: "cli"})
 	if err != nil {
 		r.t.Fatal(err)
@@ -160,7 +178,7 @@ type browser struct {
 
 func (r *rig) browser() *browser {
 	jar, _ := cookiejar.New(nil)
-	b := &browser{r: r, addr: "192.0.2.1:40000"}
+	b := &browser{r: r, addr: cmp.Or(r.addr, "192.0.2.1:40000")}
 	b.c = &http.Client{Jar: jar, Transport: b, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return b
 }
@@ -388,6 +406,16 @@ func (r *rig) refresh(client, token string, kv ...string) answer {
 // alive reports whether an access token works at the Matrix API.
 func (r *rig) alive(token string) bool {
 	r.t.Helper()
+	if r.program != nil {
+		switch code := r.program.matrix(r.t, "GET", "/_matrix/client/v3/account/whoami", token, nil, nil); code {
+		case http.StatusOK:
+			return true
+		case http.StatusUnauthorized:
+			return false
+		default:
+			r.t.Fatalf("whoami: %d", code)
+		}
+	}
 	_, err := r.svc.Lookup(r.t.Context(), token)
 	switch err {
 	case nil:
@@ -397,6 +425,84 @@ func (r *rig) alive(token string) bool {
 	}
 	r.t.Fatal(err)
 	return false
+}
+
+// disable locks an account, or unlocks it.
+func (r *rig) disable(u identity.User, off bool) {
+	r.t.Helper()
+	if r.program != nil {
+		r.program.disable(r.t, u, off)
+	} else if err := r.svc.SetDisabled(r.t.Context(), u.UserID, off); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// deactivate closes an account for good.
+func (r *rig) deactivate(u identity.User) {
+	r.t.Helper()
+	if r.program != nil {
+		r.program.deactivate(r.t, u)
+	} else if err := r.svc.Deactivate(r.t.Context(), u.UserID); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) invite(n identity.NewInvite) identity.Invite {
+	r.t.Helper()
+	if r.program != nil {
+		return r.program.invite(r.t, n)
+	}
+	inv, err := r.svc.CreateInvite(r.t.Context(), n)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return inv
+}
+
+func (r *rig) revoke(inv identity.Invite) {
+	r.t.Helper()
+	if r.program != nil {
+		r.program.revoke(r.t, inv)
+	} else if err := r.svc.RevokeInvite(r.t.Context(), inv.ID); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// exists reports whether there is an account of a name.
+func (r *rig) exists(name string) bool {
+	r.t.Helper()
+	if r.program != nil {
+		return r.program.exists(r.t, name)
+	}
+	users, err := r.svc.Users(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return slices.ContainsFunc(users, func(u identity.User) bool { return u.Localpart == name })
+}
+
+// locked reports whether the Matrix API refuses an access token as a locked account's.
+func (r *rig) locked(token string) bool {
+	r.t.Helper()
+	if r.program == nil {
+		_, err := r.svc.Lookup(r.t.Context(), token)
+		return errors.Is(err, identity.ErrLocked)
+	}
+	var out map[string]any
+	code := r.program.matrix(r.t, "GET", "/_matrix/client/v3/account/whoami", token, nil, &out)
+	return code == http.StatusUnauthorized && out["errcode"] == "M_USER_LOCKED"
+}
+
+// unknown reports whether the Matrix API does not know an access token.
+func (r *rig) unknown(token string) bool {
+	r.t.Helper()
+	if r.program == nil {
+		_, err := r.svc.Lookup(r.t.Context(), token)
+		return errors.Is(err, identity.ErrUnknownToken)
+	}
+	var out map[string]any
+	code := r.program.matrix(r.t, "GET", "/_matrix/client/v3/account/whoami", token, nil, &out)
+	return code == http.StatusUnauthorized && out["errcode"] == "M_UNKNOWN_TOKEN" && out["soft_logout"] != true
 }
 
 func (r *rig) wantError(a answer, status int, code string) {
