@@ -431,6 +431,7 @@ func TestBackchannelLogoutRetries(t *testing.T) {
 	out()
 	other.one(t)
 	until(t, "the first try", func() bool { return app.times() == 1 })
+	r.deliver() // it is over, and what the other one took is noted
 	r.stop()
 	app.answer(200)
 	r.wait(10 * time.Second)
@@ -444,6 +445,7 @@ func TestBackchannelLogoutRetries(t *testing.T) {
 	out()
 	other.one(t)
 	until(t, "the redirect", func() bool { return app.times() == 3 })
+	r.deliver() // it is noted
 	for range 40 {
 		r.wait(2 * time.Hour)
 		r.deliver()
@@ -462,6 +464,7 @@ func TestBackchannelLogoutRetries(t *testing.T) {
 	out()
 	other.one(t)
 	until(t, "the refusal", func() bool { return app.times() == most+1 })
+	r.deliver() // it is noted
 	// It says the same where it could not reach the provider, so it is given some time.
 	for after, want := range []int{1, 2, 2} {
 		r.wait(50 * time.Second)

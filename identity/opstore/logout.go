@@ -333,14 +333,15 @@ func (s *Store) tell(ctx context.Context, clientID string, list []logout) error 
 	for began := time.Now(); len(list) > 0 && time.Since(began) < tellFor; list = list[1:] {
 		l := list[0]
 		err := s.post(ctx, by, c, l)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if err == nil {
-			if err := s.write(ctx, deleteLogout, l.id); err != nil {
+			// Also where the program is stopped meanwhile: it is not told again then.
+			if err := s.write(context.WithoutCancel(ctx), deleteLogout, l.id); err != nil {
 				return err
 			}
 			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		refused := errors.Is(err, errRefused)
 		if s.Now().Sub(l.created) >= logoutsKeptFor || refused && l.tries >= len(refusedWaits) {
