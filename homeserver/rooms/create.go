@@ -109,7 +109,9 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 		return "", err
 	}
 	h := &hotRoom{version: v, state: map[StateKey]*entry{}, loaded: true}
-	if !v.RoomIDIsHash() {
+	if v.RoomIDIsHash() {
+		protos[0].Timestamp = r.createdAt()
+	} else {
 		h.id = "!" + randomID() + ":" + r.o.ServerName
 	}
 	h.mu.Lock()
@@ -147,6 +149,21 @@ func (r *Rooms) Create(ctx context.Context, creator string, c Create) (roomID st
 	}
 	r.hot.mu.Unlock()
 	return h.id, nil
+}
+
+// createdAt is the time of a new room's first event, in milliseconds: that of no other
+// room. The hash of the event is the room's ID, and of rooms that somebody makes without
+// a name in the same millisecond nothing else differs. Spec: MSC4291
+func (r *Rooms) createdAt() int64 {
+	for {
+		last, now := r.created.Load(), r.o.Now().UnixMilli()
+		if last >= now && last < now+1000 { // else the clock was set back
+			now = last + 1
+		}
+		if r.created.CompareAndSwap(last, now) {
+			return now
+		}
+	}
 }
 
 func (c Create) preset() string {

@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/homeserver/mx"
@@ -91,6 +92,7 @@ type Rooms struct {
 
 	blocks  blocks
 	closing closings
+	created atomic.Int64 // the latest createdAt
 }
 
 // New loads the signing key, or makes one, and returns the rooms.

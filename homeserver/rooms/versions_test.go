@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"sync"
 	"testing"
 
 	"holdfast/homeserver"
@@ -303,4 +304,26 @@ func TestThirdPartySigned(t *testing.T) {
 		t.Errorf("memberships %v (%v)", kinds, err)
 	}
 	alice.Fails(400, mx.ThreepidNotFound, "POST", hstest.Room(room)+"/invite", obj{"id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "x@example.org"})
+}
+
+// Where a room's ID is the hash of its first event, rooms that somebody makes at the same
+// time with nothing to tell them apart are different rooms all the same.
+func TestRoomsOfOneMillisecond(t *testing.T) {
+	hs := hstest.New(t, nil)
+	alice := hs.Login(t, "alice")
+	var mu sync.Mutex
+	rooms := map[string]bool{}
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			id := alice.CreateRoom(obj{"room_version": "12"})
+			mu.Lock()
+			defer mu.Unlock()
+			rooms[id] = true
+		})
+	}
+	all.Wait()
+	if len(rooms) != 64 {
+		t.Errorf("%d rooms", len(rooms))
+	}
 }
