@@ -114,7 +114,7 @@ directory ${home}/db
     return { url: `ldap://127.0.0.1:${port}`, set, stop };
 }
 
-// openIDProvider is a provider where Dora signed in ten minutes ago. It asks her only if it is told to.
+// openIDProvider is a provider where Frida signed in ten minutes ago. It asks her only if it is told to.
 async function openIDProvider() {
     const { publicKey, privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
     const part = (x) => Buffer.from(JSON.stringify(x)).toString("base64url");
@@ -128,7 +128,7 @@ async function openIDProvider() {
         if (url.pathname === "/keys") return json({ keys: [{ ...publicKey.export({ format: "jwk" }), kid: "k", use: "sig", alg: "RS256" }] });
         if (url.pathname === "/auth") {
             const p = url.searchParams;
-            if (p.get("prompt") === "login" && q.method !== "POST") return r.setHeader("content-type", "text/html").end(`<title>Town Hall</title><form method="post"><button>I am Dora</button></form>`);
+            if (p.get("prompt") === "login" && q.method !== "POST") return r.setHeader("content-type", "text/html").end(`<title>Town Hall</title><form method="post"><button>I am Frida</button></form>`);
             if (q.method === "POST") proved = Math.floor(Date.now() / 1000);
             const code = randomUUID();
             waiting.set(code, { nonce: p.get("nonce"), aud: p.get("client_id"), auth_time: proved });
@@ -138,7 +138,7 @@ async function openIDProvider() {
         q.on("data", (d) => (body += d));
         q.on("end", () => {
             const now = Math.floor(Date.now() / 1000);
-            const text = `${part({ alg: "RS256", kid: "k" })}.${part({ iss: at, sub: "1", iat: now, exp: now + 60, preferred_username: "dora", name: "Dora", ...waiting.get(new URLSearchParams(body).get("code")) })}`;
+            const text = `${part({ alg: "RS256", kid: "k" })}.${part({ iss: at, sub: "1", iat: now, exp: now + 60, preferred_username: "frida", name: "Frida", ...waiting.get(new URLSearchParams(body).get("code")) })}`;
             json({ access_token: "x", token_type: "Bearer", id_token: `${text}.${sign("sha256", text, privateKey).toString("base64url")}` });
         });
     });
@@ -757,24 +757,24 @@ step("a directory that lost a fifth of its people waits for an answer", async (p
 step("who has no password confirms at the other provider who they are", async () => {
     const town = await openIDProvider();
     commandWith("the secret\n", "upstream", "add", "hall", "--issuer", town.issuer, "--client-id", "holdfast", "--name", "Town Hall", "--secret-stdin");
-    const dora = await openBrowser("dora");
+    const frida = await openBrowser("frida");
     try {
-        const q = dora.page;
+        const q = frida.page;
         await q.goto(`${server.base}/login?next=/account`);
         await q.getByRole("link", { name: "Sign in with Town Hall" }).click();
-        await q.getByText("@dora:demo.example").first().waitFor(); // nobody asked her
+        await q.getByText("@frida:demo.example").first().waitFor(); // nobody asked her
         await q.goto(`${server.base}/account?action=org.matrix.account_deactivate`);
         await q.getByRole("heading", { level: 1, name: "Confirm that it is you" }).waitFor();
         assert.equal(await q.locator("input[type=password]").count(), 0);
         assert.deepEqual(await obstacles(q), []);
         await pictures(q, "reauth-provider");
         await q.getByRole("link", { name: "Confirm with Town Hall" }).click();
-        await q.getByRole("button", { name: "I am Dora" }).click();
+        await q.getByRole("button", { name: "I am Frida" }).click();
         await q.locator("form[action='/account/deactivate']").waitFor();
         assert.match(q.url(), /action=org\.matrix\.account_deactivate$/);
-        assert.deepEqual(dora.problems, []);
+        assert.deepEqual(frida.problems, []);
     } finally {
-        await dora.browser.close();
+        await frida.browser.close();
         town.close();
     }
 });
