@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -215,6 +216,27 @@ func (p *program) begin(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
+	p.run(t)
+	t.Cleanup(func() {
+		p.stop(t)
+		if t.Failed() {
+			t.Logf("the program's log:\n%s", p.log.Bytes())
+		}
+	})
+	p.user(t, "root", "--admin")
+	var in struct {
+		AccessToken string `json:"access_token"`
+	}
+	if code := p.matrix(t, "POST", "/_matrix/client/v3/login", "", map[string]any{"type": "m.login.password",
+		"identifier": map[string]string{"type": "m.id.user", "user": "root"}, "password": "correct horse root"}, &in); code != http.StatusOK {
+		t.Fatal(code)
+	}
+	p.admin = in.AccessToken
+}
+
+// run starts the program on its folder, and waits until it has printed where it is.
+func (p *program) run(t *testing.T) {
+	t.Helper()
 	args := []string{"serve", "--data", p.data}
 	for _, s := range []string{"server_name=example.org", "public_url=" + origin, "tls.mode=off", "listen.http=127.0.0.1:0", "listen.metrics=", "sfu.enabled=false", "network.allow_private=true"} {
 		args = append(args, "--set", s)
@@ -228,15 +250,7 @@ func (p *program) begin(t *testing.T) {
 	if err := p.serve.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		p.serve.Process.Signal(syscall.SIGTERM)
-		if err := p.serve.Wait(); err != nil {
-			t.Errorf("the program did not stop cleanly: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("the program's log:\n%s", p.log.Bytes())
-		}
-	})
+	claimed := p.admin != "" // then no code is printed
 	found := make(chan [2]string, 1)
 	go func() {
 		base, code := "", regexp.MustCompile(`\b[0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4}\b`)
@@ -245,7 +259,7 @@ func (p *program) begin(t *testing.T) {
 			if m := at.FindStringSubmatch(lines.Text()); m != nil && base == "" {
 				base = "http://127.0.0.1:" + m[1]
 			}
-			if m := code.FindString(lines.Text()); m != "" {
+			if m := code.FindString(lines.Text()); m != "" || claimed && base != "" {
 				found <- [2]string{base, m}
 				io.Copy(io.Discard, out)
 			}
@@ -257,15 +271,15 @@ func (p *program) begin(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("no address was printed")
 	}
-	p.user(t, "root", "--admin")
-	var in struct {
-		AccessToken string `json:"access_token"`
+}
+
+// stop ends the program.
+func (p *program) stop(t *testing.T) {
+	t.Helper()
+	p.serve.Process.Signal(syscall.SIGTERM)
+	if err := p.serve.Wait(); err != nil {
+		t.Errorf("the program did not stop cleanly: %v", err)
 	}
-	if code := p.matrix(t, "POST", "/_matrix/client/v3/login", "", map[string]any{"type": "m.login.password",
-		"identifier": map[string]string{"type": "m.id.user", "user": "root"}, "password": "correct horse root"}, &in); code != http.StatusOK {
-		t.Fatal(code)
-	}
-	p.admin = in.AccessToken
 }
 
 // programAttacks are the rows of the table of bad inputs that are tried on the real
@@ -312,6 +326,7 @@ var programAttacks = []struct {
 	{rows: []int{33}, try: programStepTwice, alone: true},
 	{rows: []int{34}, try: TestAttack34Passkeys, alone: true},
 	{rows: []int{42}, try: TestAttack42Disabled, alone: true},
+	{rows: []int{43}, try: programClock, alone: true},
 }
 
 // TestAttacksOnTheProgram tries them.
@@ -352,6 +367,50 @@ func programBusy(t *testing.T) {
 	r.wantError(a, http.StatusServiceUnavailable, "temporarily_unavailable")
 	if next := r.tokens(r.refresh(c, tk.refresh)); !r.alive(next.access) {
 		t.Fatal("the retry gave a dead token")
+	}
+}
+
+// programClock has the program find that its machine's clock is a day behind what it saw
+// when it ran before.
+func programClock(t *testing.T) {
+	p := running
+	r := p.rig(t)
+	r.user("alice")
+	c := r.client(nil)
+	tk := r.session("alice", c)
+	inv := r.invite(identity.NewInvite{ExpiresIn: time.Hour})
+	b := r.browser()
+	code := b.code("alice", authParams(c))
+	if a := r.browser().get("/e/" + inv.Token); a.StatusCode != http.StatusOK || !r.alive(tk.access) {
+		t.Fatal("dead before")
+	}
+	p.stop(t)
+	db, err := sql.Open("sqlite", filepath.Join(p.data, "holdfast.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.ExecContext(t.Context(), `UPDATE id_clock SET high_water = $1`, time.Now().Add(24*time.Hour).UnixMilli())
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t)
+	if r.alive(tk.access) {
+		t.Error("the access token works")
+	}
+	if a := r.browser().get("/e/" + inv.Token); a.StatusCode != http.StatusGone {
+		t.Errorf("the invite: %d", a.StatusCode)
+	}
+	r.wantError(b.api("/oauth2/token", exchangeForm(c, code)), 400, "invalid_grant")
+	if tk := r.session("alice", c); !r.alive(tk.access) {
+		t.Error("nobody can sign in while the clock is behind")
+	}
+	until(t, "an alarm", func() bool {
+		return strings.Contains(p.must(t, "audit", "list", "--event", "clock.back"), "clock.back")
+	})
+	// It was the clock: where a person says that it is right, the invite is good again.
+	p.must(t, "clock", "accept")
+	if a := r.browser().get("/e/" + inv.Token); a.StatusCode != http.StatusOK {
+		t.Errorf("the invite afterwards: %d", a.StatusCode)
 	}
 }
 
